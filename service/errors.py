@@ -1,0 +1,220 @@
+"""Everything that can go wrong for a client, and the status each becomes.
+
+FieldmarkError
+├── EmptyInput              400  empty_input
+├── MalformedRequest        400  malformed_request
+├── Unauthorized            401  unauthorized
+├── Forbidden               403  forbidden
+├── NotFound                404  not_found
+│   └── UnknownModel        404  unknown_model
+├── MethodNotAllowed        405  method_not_allowed
+├── NotAcceptable           406  not_acceptable
+├── SlowRequest             408  slow_request
+├── TooLarge                413  too_large
+├── UnsupportedImageType    415  unsupported_image_type
+├── Unprocessable           422
+│   ├── UndecodableImage    422  undecodable_image
+│   ├── TooManyPixels       422  too_many_pixels
+│   ├── UnknownClass        422  unknown_class
+│   └── InvalidOption       422  invalid_option
+├── Overloaded              429  overloaded
+├── InternalError           500  internal_error
+├── NotReady                503  not_ready
+│   └── Draining            503  draining
+└── DeadlineExceeded        504  deadline_exceeded
+
+Domain code raises these; one handler in `service.app` turns them into `application/problem+json` (RFC 9457).
+`detail` is written for the client: it never holds a path, a library's message or a traceback.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+
+class FieldmarkError(Exception):
+    """Root of the tree; raise a leaf.
+
+    Args:
+        detail: what is wrong with this very request, in a sentence for the client.
+        headers: further response headers.
+        extensions: further members of the problem document, e.g. `nearest` labels.
+    """
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    title: ClassVar[str] = "The service failed"
+    remedy: ClassVar[str] = "Try again; if it stays, tell the operator the request id."
+
+    def __init__(
+        self, detail: str = "", *, headers: Mapping[str, str] | None = None, extensions: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(detail or self.title)
+        self.detail = detail or self.title
+        self.headers = dict(headers or {})
+        self.extensions = dict(extensions or {})
+
+
+class EmptyInput(FieldmarkError):
+    """No image, or an image of zero bytes."""
+
+    status, code, title = 400, "empty_input", "No image was sent"
+    remedy = "Send the image as the raw body or as the multipart field `file`."
+
+
+class MalformedRequest(FieldmarkError):
+    """The body or its framing cannot be parsed."""
+
+    status, code, title = 400, "malformed_request", "The request cannot be parsed"
+    remedy = "Check the multipart framing, the JSON, or the declared lengths."
+
+
+class Unauthorized(FieldmarkError):
+    """No API key, or an unknown one."""
+
+    status, code, title = 401, "unauthorized", "An API key is needed"
+    remedy = "Send a valid key as `Authorization: Bearer KEY` or `X-API-Key: KEY`."
+
+
+class Forbidden(FieldmarkError):
+    """This key may not do that."""
+
+    status, code, title = 403, "forbidden", "That is not allowed"
+    remedy = "Use the admin key; without one set, administration is off."
+
+
+class NotFound(FieldmarkError):
+    """No such address."""
+
+    status, code, title = 404, "not_found", "There is nothing at this address"
+    remedy = "See `/docs` for the addresses."
+
+
+class UnknownModel(NotFound):
+    """No such model or version is loaded."""
+
+    code, title = "unknown_model", "That model is not served here"
+    remedy = "See `/models` for names and versions."
+
+
+class MethodNotAllowed(FieldmarkError):
+    """The address exists, the method does not."""
+
+    status, code, title = 405, "method_not_allowed", "That method is not offered here"
+    remedy = "See the `Allow` header."
+
+
+class NotAcceptable(FieldmarkError):
+    """None of the forms in `Accept` can be given."""
+
+    status, code, title = 406, "not_acceptable", "Cannot answer in that form"
+    remedy = "Accept `application/json`; pictures of several images are given as JSON only."
+
+
+class SlowRequest(FieldmarkError):
+    """Header or body did not arrive in time."""
+
+    status, code, title = 408, "slow_request", "The request did not arrive in time"
+    remedy = "Send it again over a faster connection."
+
+
+class TooLarge(FieldmarkError):
+    """More bytes, files or parts than allowed."""
+
+    status, code, title = 413, "too_large", "The request is too large"
+    remedy = "Send fewer or smaller images."
+
+
+class UnsupportedImageType(FieldmarkError):
+    """The bytes are of a format outside the allow-list."""
+
+    status, code, title = 415, "unsupported_image_type", "That is not an image format served here"
+    remedy = "Send JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF."
+
+
+class Unprocessable(FieldmarkError):
+    """Understood, and wrong; raise a leaf."""
+
+    status, code, title = 422, "invalid_option", "The request cannot be carried out"
+
+
+class UndecodableImage(Unprocessable):
+    """The right format by its first bytes, but broken or truncated."""
+
+    code, title = "undecodable_image", "The image cannot be decoded"
+    remedy = "Check that the file opens in an image viewer and was sent whole."
+
+
+class TooManyPixels(Unprocessable):
+    """More pixels than the service decodes."""
+
+    code, title = "too_many_pixels", "The image has too many pixels"
+    remedy = "Scale the image down."
+
+
+class UnknownClass(Unprocessable):
+    """No such label, index or rank in this model."""
+
+    code, title = "unknown_class", "The model has no such class"
+    remedy = "Use a label of `/models`, `class:INDEX` or `rank:N`; `nearest` lists similar labels."
+
+
+class InvalidOption(Unprocessable):
+    """A query parameter or header has a value that is not offered."""
+
+    code, title = "invalid_option", "An option has a value that is not offered"
+    remedy = "See `/docs` for the options and their ranges."
+
+
+class Overloaded(FieldmarkError):
+    """As much work is in hand as is allowed; carries `Retry-After`.
+
+    Args:
+        detail: as in `FieldmarkError`.
+        retry_after_s: when it is worth trying again, whole seconds ≥ 1.
+    """
+
+    status, code, title = 429, "overloaded", "The service is busy"
+    remedy = "Wait as long as `Retry-After` says, then send it again."
+
+    def __init__(self, detail: str = "", *, retry_after_s: int = 1) -> None:
+        super().__init__(detail, headers={"Retry-After": str(max(1, retry_after_s))})
+        self.retry_after_s = max(1, retry_after_s)
+
+
+class InternalError(FieldmarkError):
+    """A fault of ours: logged, never echoed."""
+
+
+class NotReady(FieldmarkError):
+    """No model is loaded and warm yet, or the worker is being restarted."""
+
+    status, code, title = 503, "not_ready", "The service is not ready"
+    remedy = "Wait until `/readyz` answers 200."
+
+
+class Draining(NotReady):
+    """The service is stopping: what was accepted is finished, nothing new is."""
+
+    code, title = "draining", "The service is stopping"
+    remedy = "Send the request to another instance."
+
+
+class DeadlineExceeded(FieldmarkError):
+    """The answer would come, or came, after the deadline."""
+
+    status, code, title = 504, "deadline_exceeded", "The deadline has passed"
+    remedy = "Allow more time with `X-Request-Timeout-Ms`, or try when the service is less busy."
+
+
+def error_types() -> Iterator[type[FieldmarkError]]:
+    """Yield every leaf that a client can meet, by status and code; the source of the `/errors` page."""
+    found: dict[str, type[FieldmarkError]] = {}
+
+    def walk(kind: type[FieldmarkError]) -> None:
+        if kind not in (FieldmarkError, Unprocessable):
+            found.setdefault(kind.code, kind)
+        for child in kind.__subclasses__():
+            walk(child)
+
+    walk(FieldmarkError)
+    yield from sorted(found.values(), key=lambda kind: (kind.status, kind.code))

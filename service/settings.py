@@ -1,0 +1,41 @@
+"""Every serving option: read once at the entry from flags, `FIELDMARK_*` variables and defaults, then passed in."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+BUNDLED_MODEL = Path(__file__).parent / "bundled"
+MIB = 1024 * 1024
+
+
+class Settings(BaseSettings):
+    """Serving options; sizes, times and counts carry their unit in the name."""
+
+    model_config = SettingsConfigDict(env_prefix="FIELDMARK_", frozen=True, extra="ignore", protected_namespaces=())
+
+    model: Path = Field(BUNDLED_MODEL, description="An .onnx file, or a folder of NAME/VERSION.onnx.")
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    device: Literal["auto", "cuda", "cpu"] = Field("auto", description="`cuda` refuses to start without a GPU.")
+
+    cpu_runs: int = Field(0, ge=0, le=256, description="Concurrent one-thread runs on the CPU; 0: one a core.")
+    decode_threads: int = Field(0, ge=0, le=256, description="Threads that decode and render; 0: one a core.")
+    max_batch_size: int = Field(32, ge=1, le=256, description="Most images in one CUDA batch.")
+    max_wait_ms: float = Field(0, ge=0, le=1000, description="How long a CUDA batch waits to fill.")
+    gpu_memory_limit_bytes: int = Field(0, ge=0, description="Limit of the CUDA arena; 0: none.")
+
+    max_upload_bytes: int = Field(20 * MIB, ge=1024, description="Most bytes of one request body.")
+    max_files: int = Field(32, ge=1, le=1024, description="Most images in one request.")
+    max_pixels: int = Field(50_000_000, ge=1, description="Most pixels of one image, by its header.")
+    max_requests: int = Field(256, ge=1, description="Most requests in hand; beyond: 429.")
+    max_bytes_in_flight: int = Field(256 * MIB, ge=1024, description="Most body bytes in hand; beyond: 429.")
+    request_timeout_ms: float = Field(10_000, gt=0, description="Deadline of a request, and cap of its own wish.")
+    header_timeout_s: float = Field(10, gt=0, description="Time for the request's header to arrive.")
+    body_timeout_s: float = Field(30, gt=0, description="Time for the request's body to arrive.")
+    shutdown_grace_s: float = Field(20, gt=0, description="Time for accepted requests to finish when stopping.")
+    poll_interval_s: float = Field(2, gt=0, description="How often the models folder is looked at.")
+
+    log_format: Literal["auto", "json", "console"] = Field("auto", description="`auto`: console on a terminal.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")

@@ -1,0 +1,33 @@
+"""What all tests share: the folder of real data, or a skip that says it is missing."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Return the folder of real photos and weights, `FIELDMARK_DATA`; skip where it is not set."""
+    folder = os.environ.get("FIELDMARK_DATA")
+    if not folder:
+        pytest.skip("FIELDMARK_DATA is not set: no real data here")
+    path = Path(folder).resolve()
+    if not path.is_dir():
+        pytest.fail(f"FIELDMARK_DATA={folder} is not a folder")
+    return path
+
+
+@pytest.fixture(scope="session")
+def cub_dir(data_dir: Path) -> Path:
+    """Return CUB-200-2011's first 50 classes in the official layout."""
+    return data_dir / "CUB_200_2011_first50"
+
+
+@pytest.fixture(scope="session")
+def bird_photos(cub_dir: Path) -> list[Path]:
+    """Return the paths of the official test photos, sorted."""
+    lines = (line.split() for line in (cub_dir / "train_test_split.txt").read_text().splitlines())
+    is_train = {image_id: flag == "1" for image_id, flag in lines}
+    images = (line.split() for line in (cub_dir / "images.txt").read_text().splitlines())
+    return sorted(cub_dir / "images" / path for image_id, path in images if not is_train[image_id])
