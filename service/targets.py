@@ -1,0 +1,72 @@
+"""How a request names a class: a label, `class:7` or `rank:2`."""
+
+import difflib
+import re
+import unicodedata
+from functools import lru_cache
+
+from model.manifest import Manifest
+from service.errors import UnknownClass
+
+NUM_NEAREST = 3
+_CODE = re.compile(r"(class|rank):(.*)", re.DOTALL)
+_NUMBER = re.compile(r"[0-9]{1,9}", re.ASCII)
+
+
+def resolve_target(text: str, manifest: Manifest) -> int:
+    """Return the graph's code of a class: 0…K−1 a class, −1…−K the class of that rank.
+
+    A label counts exactly, or regardless of case, width and spacing where only one label fits.
+
+    Args:
+        text: `class:INDEX` (from 0), `rank:N` (from 1), or a label.
+        manifest: of the model that is asked.
+
+    Raises:
+        UnknownClass: no such class, or several labels fit; `nearest` lists the most similar labels.
+    """
+    labels = _label_index(manifest.labels)
+    if text in labels.exact:
+        return labels.exact[text]
+    if match := _CODE.fullmatch(text):
+        return _resolve_number(match[1], match[2], manifest.num_classes)
+    fitting = labels.folded.get(_fold(text), ())
+    if len(fitting) == 1:
+        return fitting[0]
+    nearest = [manifest.labels[index] for index in fitting] or _nearest(text, labels, manifest)
+    detail = "Several labels differ from this one by case only." if fitting else "No class has this label."
+    raise UnknownClass(detail, extensions={"nearest": nearest[:NUM_NEAREST]})
+
+
+def _resolve_number(kind: str, digits: str, num_classes: int) -> int:
+    first = 0 if kind == "class" else 1
+    last = first + num_classes - 1
+    number = int(digits) if _NUMBER.fullmatch(digits) else -1
+    if not first <= number <= last:
+        raise UnknownClass(f"`{kind}:` takes a whole number from {first} to {last}.", extensions={"nearest": []})
+    return number if kind == "class" else -number
+
+
+class _LabelIndex:
+    """Labels by exact and by folded spelling."""
+
+    def __init__(self, labels: tuple[str, ...]) -> None:
+        self.exact = {label: index for index, label in enumerate(labels)}
+        self.folded: dict[str, tuple[int, ...]] = {}
+        for index, label in enumerate(labels):
+            self.folded[_fold(label)] = (*self.folded.get(_fold(label), ()), index)
+
+
+@lru_cache(maxsize=16)
+def _label_index(labels: tuple[str, ...]) -> _LabelIndex:
+    return _LabelIndex(labels)
+
+
+def _fold(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().replace("_", " ").split())
+
+
+def _nearest(text: str, labels: _LabelIndex, manifest: Manifest) -> list[str]:
+    # Long inputs are cut: the similarity is quadratic in length, and no label is this long.
+    spellings = difflib.get_close_matches(_fold(text[:200]), labels.folded, n=NUM_NEAREST, cutoff=0.4)
+    return [manifest.labels[labels.folded[spelling][0]] for spelling in spellings]
