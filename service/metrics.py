@@ -37,7 +37,9 @@ class GpuMemoryCollector(Collector):
         readings = _gpu_memory()
         if not readings:
             return
-        used = GaugeMetricFamily("fieldmark_gpu_memory_used_bytes", "Memory in use on the GPU, all processes.", labels=["gpu"])
+        used = GaugeMetricFamily(
+            "fieldmark_gpu_memory_used_bytes", "Memory in use on the GPU, all processes.", labels=["gpu"]
+        )
         size = GaugeMetricFamily("fieldmark_gpu_memory_size_bytes", "Memory that the GPU has.", labels=["gpu"])
         for index, (used_bytes, size_bytes) in enumerate(readings):
             used.add_metric([str(index)], used_bytes)
@@ -97,9 +99,14 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
-        self.in_flight = Gauge("fieldmark_requests_in_flight", "Requests admitted, not yet answered.", registry=registry)
+        self.in_flight = Gauge(
+            "fieldmark_requests_in_flight", "Requests admitted, not yet answered.", registry=registry
+        )
         self._refused = Counter(
-            "fieldmark_requests_refused_total", "Requests refused at the door, by problem code.", ["reason"], registry=registry
+            "fieldmark_requests_refused_total",
+            "Requests refused at the door, by problem code.",
+            ["reason"],
+            registry=registry,
         )
 
     def _make_work_instruments(self) -> None:
@@ -111,7 +118,9 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
-        self._batch_images = Histogram("fieldmark_batch_images", "Images in one run.", buckets=_IMAGES, registry=registry)
+        self._batch_images = Histogram(
+            "fieldmark_batch_images", "Images in one run.", buckets=_IMAGES, registry=registry
+        )
         self._queue_seconds = Histogram(
             "fieldmark_queue_wait_seconds", "Time an image waited for its run.", buckets=_SECONDS, registry=registry
         )
