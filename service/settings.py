@@ -24,11 +24,18 @@ class Settings(BaseSettings):
     decode_threads: int = Field(0, ge=0, le=256, description="Threads that decode and render; 0: one a core.")
     max_batch_size: int = Field(32, ge=1, le=256, description="Most images in one CUDA batch.")
     max_wait_ms: float = Field(0, ge=0, le=1000, description="How long a CUDA batch waits to fill.")
+    gpu_tf32: bool = Field(False, description="Let CUDA round to TF32: faster, maps differ by about 1e-3.")
     gpu_memory_limit_bytes: int = Field(0, ge=0, description="Limit of the CUDA arena; 0: none.")
 
     max_upload_bytes: int = Field(20 * MIB, ge=1024, description="Most bytes of one request body.")
     max_files: int = Field(32, ge=1, le=1024, description="Most images in one request.")
     max_pixels: int = Field(50_000_000, ge=1, description="Most pixels of one image, by its header.")
+    max_decode_bytes: int = Field(384 * MIB, ge=MIB, description="Most memory that decoding one image may take.")
+    formats: str = Field(
+        "JPEG,PNG,WEBP,GIF,BMP,TIFF,AVIF,HEIC",
+        pattern=r"^(JPEG|PNG|WEBP|GIF|BMP|TIFF|AVIF|HEIC)(,(JPEG|PNG|WEBP|GIF|BMP|TIFF|AVIF|HEIC))*$",
+        description="Image formats decoded, comma-separated; HEIC needs the extra `heif` besides.",
+    )
     max_requests: int = Field(256, ge=1, description="Most requests in hand; beyond: 429.")
     max_bytes_in_flight: int = Field(256 * MIB, ge=1024, description="Most body bytes in hand; beyond: 429.")
     request_timeout_ms: float = Field(10_000, gt=0, description="Deadline of a request, and cap of its own wish.")
