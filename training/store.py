@@ -1,0 +1,233 @@
+"""Photos decoded once into a memory-mapped uint8 store, so that decoding never starves the device.
+
+A store is two files named by what is in them (paths, sizes, times of change, preparation): `KEY.bytes`, the pixels
+one image after the other, and `KEY.npz`, where each begins. The index is written last, so a store is whole or absent,
+and any number of runs, processes and workers share one copy through the page cache.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+from tqdm import tqdm
+
+from training.errors import DatasetError
+
+Pixels = npt.NDArray[np.uint8]
+
+FORMAT = 1
+CHUNK = 64
+MAX_BYTES = 64 * 1024**3
+"""A larger data set is decoded image by image as it is needed."""
+
+
+def decode_photo(path: Path, banner: int = 0) -> Image.Image:
+    """Return the upright RGB photo, seen as a viewer would show it: transparency over white.
+
+    Args:
+        path: of the file.
+        banner: rows to crop off the bottom, pixels.
+
+    Raises:
+        DatasetError: not an image, or a damaged one.
+    """
+    try:
+        with Image.open(path) as opened:
+            opened.load()
+            upright = ImageOps.exif_transpose(opened)
+            image = _over_white(upright) if _is_transparent(upright) else upright.convert("RGB")
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DatasetError(f"{path} is damaged or no image: {error}") from error
+    if banner and image.height > banner:
+        image = image.crop((0, 0, image.width, image.height - banner))
+    return image
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What is done to a photo before it is stored.
+
+    Attributes:
+        name: says what `apply` does; a part of the store's key.
+        apply: from the decoded photo to what is stored.
+        banner: rows cropped off the bottom first, pixels.
+    """
+
+    name: str
+    apply: Callable[[Image.Image], Image.Image]
+    banner: int = 0
+
+    def load(self, path: Path) -> tuple[Pixels, tuple[int, int]]:
+        """Return the prepared pixels (h, w, 3) and the photo's own (width, height) before preparation."""
+        image = decode_photo(path, self.banner)
+        return np.asarray(self.apply(image)), image.size
+
+
+def shrink_to(side: int) -> Callable[[Image.Image], Image.Image]:
+    """Return a function that scales a photo down until its shorter side is `side` pixels; never up."""
+
+    def shrink(image: Image.Image) -> Image.Image:
+        shorter = min(image.size)
+        if shorter <= side:
+            return image
+        width, height = (max(1, round(length * side / shorter)) for length in image.size)
+        return image.resize((width, height), Image.Resampling.BILINEAR)
+
+    return shrink
+
+
+class ImageStore:
+    """A finished store; every process opens its own map of the same file."""
+
+    def __init__(self, base: Path) -> None:
+        index = np.load(base.with_suffix(".npz"))
+        self._path = base.with_suffix(".bytes")
+        self._offsets: npt.NDArray[np.int64] = index["offsets"]
+        self._shapes: npt.NDArray[np.int64] = index["shapes"]
+        self.sizes: npt.NDArray[np.int64] = index["sizes"]
+        self._map: npt.NDArray[np.uint8] | None = None
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+    def __getitem__(self, index: int) -> tuple[Pixels, tuple[int, int]]:
+        """Return the prepared pixels (h, w, 3), read-only, and the photo's own (width, height)."""
+        if self._map is None:
+            self._map = np.memmap(self._path, dtype=np.uint8, mode="r")
+        height, width = self._shapes[index]
+        begin = self._offsets[index]
+        pixels = self._map[begin : begin + height * width * 3].reshape(height, width, 3)
+        return pixels, (int(self.sizes[index][0]), int(self.sizes[index][1]))
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_map": None}
+
+
+class PhotoFiles:
+    """The same face as a store, decoding at every access: for data sets that do not fit."""
+
+    def __init__(self, paths: Sequence[Path], preparation: Preparation) -> None:
+        self._paths = list(paths)
+        self._preparation = preparation
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> tuple[Pixels, tuple[int, int]]:
+        """Return the prepared pixels (h, w, 3) and the photo's own (width, height)."""
+        return self._preparation.load(self._paths[index])
+
+
+def cache_folder() -> Path:
+    """Return where stores are kept: `FIELDMARK_CACHE`, else fieldmark's part of the user's cache folder."""
+    if folder := os.environ.get("FIELDMARK_CACHE"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fieldmark"
+
+
+def open_store(
+    paths: Sequence[Path], preparation: Preparation, folder: Path, *, max_bytes: int = MAX_BYTES, progress: bool = True
+) -> ImageStore | PhotoFiles:
+    """Return the store of these photos, made now if it is not there yet.
+
+    Args:
+        paths: of the photos, in the order of the store.
+        preparation: done to each.
+        folder: where stores are kept.
+        max_bytes: largest store that is made; free space on the disk limits it as well.
+        progress: show a bar while decoding.
+
+    Returns:
+        The store, or files decoded as needed where it would not fit.
+
+    Raises:
+        DatasetError: damaged images; all of them are named, the first ten by path.
+    """
+    base = folder / _key(paths, preparation)
+    if base.with_suffix(".npz").is_file() and base.with_suffix(".bytes").is_file():
+        return ImageStore(base)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        limit = min(max_bytes, int(shutil.disk_usage(folder).free * 0.8))
+        fits = _write(paths, preparation, base, limit, progress)
+    except OSError:  # a read-only or full disk: slower, not wrong
+        fits = False
+    return ImageStore(base) if fits else PhotoFiles(paths, preparation)
+
+
+def _write(paths: Sequence[Path], preparation: Preparation, base: Path, limit: int, progress: bool) -> bool:
+    """Write a store under temporary names and rename it; return False where it would pass the limit."""
+    shapes, sizes, damaged = [], [], []
+    partial = base.with_suffix(f".{os.getpid()}.partial")
+    written = 0
+
+    def load(path: Path) -> tuple[Pixels, tuple[int, int]] | DatasetError:
+        try:
+            return preparation.load(path)
+        except DatasetError as error:
+            return error
+
+    bar = tqdm(total=len(paths), desc="decoding once", unit="img", disable=None if progress else True, leave=False)
+    try:
+        with partial.open("wb") as file, ThreadPoolExecutor(os.cpu_count()) as pool, bar:
+            for begin in range(0, len(paths), CHUNK):
+                for loaded in pool.map(load, paths[begin : begin + CHUNK]):
+                    if isinstance(loaded, DatasetError):
+                        damaged.append(str(loaded))
+                        continue
+                    pixels, size = loaded
+                    file.write(np.ascontiguousarray(pixels))
+                    shapes.append(pixels.shape[:2])
+                    sizes.append(size)
+                    written += pixels.nbytes
+                bar.update(min(CHUNK, len(paths) - begin))
+                if written / max(len(shapes), 1) * len(paths) > limit:
+                    return False
+            file.flush()
+            os.fsync(file.fileno())
+        if damaged:
+            raise DatasetError(f"{len(damaged)} damaged images:\n  " + "\n  ".join(damaged[:10]))
+        partial.replace(base.with_suffix(".bytes"))
+        _write_index(base, np.array(shapes, np.int64).reshape(-1, 2), np.array(sizes, np.int64).reshape(-1, 2))
+    finally:
+        partial.unlink(missing_ok=True)
+    return True
+
+
+def _write_index(base: Path, shapes: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]) -> None:
+    counts = shapes.prod(axis=1) * 3
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])[:-1]
+    partial = base.with_suffix(f".{os.getpid()}.index")
+    try:
+        with partial.open("wb") as file:
+            np.savez(file, offsets=offsets, shapes=shapes, sizes=sizes)
+        partial.replace(base.with_suffix(".npz"))
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _key(paths: Sequence[Path], preparation: Preparation) -> str:
+    digest = hashlib.sha256(f"{FORMAT}:{preparation.name}:{preparation.banner}".encode())
+    for path in paths:
+        try:
+            stat = path.stat()
+        except OSError as error:
+            raise DatasetError(f"{path} is missing") from error
+        digest.update(f"\n{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}".encode())
+    return digest.hexdigest()[:24]
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    rgba = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
