@@ -154,7 +154,8 @@ class GuidedAttention(nn.Module):
     def forward(self, x: Tensor) -> Attended:
         """Return the feature map, (N, C, h, w), scaled at each position by S, S, and w."""
         weights = channel_weights(self.gate, x)
-        attention = torch.sigmoid((x * weights[:, :, None, None]).sum(1))
+        # One matrix product: the weighted channels, a copy of the feature map, never exist.
+        attention = torch.sigmoid(torch.bmm(weights[:, None], x.flatten(2))).view(x.shape[0], *x.shape[2:])
         return Attended(x * attention[:, None], attention, weights)
 
 

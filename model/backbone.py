@@ -101,6 +101,12 @@ class Backbone(nn.Module):
                 maps.append(x)
         return maps
 
+    def forward_after(self, stage: str, feature_map: Tensor) -> Tensor:
+        """Return the last feature map, given that of an earlier stage, (N, C, h, w)."""
+        for step in self._steps[self._steps.index(stage) + 1 :]:
+            feature_map = self.get_submodule(step)(feature_map)
+        return feature_map
+
     def load_weights(self, state: Mapping[str, Tensor], origin: str) -> None:
         """Load a torchvision state dict; the classifier's keys may be there or not.
 

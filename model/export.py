@@ -1,0 +1,225 @@
+"""Network → one ONNX file with the gradient inside, and back: the file is enough to build the network again."""
+
+import copy
+import os
+import tempfile
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+import torchvision
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+from torch import Tensor
+
+from model.explain import Explainer, NetworkSubject, Subject
+from model.graph import count_operators, initializers, trace
+from model.manifest import Layer, Manifest, ManifestError, SelfCheck, synthetic_images
+from model.network import Network, NetworkConfig, build_network
+from model.parity import ParityReport, check_parity
+
+WeightsDtype = Literal["fp32", "fp16"]
+SELF_CHECK_SEED, SELF_CHECK_IMAGES = 1, 2
+SELF_CHECK_TOLERANCE = 0.02
+"""Of the largest logit: above what providers differ by (TF32 included), far below what other weights give."""
+STORED_SUFFIX = ".fp32"
+
+
+class ExportError(ValueError):
+    """What was asked to be exported does not fit together; nothing was written."""
+
+
+def export(
+    network: Network,
+    manifest: Manifest,
+    path: Path,
+    *,
+    images: npt.NDArray[np.uint8],
+    weights_dtype: WeightsDtype = "fp16",
+) -> ParityReport:
+    """Write a network as one self-describing ONNX file, if it computes what the network computes.
+
+    Args:
+        network: trained; is not changed.
+        manifest: what the exporter cannot know: name, labels, geometry, normalisation, temperature,
+            provenance, metrics. What it can know better (layers, operators, parity…) is filled in anew.
+        path: of the file; an old one is replaced, at once or not at all.
+        images: real ones for the parity check, prepared as the manifest says, RGB, uint8, (n, S, S, 3).
+        weights_dtype: of the stored weights; fp16 halves the file, computes in float32, and is compared with
+            torch on the same rounded weights.
+
+    Raises:
+        ExportError: network, manifest and images do not fit together.
+        GraphError: an operation has no ONNX form.
+        ParityError: the graph disagrees with torch; nothing was written.
+    """
+    _check_fit(network, manifest, images)
+    frozen = freeze(network, weights_dtype)
+    explainer = Explainer(
+        NetworkSubject(frozen, 1), manifest.num_classes, manifest.mean, manifest.std, manifest.temperature
+    )
+    model = trace(explainer, manifest.input_size)
+    if weights_dtype == "fp16":
+        store_as_fp16(model, set(network.state_dict()))
+    report = check_parity(model.SerializeToString(), explainer, images)
+    facts = {
+        "network": network.config.to_dict(),
+        "attention": network.config.attention,
+        "precision": "fp32",
+        "weights_dtype": weights_dtype,
+    }
+    write(model, complete(manifest, model, explainer, report, facts), path)
+    return report
+
+
+def load_network(path: Path) -> tuple[Network, Manifest]:
+    """Build the network of an exported file again, with the weights it holds.
+
+    Raises:
+        ManifestError: the file has no valid manifest, or holds a module that was not built here.
+        ExportError: a weight is missing.
+    """
+    model = read(path)
+    manifest = Manifest.from_metadata({entry.key: entry.value for entry in model.metadata_props})
+    if not manifest.network:
+        raise ManifestError(f"{path.name} holds a module that was not built here: only its graph can be used")
+    network = build_network(NetworkConfig.from_dict(manifest.network)).eval()
+    stored = initializers(model)
+    state = {}
+    for name, tensor in network.state_dict().items():
+        if name in stored:
+            state[name] = torch.from_numpy(numpy_helper.to_array(stored[name]).copy()).to(tensor.dtype)
+        elif name.endswith("num_batches_tracked"):
+            state[name] = tensor
+        else:
+            raise ExportError(f"{path.name} holds no weights named {name}")
+    network.load_state_dict(state)
+    return network, manifest
+
+
+def read(path: Path) -> ModelProto:
+    """Read an ONNX file.
+
+    Raises:
+        ManifestError: it is not one.
+    """
+    try:
+        return onnx.load(str(path), load_external_data=False)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # protobuf's own errors
+        raise ManifestError(f"{path.name} is not an ONNX file: {error}") from error
+
+
+def write(model: ModelProto, manifest: Manifest, path: Path) -> None:
+    """Put the manifest into a checked graph and write it: whole, or not at all."""
+    helper.set_model_props(model, manifest.to_metadata())
+    model.producer_name, model.producer_version = "fieldmark", ""
+    onnx.checker.check_model(model, full_check=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            file.write(model.SerializeToString())
+            file.flush()
+            os.fsync(file.fileno())
+            os.chmod(file.name, 0o644)
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+
+
+def freeze(network: Network, weights_dtype: WeightsDtype) -> Network:
+    """Return a copy for tracing: on the CPU, in evaluation mode, without gradients, rounded as it will be stored."""
+    frozen = copy.deepcopy(network).cpu().float().eval().requires_grad_(False)
+    for module in frozen.modules():
+        if hasattr(module, "inplace"):
+            # The tensor to differentiate by would be overwritten.
+            module.inplace = False  # type: ignore[assignment]
+    if weights_dtype == "fp16":
+        for name, parameter in frozen.state_dict().items():
+            if is_stored_as_fp16(parameter):
+                parameter.copy_(parameter.half())
+                if not bool(parameter.isfinite().all()):
+                    raise ExportError(f"{name} is out of the range of fp16; store the weights as fp32")
+    return frozen
+
+
+def is_stored_as_fp16(tensor: Tensor) -> bool:
+    """Return whether a tensor is a matrix or filter; vectors (statistics, biases) are small and stay as they are."""
+    return tensor.is_floating_point() and tensor.dim() >= 2
+
+
+def store_as_fp16(model: ModelProto, names: set[str]) -> None:
+    """Store the named weights as fp16, each behind a Cast that a runtime folds away when it loads the file."""
+    casts, renamed = [], {}
+    for tensor in model.graph.initializer:
+        if tensor.name in names and tensor.data_type == TensorProto.FLOAT and len(tensor.dims) >= 2:
+            half = numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name)
+            tensor.CopyFrom(half)
+            renamed[tensor.name] = tensor.name + STORED_SUFFIX
+            casts.append(helper.make_node("Cast", [tensor.name], [renamed[tensor.name]], to=TensorProto.FLOAT))
+    for node in model.graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = renamed.get(name, name)
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def complete(
+    manifest: Manifest, model: ModelProto, explainer: Explainer, report: ParityReport, facts: Mapping[str, object]
+) -> Manifest:
+    """Return the manifest with everything that only the exporter knows."""
+    provenance = manifest.provenance.model_copy(
+        update={
+            "created": datetime.now(UTC).date().isoformat(),
+            "tools": {"torch": torch.__version__, "torchvision": torchvision.__version__, "onnx": onnx.__version__},
+        }
+    )
+    found = {
+        "has_attention": explainer.subject.has_attention,
+        "layers": _layers(explainer, manifest.input_size),
+        "operators": count_operators(model.graph),
+        "provenance": provenance,
+        "parity": report.to_metrics(),
+        "self_check": _self_check(explainer, manifest.input_size),
+        **facts,
+    }
+    return Manifest.model_validate(manifest.model_copy(update=found).model_dump())
+
+
+def _check_fit(network: Network, manifest: Manifest, images: npt.NDArray[np.uint8]) -> None:
+    if manifest.num_classes != network.config.num_classes:
+        raise ExportError(f"{manifest.num_classes} labels for a network of {network.config.num_classes} classes")
+    check_images(images, manifest)
+
+
+def check_images(images: npt.NDArray[np.uint8], manifest: Manifest) -> None:
+    """Raise unless there are images of the manifest's size."""
+    size = manifest.input_size
+    if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3) or not len(images):
+        raise ExportError(f"the images must be uint8, (n ≥ 1, {size}, {size}, 3), not {images.dtype} {images.shape}")
+
+
+def _layers(explainer: Explainer, size: int) -> tuple[Layer, ...]:
+    subject: Subject = explainer.subject
+    with torch.no_grad():
+        maps = subject(torch.zeros(1, 3, size, size)).maps
+    return tuple(
+        Layer(name=name, channels=a.shape[1], grid=(a.shape[2], a.shape[3]))
+        for name, a in zip(subject.layers, maps, strict=True)
+    )
+
+
+def _self_check(explainer: Explainer, size: int) -> SelfCheck:
+    images = torch.from_numpy(synthetic_images(SELF_CHECK_SEED, SELF_CHECK_IMAGES, size))
+    with torch.no_grad():
+        logits = explainer.subject(explainer.normalise(images)).logits
+    tolerance = SELF_CHECK_TOLERANCE * max(1.0, float(logits.abs().max()))
+    rows = tuple(tuple(round(value, 5) for value in row) for row in logits.tolist())
+    return SelfCheck(seed=SELF_CHECK_SEED, logits=rows, tolerance=tolerance)

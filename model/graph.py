@@ -1,0 +1,200 @@
+"""From a torch explainer to an ONNX graph: trace the gradient along with the forward pass, then tidy the graph.
+
+`torch.autograd.grad` cannot be exported, but what it does can be recorded: `make_fx` writes down every
+operation, forward and backward, and the recording is exported like any network.
+"""
+
+import contextlib
+import io
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import onnx
+import onnxscript.optimizer
+import torch
+from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
+from torch import Tensor, fx
+from torch._decomp import core_aten_decompositions
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from model.explain import Explainer
+
+OPSET = 20
+INPUTS = ("image", "target", "versus", "layer")
+# Sizes of the example batch. Both are traced as symbols, and a symbol merges with every other size that is
+# equal (a batch of 3 with the 3 channels), so they are such as no input has.
+EXAMPLE_IMAGES, EXAMPLE_TARGETS = 11, 13
+
+
+class GraphError(RuntimeError):
+    """The network cannot be written as an ONNX graph; the message names the culprit."""
+
+
+def trace(explainer: Explainer, input_size: int) -> ModelProto:
+    """Return the ONNX graph of an explainer, its parameters under their own names.
+
+    Args:
+        explainer: in evaluation mode, frozen, float32.
+        input_size: side S of the images, pixels.
+
+    Raises:
+        GraphError: an operation has no ONNX form, or the number of images or targets was frozen.
+    """
+    example = _example(explainer, input_size)
+    recording = record(explainer, example)
+    outputs = ["logits", "probabilities", "explained", *["attention"] * explainer.subject.has_attention, "gradcam"]
+    model = _translate(recording, example, outputs)
+    _rename_initializers(model, _parameter_names(recording, explainer))
+    model = _tidy(model)
+    _check_symbolic(model.graph)
+    return model
+
+
+def record(explainer: Explainer, example: tuple[Tensor, ...]) -> fx.GraphModule:
+    """Write down every operation of an explainer, those of its gradients included."""
+    table = {**core_aten_decompositions(), torch.ops.aten.convolution_backward.default: _convolution_backward}
+
+    def explain(image: Tensor, target: Tensor, versus: Tensor, layer: Tensor) -> tuple[Tensor, ...]:
+        return explainer.forward(image, target, versus, layer)
+
+    recorder = make_fx(explain, decomposition_table=table, tracing_mode="symbolic", _allow_non_fake_inputs=True)
+    recording: fx.GraphModule = recorder(*example)
+    return recording.eval()
+
+
+def initializers(model: ModelProto) -> dict[str, TensorProto]:
+    """Return the tensors stored in a model by name."""
+    return {tensor.name: tensor for tensor in model.graph.initializer}
+
+
+def count_operators(graph: GraphProto) -> dict[str, int]:
+    """Return operator type → number of nodes, subgraphs included, the most frequent first."""
+    counts: Counter[str] = Counter()
+    for part in subgraphs(graph):
+        counts.update(node.op_type for node in part.node)
+    return dict(counts.most_common())
+
+
+def subgraphs(graph: GraphProto) -> Iterator[GraphProto]:
+    """Yield a graph and all graphs inside its nodes."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from subgraphs(attribute.g)
+
+
+def _example(explainer: Explainer, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    image = torch.zeros((EXAMPLE_IMAGES, size, size, 3), dtype=torch.uint8)
+    codes = torch.zeros((EXAMPLE_IMAGES, EXAMPLE_TARGETS), dtype=torch.int64)
+    return image, codes, codes + explainer.num_classes, torch.tensor(0)
+
+
+def _convolution_backward(
+    gradient: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias_sizes: object,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    transposed: bool,
+    output_padding: list[int],
+    groups: int,
+    output_mask: list[bool],
+) -> Any:
+    """Write a convolution's input gradient as the transposed convolution that it is."""
+    if transposed or output_mask[1] or output_mask[2]:
+        return NotImplemented
+    spatial = range(len(stride))
+    # What the forward pass dropped at the far border comes back as output padding.
+    extra = [
+        int(
+            x.shape[2 + d]
+            - ((gradient.shape[2 + d] - 1) * stride[d] - 2 * padding[d] + dilation[d] * (weight.shape[2 + d] - 1) + 1)
+        )
+        for d in spatial
+    ]
+    result = torch.ops.aten.convolution(gradient, weight, None, stride, padding, dilation, True, extra, groups)
+    return result, None, None
+
+
+def _translate(recording: fx.GraphModule, example: tuple[Tensor, ...], outputs: list[str]) -> ModelProto:
+    images, targets = torch.export.Dim("N"), torch.export.Dim("T")
+    codes = {0: images, 1: targets}
+    # The exporter reports its progress on stdout and warns of its own deprecations.
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            recording,
+            example,
+            dynamo=True,
+            dynamic_shapes=({0: images}, codes, codes, {}),
+            input_names=INPUTS,
+            output_names=outputs,
+            opset_version=OPSET,
+            optimize=False,
+        )
+    if program is None:
+        raise GraphError("torch.onnx.export returned nothing")
+    model: ModelProto = program.model_proto
+    return model
+
+
+def _parameter_names(recording: fx.GraphModule, explainer: Explainer) -> dict[str, str]:
+    """Return the recording's name of every constant → its name in the state dict, or one of its own."""
+    own = {tensor.data_ptr(): name for name, tensor in reversed(list(explainer.named_constants()))}
+    names, others = {}, 0
+    for node in recording.graph.find_nodes(op="get_attr"):
+        tensor = getattr(recording, str(node.target))
+        name = own.get(tensor.data_ptr())
+        if name is None:
+            name, others = f"constant.{others}", others + 1
+        names[str(node.target)] = name
+    return names
+
+
+def _rename_initializers(model: ModelProto, names: Mapping[str, str]) -> None:
+    for tensor in model.graph.initializer:
+        tensor.name = names.get(tensor.name, tensor.name)
+    for node in model.graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = names.get(name, name)
+
+
+def _tidy(model: ModelProto) -> ModelProto:
+    """Fold constants, drop what is unused, and strip what the exporter says about this machine's files."""
+    stored = list(model.graph.initializer)
+    del model.graph.initializer[:]
+    # Parameters stand in as inputs, so that none is folded away or loses its name.
+    given = len(model.graph.input)
+    model.graph.input.extend(helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in stored)
+    model = onnxscript.optimizer.optimize(model)
+    del model.graph.input[given:]
+    used = {name for node in model.graph.node for name in node.input}
+    model.graph.initializer.extend(tensor for tensor in stored if tensor.name in used)
+    for part in subgraphs(model.graph):
+        for item in (part, *part.node, *part.input, *part.output, *part.initializer):
+            item.ClearField("metadata_props")
+            item.ClearField("doc_string")
+        del part.value_info[:]
+    model.ClearField("metadata_props")
+    return model
+
+
+def _check_symbolic(graph: GraphProto) -> None:
+    """Raise unless N and T are free in every input and output."""
+    axes = {"logits": "N", "probabilities": "N", "attention": "N", "image": "N"}
+    for value in (*graph.input, *graph.output):
+        wanted = axes.get(value.name, "NT") if value.name != "layer" else ""
+        dims = value.type.tensor_type.shape.dim
+        found = "".join(dim.dim_param for dim in dims[: len(wanted)])
+        if found != wanted:
+            raise GraphError(f"{value.name}: the axes {', '.join(wanted)} were frozen in the trace")
+
+
+def as_array(tensor: TensorProto) -> Tensor:
+    """Return a stored tensor as torch's."""
+    return torch.from_numpy(numpy_helper.to_array(tensor).copy())

@@ -1,0 +1,158 @@
+"""Does the exported graph compute what the network computes? Measured on images, against torch in float64."""
+
+import copy
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import torch
+from torch import Tensor
+
+from model.explain import Explainer, activation_maps
+
+TOLERANCE = 1e-4
+"""Largest error of an export that is still written; see `ParityReport` for the units."""
+BATCHES = (1, 2, 7)
+
+Array = npt.NDArray[np.generic]
+
+
+class ParityError(RuntimeError):
+    """The exported graph does not compute what the network computes; nothing was written."""
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """The largest errors over the images of a check.
+
+    Attributes:
+        images: how many were compared.
+        errors: name → error. `logits`: relative to the largest logit or 1; `probabilities` and `attention`:
+            absolute; `gradcam.LAYER`: relative to the largest sum of its absolute terms, for the map is a sum
+            whose terms cancel.
+        tolerance: that no error exceeds.
+    """
+
+    images: int
+    errors: dict[str, float] = field(default_factory=dict)
+    tolerance: float = TOLERANCE
+
+    @property
+    def passed(self) -> bool:
+        """Whether every error is within the tolerance; NaN is not."""
+        return all(error <= self.tolerance for error in self.errors.values())
+
+    def to_metrics(self) -> dict[str, float]:
+        """Return the figures as the manifest stores them."""
+        return {"images": float(self.images), "tolerance": self.tolerance, **self.errors}
+
+    def __str__(self) -> str:
+        lines = [f"{name:<32} {error:.1e}" for name, error in self.errors.items()]
+        return "\n".join(
+            [f"parity with torch (float64) on {self.images} images, tolerance {self.tolerance:.0e}", *lines]
+        )
+
+
+def session(model: bytes) -> onnxruntime.InferenceSession:
+    """Return a one-thread CPU session, the plainest way to run a graph."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def run(
+    runtime: onnxruntime.InferenceSession, images: Array, target: Array, versus: Array, layer: int = 0
+) -> dict[str, Array]:
+    """Ask a graph and return its outputs by name."""
+    names = [output.name for output in runtime.get_outputs()]
+    inputs = {"image": images, "target": target, "versus": versus, "layer": np.array(layer, dtype=np.int64)}
+    return dict(zip(names, runtime.run(names, inputs), strict=True))
+
+
+def check_parity(
+    model: bytes, explainer: Explainer, images: npt.NDArray[np.uint8], tolerance: float = TOLERANCE
+) -> ParityReport:
+    """Compare a graph with the network it was made of.
+
+    The images are sent in batches of 1, 2 and 7 in turn; of each the first two ranks and their contrast are
+    explained, on every layer.
+
+    Args:
+        model: serialised ONNX.
+        explainer: the network in torch, with the very weights that the file holds.
+        images: RGB, uint8, (n, S, S, 3).
+        tolerance: as in `ParityReport`.
+
+    Raises:
+        ParityError: an error exceeds the tolerance, or a class is explained that has not the asked rank.
+    """
+    runtime = session(model)
+    reference = copy.deepcopy(explainer).double().eval()
+    errors: dict[str, float] = {}
+    for batch in _batches(images):
+        for layer in range(len(reference.subject.layers)):
+            for name, error in _compare(runtime, reference, batch, layer).items():
+                errors[name] = float(np.maximum(errors.get(name, 0.0), error))  # keeps NaN
+    report = ParityReport(len(images), errors, tolerance)
+    if not report.passed:
+        raise ParityError(f"the graph disagrees with the network; nothing was written\n{report}")
+    return report
+
+
+def _batches(images: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.uint8]]:
+    """Return the images in batches of the sizes in turn; the last of each size is filled up from the start."""
+    batches: list[npt.NDArray[np.uint8]] = []
+    start = 0
+    while start < len(images) or len(batches) < len(BATCHES):
+        size = BATCHES[len(batches) % len(BATCHES)]
+        batches.append(np.take(images, range(start, start + size), axis=0, mode="wrap"))
+        start += size
+    return batches
+
+
+def _compare(
+    runtime: onnxruntime.InferenceSession, reference: Explainer, images: npt.NDArray[np.uint8], layer: int
+) -> dict[str, float]:
+    none = reference.num_classes
+    target = np.tile(np.array([-1, -2, -1], dtype=np.int64), (len(images), 1))
+    versus = np.tile(np.array([none, none, -2], dtype=np.int64), (len(images), 1))
+    outputs = run(runtime, images, target, versus, layer)
+    explained = torch.from_numpy(outputs["explained"])
+    contrast = torch.full_like(explained, none)
+    contrast[:, 2] = explained[:, 1]
+    with torch.no_grad():
+        x = reference.normalise(torch.from_numpy(images))
+        passed = reference.subject(x)
+        cotangent = reference.cotangent(explained, contrast)
+        alpha = reference.subject.channel_gradients(x, passed, layer, cotangent)
+    feature_map = passed.maps[layer]
+    maps, terms = activation_maps(alpha, feature_map), activation_maps(alpha.abs(), feature_map.abs())
+    scale = terms.amax((2, 3), keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+    logits, attention = passed.logits, passed.attention
+    largest = float(logits.abs().max().clamp_min(1))
+    errors = {
+        "logits": _largest(outputs["logits"], logits) / largest,
+        # By how much a class that was explained as second is above the first, and so on.
+        "ranks": _disorder(logits, explained) / largest,
+        "probabilities": _largest(outputs["probabilities"], torch.softmax(logits / reference.temperature, 1)),
+        f"gradcam.{reference.subject.layers[layer]}": _largest(outputs["gradcam"] / scale.numpy(), maps / scale),
+    }
+    if attention is not None:
+        errors["attention"] = _largest(outputs["attention"], attention)
+    return errors
+
+
+def _largest(found: Array, expected: Tensor) -> float:
+    if found.shape != tuple(expected.shape):
+        raise ParityError(f"an output has the shape {found.shape} instead of {tuple(expected.shape)}")
+    return float(np.abs(found - expected.numpy()).max())
+
+
+def _disorder(logits: Tensor, explained: Tensor) -> float:
+    """Return how far the explained classes, (N, 3) of ranks 1, 2, 1, are from having those ranks, in logits."""
+    best = logits.topk(2, dim=1).values[:, [0, 1, 0]]
+    if bool((explained < 0).any()) or bool((explained[:, 0] != explained[:, 2]).any()):
+        return float("nan")
+    return float((best - logits.gather(1, explained)).abs().max())
