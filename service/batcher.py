@@ -1,0 +1,366 @@
+"""The queue in front of a device: greedy batches, bounded, fair between lanes; asyncio and the standard library only.
+
+Requests wait in lanes (`classify`, `explain`). Whenever a run is free it takes at once what waits, up to
+`max_batch_size`: batches form by themselves under load and cost no waiting without it. The same class with
+`max_batch_size=1` and one run a core is the pool of the CPU, where batching gains nothing.
+
+Rules, each learnt from a server that lacked it: a batch holds one `key` only; deadlines are looked at when work
+leaves the queue; cancelled work never runs; a failed batch is run again singly, so that only the culprit fails;
+a dead worker fails what waits with a typed error, and is started again.
+
+Source: the request path of huggingface/text-embeddings-inference (permit, queue, batching task, one-shot reply).
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from service.errors import DeadlineExceeded, NotReady, Overloaded
+
+P = TypeVar("P")
+R = TypeVar("R")
+
+LANES = ("classify", "explain")
+RESTART_DELAYS_S = (0.0, 0.1, 0.5, 1.0, 5.0)
+"""Pause before the first, second, … restart of a worker that keeps dying; the last one repeats."""
+_SMOOTHING = 0.1
+
+logger = logging.getLogger(__name__)
+
+
+class WorkerLost(Exception):
+    """A run failed in a way that no further run survives (a lost GPU): ends the worker instead of the request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done(Generic[R]):
+    """The outcome of one piece of work.
+
+    Attributes:
+        result: what the run returned for it.
+        queue_s: time it waited, seconds.
+        run_s: time its batch ran, seconds.
+        batch_size: pieces of work in its batch.
+    """
+
+    result: R
+    queue_s: float
+    run_s: float
+    batch_size: int
+
+
+class _Item(Generic[P, R]):
+    """A piece of work that waits."""
+
+    __slots__ = ("deadline", "future", "key", "payload", "since")
+
+    def __init__(self, payload: P, key: Hashable, deadline: float | None, future: "asyncio.Future[Done[R]]") -> None:
+        self.payload = payload
+        self.key = key
+        self.deadline = deadline
+        self.future = future
+        self.since = time.monotonic()
+
+
+class DynamicBatcher(Generic[P, R]):
+    """Runs pieces of work in threads, in batches that form greedily.
+
+    Args:
+        run: takes the payloads of one batch, returns their results in order; called in a thread of this batcher.
+        name: of the threads, and in the log.
+        max_batch_size: most payloads in one call of `run`.
+        concurrency: calls of `run` at the same time.
+        max_waiting: most pieces of work that wait; beyond, `submit` raises `Overloaded`.
+        max_wait_s: how long a batch that is not full waits for more, seconds.
+        fatal: exceptions of `run` that end the worker rather than fail the batch.
+        on_batch: told the size of every batch that ran.
+        revive: awaited before a dead worker is started again.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Sequence[P]], Sequence[R]],
+        *,
+        name: str = "run",
+        max_batch_size: int = 1,
+        concurrency: int = 1,
+        max_waiting: int = 1024,
+        max_wait_s: float = 0.0,
+        fatal: tuple[type[BaseException], ...] = (WorkerLost,),
+        on_batch: Callable[[int], None] | None = None,
+        revive: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        self._run = run
+        self.name = name
+        self.max_batch_size = max_batch_size
+        self.concurrency = concurrency
+        self._max_waiting = max_waiting
+        self._max_wait_s = max_wait_s
+        self._fatal = fatal
+        self._on_batch = on_batch
+        self._revive = revive
+        self._lanes: dict[str, deque[_Item[P, R]]] = {lane: deque() for lane in LANES}
+        self._turns: deque[str] = deque(LANES)
+        self._idle: deque[asyncio.Future[None]] = deque()
+        self._workers: set[asyncio.Task[None]] = set()
+        self._restarts: set[asyncio.Task[None]] = set()
+        self._threads: ThreadPoolExecutor | None = None
+        self._deaths = 0
+        self._alive = False
+        self._running = 0
+        self._item_s = 0.0
+
+    @property
+    def alive(self) -> bool:
+        """Whether work is taken: started, and no worker is down."""
+        return self._alive
+
+    @property
+    def waiting(self) -> int:
+        """Pieces of work in the queue."""
+        return sum(len(lane) for lane in self._lanes.values())
+
+    @property
+    def running(self) -> int:
+        """Pieces of work that run now."""
+        return self._running
+
+    @property
+    def item_s(self) -> float:
+        """Smoothed time of one piece of work, its share of its batch's time, seconds; 0 before the first."""
+        return self._item_s
+
+    def expected_wait_s(self) -> float:
+        """Return how long new work would wait for its run, by the measured times, seconds."""
+        return (self.waiting + self._running) * self._item_s / self.concurrency
+
+    async def start(self) -> None:
+        """Start the workers."""
+        self._threads = ThreadPoolExecutor(self.concurrency, thread_name_prefix=f"fieldmark-{self.name}")
+        for _ in range(self.concurrency):
+            self._start_worker()
+        self._alive = True
+
+    async def stop(self) -> None:
+        """Stop the workers; what still waits fails as not ready, what runs is waited for."""
+        self._alive = False
+        self._fail_waiting(NotReady("The service is stopping."))
+        tasks = [*self._restarts, *self._workers]
+        self._workers.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._threads is not None:
+            await asyncio.to_thread(self._threads.shutdown)
+
+    async def submit(
+        self, payload: P, *, lane: str = "classify", key: Hashable = None, deadline: float | None = None
+    ) -> Done[R]:
+        """Queue a piece of work and return its outcome.
+
+        Cancelling the caller takes the work out of the queue.
+
+        Args:
+            payload: handed to `run`.
+            lane: whose turn it shares, one of `LANES`.
+            key: only work with equal keys shares a batch.
+            deadline: when it must have been started, on `time.monotonic()`'s clock; None: whenever.
+
+        Raises:
+            Overloaded: too much waits already.
+            NotReady: the worker is down, or went down while this waited.
+            DeadlineExceeded: the deadline passed in the queue.
+            Exception: whatever `run` raised for this payload.
+        """
+        if not self._alive:
+            raise NotReady("The worker is being restarted.")
+        if self.waiting >= self._max_waiting:
+            raise Overloaded("The queue is full.", retry_after_s=1 + int(self.expected_wait_s()))
+        item: _Item[P, R] = _Item(payload, key, deadline, asyncio.get_running_loop().create_future())
+        queue = self._lanes[lane]
+        queue.append(item)
+        self._wake_one()
+        try:
+            return await item.future
+        except asyncio.CancelledError:
+            with contextlib.suppress(ValueError):
+                queue.remove(item)
+            raise
+
+    # One worker: take, run, answer.
+
+    async def _work(self) -> None:
+        while True:
+            batch = await self._next_batch()
+            self._running += len(batch)
+            try:
+                await self._answer(batch)
+            except BaseException:
+                _fail(batch, NotReady("The worker stopped in the middle of this request."))
+                raise
+            finally:
+                self._running -= len(batch)
+
+    async def _next_batch(self) -> list[_Item[P, R]]:
+        while True:
+            if self._max_wait_s > 0 and 0 < self.waiting < self.max_batch_size:
+                await self._fill()
+            if batch := self._take():
+                return batch
+            await self._sleep()
+
+    async def _fill(self) -> None:
+        """Wait until a whole batch waits or the waiting time is over."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._max_wait_s):
+                while 0 < self.waiting < self.max_batch_size:
+                    await self._sleep()
+
+    async def _sleep(self) -> None:
+        """Wait until work arrives."""
+        woken = asyncio.get_running_loop().create_future()
+        self._idle.append(woken)
+        try:
+            await woken
+        except asyncio.CancelledError:
+            if woken in self._idle:
+                self._idle.remove(woken)
+            elif not woken.cancelled():
+                self._wake_one()  # the call was meant for a worker that can answer it
+            raise
+
+    def _wake_one(self) -> None:
+        while self._idle:
+            woken = self._idle.popleft()
+            if not woken.done():
+                woken.set_result(None)
+                return
+
+    def _take(self) -> list[_Item[P, R]]:
+        """Take a batch out of the lanes in turn: one key, at most `max_batch_size`, only what is still wanted."""
+        batch: list[_Item[P, R]] = []
+        dry: set[str] = set()
+        while len(batch) < self.max_batch_size and len(dry) < len(self._turns):
+            lane = self._turns[0]
+            self._turns.rotate(-1)
+            item = self._next_of(self._lanes[lane], batch[0].key if batch else None, bool(batch))
+            if item is None:
+                dry.add(lane)
+            else:
+                batch.append(item)
+        return batch
+
+    def _next_of(self, queue: deque[_Item[P, R]], key: Hashable, match: bool) -> _Item[P, R] | None:
+        """Remove and return the first wanted item of a lane, with this key if `match`; others keep their places."""
+        now = time.monotonic()
+        index = 0
+        while index < len(queue):
+            item = queue[index]
+            if item.future.done():
+                del queue[index]
+            elif item.deadline is not None and now >= item.deadline:
+                del queue[index]
+                item.future.set_exception(DeadlineExceeded("The deadline passed while the request waited."))
+            elif match and item.key != key:
+                index += 1
+            else:
+                del queue[index]
+                return item
+        return None
+
+    async def _answer(self, batch: list[_Item[P, R]]) -> None:
+        started = time.monotonic()
+        try:
+            results = await self._call(batch)
+        except self._fatal:
+            raise
+        except Exception as error:
+            if len(batch) == 1:
+                _fail(batch, error)
+            else:
+                logger.warning("a batch of %d failed, running its members singly: %s", len(batch), error)
+                await self._answer_singly(batch)
+            return
+        run_s = time.monotonic() - started
+        self._measure(run_s, len(batch))
+        for item, result in zip(batch, results, strict=True):
+            if not item.future.done():
+                item.future.set_result(Done(result, started - item.since, run_s, len(batch)))
+        self._deaths = 0
+
+    async def _answer_singly(self, batch: list[_Item[P, R]]) -> None:
+        for item in batch:
+            if not item.future.done():
+                await self._answer([item])
+
+    async def _call(self, batch: list[_Item[P, R]]) -> Sequence[R]:
+        """Run a batch in a thread of this batcher."""
+        payloads = [item.payload for item in batch]
+        results = await asyncio.get_running_loop().run_in_executor(self._threads, self._run_guarded, payloads)
+        if len(results) != len(batch):
+            raise RuntimeError(f"a run of {len(batch)} returned {len(results)} results")
+        if self._on_batch is not None:
+            self._on_batch(len(batch))
+        return results
+
+    def _run_guarded(self, payloads: Sequence[P]) -> Sequence[R]:
+        try:
+            return self._run(payloads)
+        except Exception:
+            raise
+        except BaseException as error:  # SystemExit would end the event loop itself, not only this worker
+            raise WorkerLost(f"{type(error).__name__} in a run") from error
+
+    def _measure(self, seconds: float, size: int) -> None:
+        share = seconds / size
+        self._item_s = share if self._item_s == 0 else self._item_s + _SMOOTHING * (share - self._item_s)
+
+    # Supervision: a worker never ends by itself.
+
+    def _start_worker(self) -> None:
+        task = asyncio.get_running_loop().create_task(self._work(), name=f"{self.name}-worker")
+        self._workers.add(task)
+        task.add_done_callback(self._worker_ended)
+
+    def _worker_ended(self, task: asyncio.Task[None]) -> None:
+        if task not in self._workers:
+            return  # stopped on purpose
+        self._workers.discard(task)
+        self._alive = False
+        error = None if task.cancelled() else task.exception()
+        logger.error("the %s worker died and is started again", self.name, exc_info=error)
+        self._fail_waiting(NotReady("The worker stopped; it is being restarted."))
+        restart = asyncio.get_running_loop().create_task(self._restart())
+        self._restarts.add(restart)
+        restart.add_done_callback(self._restarts.discard)
+
+    async def _restart(self) -> None:
+        while True:
+            await asyncio.sleep(RESTART_DELAYS_S[min(self._deaths, len(RESTART_DELAYS_S) - 1)])
+            self._deaths += 1
+            try:
+                if self._revive is not None:
+                    await self._revive()
+            except Exception:
+                logger.exception("the %s worker cannot be started again yet", self.name)
+            else:
+                break
+        self._start_worker()
+        self._alive = len(self._workers) == self.concurrency
+
+    def _fail_waiting(self, error: Exception) -> None:
+        for queue in self._lanes.values():
+            _fail(queue, error)
+            queue.clear()
+
+
+def _fail(items: "Sequence[_Item[P, R]] | deque[_Item[P, R]]", error: Exception) -> None:
+    for item in items:
+        if not item.future.done():
+            item.future.set_exception(error)

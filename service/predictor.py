@@ -1,0 +1,214 @@
+"""The one way from an image's bytes to a result; routes, the Open Inference Protocol and the commands all take it.
+
+Without a GPU one piece of work decodes, prepares and runs one image: a thread that has just decoded an image runs
+it while its pixels are still in the core's cache, and a bad image can only fail itself. With a GPU, images are
+decoded and prepared in the pool while the batch before them runs.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ParamSpec, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from service.batcher import Done
+from service.engine import BEST, Outputs
+from service.image import DecodedImage, ImageLimits, decode_image, prepare
+from service.metrics import Metrics
+from service.registry import Registry, ServedModel
+from service.settings import Settings
+from service.workers import GpuWork
+
+Args = ParamSpec("Args")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where the time of one image went.
+
+    Attributes:
+        decode_s: decoding and preparing, seconds.
+        queue_s: waiting, seconds.
+        infer_s: in the model, seconds; of the whole batch.
+        batch_size: images in its batch.
+    """
+
+    decode_s: float
+    queue_s: float
+    infer_s: float
+    batch_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a model says of one image.
+
+    Attributes:
+        image: decoded, or None where the pixels were sent as such.
+        logits: (K,).
+        probabilities: calibrated, (K,).
+        attention: in [0, 1], (h, w); None for an arm without a spatial map.
+        gradcam: evidence for each target, (T, h, w).
+        explained: class that each map is of, (T,).
+        served: the model that answered.
+        timings: where the time went.
+    """
+
+    image: DecodedImage | None
+    logits: npt.NDArray[np.float32]
+    probabilities: npt.NDArray[np.float32]
+    attention: npt.NDArray[np.float32] | None
+    gradcam: npt.NDArray[np.float32]
+    explained: npt.NDArray[np.int64]
+    served: ServedModel
+    timings: Timings
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What is asked of an image, as the graph takes it."""
+
+    served: ServedModel
+    target: npt.NDArray[np.int64]
+    versus: npt.NDArray[np.int64]
+    layer: int
+
+
+class Predictor:
+    """Takes images through decoding, queue and model.
+
+    Args:
+        registry: holds models and queues.
+        settings: limits of images.
+        metrics: told the time of every stage.
+    """
+
+    def __init__(self, registry: Registry, settings: Settings, metrics: Metrics) -> None:
+        self._workers = registry.workers
+        self._limits = ImageLimits(max_pixels=settings.max_pixels)
+        self._metrics = metrics
+
+    async def predict(
+        self,
+        served: ServedModel,
+        data: bytes,
+        *,
+        targets: Sequence[int] = (BEST,),
+        versus: Sequence[int] | None = None,
+        layer: int = 0,
+        full_size: bool = False,
+        lane: str = "classify",
+        deadline: float | None = None,
+    ) -> Prediction:
+        """Return what a model says of an encoded image.
+
+        Args:
+            served: the model.
+            data: the file's bytes.
+            targets: codes of the classes to explain: 0…K−1 a class, −1…−K a rank.
+            versus: codes of the classes to contrast them with, as many as targets; None for none.
+            layer: index into the manifest's layers.
+            full_size: keep all pixels, for a picture of the answer in the original's size.
+            lane: whose turn it shares in the queues.
+            deadline: when it must have been started, on `time.monotonic()`'s clock.
+
+        Raises:
+            UndecodableImage, TooManyPixels, UnsupportedImageType, EmptyInput: the image is at fault.
+            Overloaded, DeadlineExceeded, NotReady: see `DynamicBatcher.submit`.
+        """
+        question = _question(served, targets, versus, layer)
+        if served.engine.max_batch_size > 1:
+            return await self._through_gpu(question, data, full_size, lane, deadline)
+        done = await self._workers.cpu.submit(
+            lambda: self._decode_and_run(question, data, full_size), lane=lane, deadline=deadline
+        )
+        image, outputs, decode_s = done.result
+        self._metrics.batch(1)
+        return self._tell(question, image, outputs, Timings(decode_s, done.queue_s, done.run_s - decode_s, 1))
+
+    async def predict_array(
+        self,
+        served: ServedModel,
+        image: npt.NDArray[np.uint8],
+        *,
+        targets: Sequence[int] = (BEST,),
+        versus: Sequence[int] | None = None,
+        layer: int = 0,
+        lane: str = "classify",
+        deadline: float | None = None,
+    ) -> Prediction:
+        """Return what a model says of pixels that are prepared already, uint8 (S, S, 3); else like `predict`."""
+        question = _question(served, targets, versus, layer)
+        done: Done[Outputs]
+        if served.engine.max_batch_size > 1:
+            done = await self._submit_gpu(question, image, lane, deadline)
+        else:
+            done = await self._workers.cpu.submit(lambda: _run(question, image), lane=lane, deadline=deadline)
+            self._metrics.batch(1)
+        return self._tell(question, None, done.result, Timings(0.0, done.queue_s, done.run_s, done.batch_size))
+
+    async def render(self, func: Callable[Args, T], *args: Args.args, **kwargs: Args.kwargs) -> T:
+        """Run a rendering function in the pool, in the turn of `explain`, and return its result."""
+        done: Done[T] = await self._workers.cpu.submit(lambda: func(*args, **kwargs), lane="explain")
+        self._metrics.stage("render", done.run_s)
+        return done.result
+
+    async def _through_gpu(
+        self, question: _Question, data: bytes, full_size: bool, lane: str, deadline: float | None
+    ) -> Prediction:
+        decoded: Done[tuple[DecodedImage, npt.NDArray[np.uint8]]] = await self._workers.cpu.submit(
+            lambda: self._decode(question.served, data, full_size), lane=lane, deadline=deadline
+        )
+        image, pixels = decoded.result
+        done = await self._submit_gpu(question, pixels, lane, deadline)
+        timings = Timings(decoded.run_s, decoded.queue_s + done.queue_s, done.run_s, done.batch_size)
+        return self._tell(question, image, done.result, timings)
+
+    async def _submit_gpu(
+        self, question: _Question, pixels: npt.NDArray[np.uint8], lane: str, deadline: float | None
+    ) -> Done[Outputs]:
+        work = GpuWork(question.served.engine, pixels, question.target, question.versus, question.layer)
+        return await self._workers.gpu.submit(work, lane=lane, key=work.key, deadline=deadline)
+
+    def _decode(self, served: ServedModel, data: bytes, full_size: bool) -> tuple[DecodedImage, npt.NDArray[np.uint8]]:
+        resize = served.manifest.resize
+        image = decode_image(data, self._limits, min_side=None if full_size else resize.size)
+        return image, prepare(image, resize)
+
+    def _decode_and_run(self, question: _Question, data: bytes, full_size: bool) -> tuple[DecodedImage, Outputs, float]:
+        started = time.monotonic()
+        image, pixels = self._decode(question.served, data, full_size)
+        decode_s = time.monotonic() - started
+        return image, _run(question, pixels), decode_s
+
+    def _tell(self, question: _Question, image: DecodedImage | None, outputs: Outputs, timings: Timings) -> Prediction:
+        metrics = self._metrics
+        if image is not None:
+            metrics.decoded(image.format)
+            metrics.stage("decode", timings.decode_s)
+        metrics.queue_wait(timings.queue_s)
+        metrics.stage("infer", timings.infer_s)
+        return Prediction(
+            image=image,
+            logits=outputs.logits[0],
+            probabilities=outputs.probabilities[0],
+            attention=None if outputs.attention is None else outputs.attention[0],
+            gradcam=outputs.gradcam[0],
+            explained=outputs.explained[0],
+            served=question.served,
+            timings=timings,
+        )
+
+
+def _question(served: ServedModel, targets: Sequence[int], versus: Sequence[int] | None, layer: int) -> _Question:
+    target = np.array([targets], dtype=np.int64)
+    none = served.manifest.num_classes
+    against = np.full_like(target, none) if versus is None else np.array([versus], dtype=np.int64)
+    return _Question(served, target, against, layer)
+
+
+def _run(question: _Question, pixels: npt.NDArray[np.uint8]) -> Outputs:
+    return question.served.engine.run(pixels[np.newaxis], question.target, question.versus, question.layer)

@@ -1,0 +1,156 @@
+"""`fieldmark serve`: uvicorn with a drain of our own.
+
+uvicorn stops by closing its sockets first: a load balancer that has not noticed yet gets refused connections, and
+it ends by raising the signal again (exit code 143). This one goes on listening, answers new work with 503 and
+`Connection: close`, finishes what was accepted, and ends with 0.
+"""
+
+import asyncio
+import logging
+import socket
+import sys
+import time
+from types import FrameType
+
+import uvicorn
+
+from service.engine import ModelRejected, runtime, wants_cuda
+from service.metrics import Metrics
+from service.registry import Registry
+from service.settings import Settings
+
+KEEP_ALIVE_S = 75
+"""How long an idle connection is kept: longer than the usual 60 s of a load balancer, which must close first."""
+BACKLOG = 2048
+
+logger = logging.getLogger(__name__)
+
+
+class DrainingServer(uvicorn.Server):
+    """uvicorn's server, stopping in the order that loses nothing.
+
+    Args:
+        config: of uvicorn.
+        registry: knows what is in hand; told that the service is stopping.
+        grace_s: time for accepted requests to finish, seconds.
+
+    Attributes:
+        exit_code: 0 after a clean stop, 1 where no model could be loaded.
+    """
+
+    def __init__(self, config: uvicorn.Config, registry: Registry, grace_s: float) -> None:
+        super().__init__(config)
+        self.exit_code = 0
+        self._registry = registry
+        self._grace_s = grace_s
+        self._stop_by: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to drain at the first signal, stop at once at the second."""
+        if self._stop_by is not None:
+            self.force_exit = self.should_exit = True
+            return
+        self._stop_by = time.monotonic() + self._grace_s
+
+    async def on_tick(self, counter: int) -> bool:
+        """Return whether to stop now: told to, and nothing is in hand any more; or there is nothing to serve."""
+        if await super().on_tick(counter):
+            return True
+        if self._registry.failed is not None:
+            logger.error("%s", self._registry.failed)
+            self.exit_code = 1
+            return True
+        if self._stop_by is None:
+            return False
+        if not self._registry.draining:
+            self._begin_drain()
+        return self._registry.in_hand.requests == 0 or time.monotonic() >= self._stop_by
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close connections and sockets, giving unfinished answers what is left of the grace."""
+        left_s = (self._stop_by or 0.0) - time.monotonic()
+        self.config.timeout_graceful_shutdown = max(1, int(left_s))
+        await super().shutdown(sockets)
+
+    def _begin_drain(self) -> None:
+        self._registry.draining = True
+        logger.info("stopping: %d requests in hand are finished first", self._registry.in_hand.requests)
+        for connection in self.server_state.connections:
+            cycle = getattr(connection, "cycle", None)
+            if cycle is not None and not cycle.response_complete:
+                cycle.keep_alive = False
+
+
+def serve(settings: Settings) -> int:
+    """Serve until told to stop.
+
+    Returns:
+        Exit code: 0 after a stop that was asked for, 1 where serving was not possible.
+    """
+    try:
+        runtime()
+        wants_cuda(settings)
+        sockets = [_bind(settings.host, settings.port)]
+    except ModelRejected as error:
+        print(f"fieldmark: {error}", file=sys.stderr)  # noqa: T201 - the log is not set up yet
+        return 1
+    except OSError as error:
+        print(f"fieldmark: cannot listen on {settings.host}:{settings.port}: {error.strerror}", file=sys.stderr)  # noqa: T201
+        return 1
+    registry = Registry(settings, Metrics())
+    server = make_server(settings, registry)
+    with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+        runner.run(_serve(server, registry, sockets))
+    return server.exit_code
+
+
+def make_server(settings: Settings, registry: Registry) -> DrainingServer:
+    """Return a server of the application, not yet listening."""
+    from service.app import create_app  # after the port is taken: this import takes most of the start
+    from service.protocol import limited_protocol
+
+    config = uvicorn.Config(
+        create_app(settings, registry),
+        http=limited_protocol(settings),
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_S,
+    )
+    return DrainingServer(config, registry, settings.shutdown_grace_s)
+
+
+async def _serve(server: DrainingServer, registry: Registry, sockets: list[socket.socket]) -> None:
+    announce = asyncio.get_running_loop().create_task(_announce(registry, sockets[0]))
+    try:
+        await server.serve(sockets=sockets)
+    finally:
+        announce.cancel()
+
+
+async def _announce(registry: Registry, listening: socket.socket) -> None:
+    try:
+        await registry.wait_ready()
+    except ModelRejected:
+        return
+    host, port = listening.getsockname()[:2]
+    address = f"[{host}]" if ":" in host else host
+    names = ", ".join(f"{served.name}/{served.version}" for served in registry.models())
+    logger.info("ready on http://%s:%d, %s with %s", address, port, registry.status()["provider"], names)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """Return a bound socket; listening begins when the loop takes it.
+
+    Raises:
+        OSError: the address cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound.bind((host, port))
+    bound.set_inheritable(True)
+    return bound
