@@ -4,23 +4,28 @@ import math
 import os
 from pathlib import Path
 
-CGROUP_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+CGROUP = Path("/sys/fs/cgroup")
 
 
-def usable_cores(cpu_max: Path = CGROUP_CPU_MAX) -> int:
+def usable_cores(cgroup: Path = CGROUP) -> int:
     """Return the number of cores for work, ≥ 1.
 
     Args:
-        cpu_max: cgroup v2 file with `QUOTA PERIOD` in microseconds, or `max PERIOD`.
+        cgroup: where the container's limits are mounted, version 2 or 1.
     """
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(affinity, _quota_cores(cpu_max)))
+    return max(1, min(affinity, _quota_cores(cgroup) or affinity))
 
 
-def _quota_cores(cpu_max: Path) -> int:
-    """Return the container's limit in whole cores (rounded up), or a number that limits nothing."""
+def _quota_cores(cgroup: Path) -> int | None:
+    """Return the container's limit in whole cores, rounded up; None where there is none."""
     try:
-        quota, period = cpu_max.read_text().split()
-        return math.ceil(int(quota) / int(period)) if quota != "max" else 1_000_000
+        if (version_2 := cgroup / "cpu.max").exists():
+            quota, period = version_2.read_text().split()
+        else:
+            quota = (cgroup / "cpu" / "cpu.cfs_quota_us").read_text()
+            period = (cgroup / "cpu" / "cpu.cfs_period_us").read_text()
+        cores = math.ceil(int(quota) / int(period))
     except (OSError, ValueError, ZeroDivisionError):
-        return 1_000_000
+        return None  # no limit is written as `max` or as -1
+    return cores if cores > 0 else None

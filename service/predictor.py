@@ -12,9 +12,11 @@ from typing import ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from service.batcher import Done
 from service.engine import BEST, Outputs
+from service.errors import EmptyInput
 from service.image import DecodedImage, ImageLimits, decode_image, prepare
 from service.metrics import Metrics
 from service.registry import Registry, ServedModel
@@ -47,7 +49,7 @@ class Prediction:
     """What a model says of one image.
 
     Attributes:
-        image: decoded, or None where the pixels were sent as such.
+        image: decoded, maybe at a fraction of its size; see `full_image`.
         logits: (K,).
         probabilities: calibrated, (K,).
         attention: in [0, 1], (h, w); None for an arm without a spatial map.
@@ -55,9 +57,10 @@ class Prediction:
         explained: class that each map is of, (T,).
         served: the model that answered.
         timings: where the time went.
+        reopen: decodes the image in full.
     """
 
-    image: DecodedImage | None
+    image: DecodedImage
     logits: npt.NDArray[np.float32]
     probabilities: npt.NDArray[np.float32]
     attention: npt.NDArray[np.float32] | None
@@ -65,6 +68,14 @@ class Prediction:
     explained: npt.NDArray[np.int64]
     served: ServedModel
     timings: Timings
+    reopen: Callable[[], DecodedImage]
+
+    def full_image(self) -> DecodedImage:
+        """Return the image with all its pixels; blocks, decoding again what was decoded at a fraction.
+
+        Only who draws needs it, one picture a thread: no queue ever holds images in full.
+        """
+        return self.image if self.image.scale == 1 else self.reopen()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +99,7 @@ class Predictor:
 
     def __init__(self, registry: Registry, settings: Settings, metrics: Metrics) -> None:
         self._workers = registry.workers
-        self._limits = ImageLimits(max_pixels=settings.max_pixels)
+        self._limits = ImageLimits.from_settings(settings)
         self._metrics = metrics
 
     async def predict(
@@ -111,14 +122,21 @@ class Predictor:
             targets: codes of the classes to explain: 0…K−1 a class, −1…−K a rank.
             versus: codes of the classes to contrast them with, as many as targets; None for none.
             layer: index into the manifest's layers.
-            full_size: keep all pixels, for a picture of the answer in the original's size.
+            full_size: decode in full at once; `Prediction.full_image` does it later.
             lane: whose turn it shares in the queues.
             deadline: when it must have been started, on `time.monotonic()`'s clock.
 
         Raises:
-            UndecodableImage, TooManyPixels, UnsupportedImageType, EmptyInput: the image is at fault.
-            Overloaded, DeadlineExceeded, NotReady: see `DynamicBatcher.submit`.
+            EmptyInput: no bytes.
+            UnsupportedImageType: not a format that is served.
+            UndecodableImage: broken or truncated.
+            TooManyPixels: larger than is decoded.
+            Overloaded: too much waits already.
+            DeadlineExceeded: the deadline passed in the queue.
+            NotReady: a worker is down.
         """
+        if not data:
+            raise EmptyInput
         question = _question(served, targets, versus, layer)
         if served.engine.max_batch_size > 1:
             return await self._through_gpu(question, data, full_size, lane, deadline)
@@ -127,7 +145,7 @@ class Predictor:
         )
         image, outputs, decode_s = done.result
         self._metrics.batch(1)
-        return self._tell(question, image, outputs, Timings(decode_s, done.queue_s, done.run_s - decode_s, 1))
+        return self._tell(question, image, outputs, Timings(decode_s, done.queue_s, done.run_s - decode_s, 1), data)
 
     async def predict_array(
         self,
@@ -148,7 +166,10 @@ class Predictor:
         else:
             done = await self._workers.cpu.submit(lambda: _run(question, image), lane=lane, deadline=deadline)
             self._metrics.batch(1)
-        return self._tell(question, None, done.result, Timings(0.0, done.queue_s, done.run_s, done.batch_size))
+        side = served.manifest.input_size
+        shown = DecodedImage(Image.fromarray(image), side, side, "RAW")
+        timings = Timings(0.0, done.queue_s, done.run_s, done.batch_size)
+        return self._tell(question, shown, done.result, timings, b"")
 
     async def render(self, func: Callable[Args, T], *args: Args.args, **kwargs: Args.kwargs) -> T:
         """Run a rendering function in the pool, in the turn of `explain`, and return its result."""
@@ -165,7 +186,7 @@ class Predictor:
         image, pixels = decoded.result
         done = await self._submit_gpu(question, pixels, lane, deadline)
         timings = Timings(decoded.run_s, decoded.queue_s + done.queue_s, done.run_s, done.batch_size)
-        return self._tell(question, image, done.result, timings)
+        return self._tell(question, image, done.result, timings, data)
 
     async def _submit_gpu(
         self, question: _Question, pixels: npt.NDArray[np.uint8], lane: str, deadline: float | None
@@ -174,9 +195,13 @@ class Predictor:
         return await self._workers.gpu.submit(work, lane=lane, key=work.key, deadline=deadline)
 
     def _decode(self, served: ServedModel, data: bytes, full_size: bool) -> tuple[DecodedImage, npt.NDArray[np.uint8]]:
+        """Decode and prepare; the model sees the same pixels whether or not a picture is wanted."""
         resize = served.manifest.resize
-        image = decode_image(data, self._limits, min_side=None if full_size else resize.size)
-        return image, prepare(image, resize)
+        image = decode_image(data, self._limits, min_side=resize.size)
+        pixels = prepare(image, resize)
+        if full_size and image.scale > 1:
+            image = decode_image(data, self._limits)
+        return image, pixels
 
     def _decode_and_run(self, question: _Question, data: bytes, full_size: bool) -> tuple[DecodedImage, Outputs, float]:
         started = time.monotonic()
@@ -184,9 +209,11 @@ class Predictor:
         decode_s = time.monotonic() - started
         return image, _run(question, pixels), decode_s
 
-    def _tell(self, question: _Question, image: DecodedImage | None, outputs: Outputs, timings: Timings) -> Prediction:
+    def _tell(
+        self, question: _Question, image: DecodedImage, outputs: Outputs, timings: Timings, data: bytes
+    ) -> Prediction:
         metrics = self._metrics
-        if image is not None:
+        if data:
             metrics.decoded(image.format)
             metrics.stage("decode", timings.decode_s)
         metrics.queue_wait(timings.queue_s)
@@ -200,6 +227,7 @@ class Predictor:
             explained=outputs.explained[0],
             served=question.served,
             timings=timings,
+            reopen=lambda: decode_image(data, self._limits),
         )
 
 

@@ -154,7 +154,7 @@ class Registry:
         ]
 
     def get(self, name: str | None = None, version: str | int | None = None) -> ServedModel:
-        """Return a model: by default the first name, and of it the newest version.
+        """Return a model: by default `default_model`, else the first name, and of it the newest version.
 
         Raises:
             NotReady: nothing is loaded yet.
@@ -162,7 +162,7 @@ class Registry:
         """
         if not self._index:
             raise NotReady("No model is loaded yet.")
-        versions = self._index.get(name if name is not None else min(self._index))
+        versions = self._index.get(name or self.settings.default_model or min(self._index))
         if versions is None:
             raise UnknownModel(extensions={"models": sorted(self._index)})
         if version is None:

@@ -7,6 +7,7 @@ it ends by raising the signal again (exit code 143). This one goes on listening,
 
 import asyncio
 import logging
+import signal
 import socket
 import sys
 import time
@@ -87,6 +88,8 @@ def serve(settings: Settings) -> int:
     Returns:
         Exit code: 0 after a stop that was asked for, 1 where serving was not possible.
     """
+    # As the first process of a container a signal without a handler is ignored, and loading takes seconds.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         runtime()
         wants_cuda(settings)
