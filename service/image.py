@@ -39,10 +39,10 @@ from service.settings import Settings
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIC")
 MIB = 1024 * 1024
-BOMB_BYTES = 96 * MIB
+BOMB_BYTES = 80 * MIB
 """Memory that decoding any file may take, however small the file."""
-BYTES_PER_BYTE = 128
-"""Beyond `BOMB_BYTES`, decoding may take this much memory per byte of the file: a photo needs 2 to 100, a bomb 1,000."""
+BYTES_PER_BYTE = 256
+"""Beyond `BOMB_BYTES`, decoding may take this much memory per byte of the file: photos need 2 to 200, bombs 1,000."""
 PROFILE_BYTES = MIB
 """Colour profiles larger than this are ignored; those of printing houses have about half a megabyte."""
 MAX_SCAN_PIXELS = 1_000_000_000
@@ -51,7 +51,7 @@ MAX_RUN_LENGTH_BYTES = 4 * MIB
 """Pillow expands run-length coded BMPs in Python, holding the interpreter lock."""
 MAX_TAG_VALUES = 200_000
 """Values of one TIFF tag, e.g. strips; Pillow makes a Python object of each."""
-STRIP_PIXELS = 1_000_000
+STRIP_PIXELS = 250_000
 """Conversions of large images go through strips of this many pixels, so that no second image stands beside."""
 
 # A hostile upload must not be able to fill the log, nor the registry where Python remembers past warnings.
@@ -448,7 +448,7 @@ def _is_buffered(data: bytes, image: ImageFile.ImageFile) -> bool:
 
 _NATIVE_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
 # What a decoder holds beside Pillow's own image, bytes a pixel; measured on flat images of 12 million pixels.
-_DECODER_BYTES = {"WEBP": 12, "AVIF": 16, "HEIC": 12, "TIFF": 4}
+_DECODER_BYTES = {"WEBP": 12, "AVIF": 8, "HEIC": 6, "TIFF": 4}
 
 
 def _decode_bytes(data: bytes, format_: str, image: ImageFile.ImageFile, stored: tuple[int, int], *, full: bool) -> int:
@@ -461,8 +461,8 @@ def _decode_bytes(data: bytes, format_: str, image: ImageFile.ImageFile, stored:
         read_orientation(image.info.get("exif")) != 1 or (format_ == "PNG" and b"eXIf" in data)
     ):
         each += 4
-    if full:  # someone is going to draw on it
-        each += 4
+    if full:  # someone is going to draw on a copy
+        each = max(each, 8)
     coefficients = 0
     if isinstance(image, _Jpeg) and _is_buffered(data, image):
         widest = max(h * v for _, h, v, _ in image.layer)
