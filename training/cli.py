@@ -1,6 +1,7 @@
 """`fieldmark-train`: fit, evaluate, export, compare, summary."""
 
 import argparse
+import dataclasses
 import json
 import logging
 import os
@@ -67,6 +68,56 @@ def fit_command(options: argparse.Namespace) -> int:
     return INTERRUPTED if outcome.interrupted else UNFINISHED
 
 
+def evaluate_command(options: argparse.Namespace) -> int:
+    """Judge a run or an exported file on every image of a part."""
+    from training.checkpoint import load_selected
+    from training.datasets import load_dataset
+    from training.evaluate import judge_file, judge_selected, part_of, predictions_csv
+    from training.world import pick_device
+
+    dataset = load_dataset(options.data, options.dataset)
+    workers, visible = _workers(options), not options.quiet
+    if options.model.suffix == ".onnx":
+        recipe = _recipe_of_file(options.model) if options.part == "held-out" else None
+        judged = judge_file(options.model, dataset, part_of(dataset, recipe, options.part), workers, visible)
+    else:
+        selected = load_selected(options.model)
+        samples = part_of(dataset, selected.recipe, options.part)
+        judged = judge_selected(selected, dataset, samples, pick_device(options.device), workers, visible)
+    figures = judged.figures()
+    result = {"model": str(options.model), "dataset": dataset.name, "part": options.part, **figures}
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+        (options.out / "metrics.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        (options.out / "predictions.csv").write_text(predictions_csv(judged), encoding="utf-8")
+    _print(result, options.json)
+    return 0
+
+
+def export_command(options: argparse.Namespace) -> int:
+    """Write one .onnx file from a run, or from another exported file."""
+    from training.datasets import load_dataset
+    from training.publish import load_source, publish
+
+    dataset = load_dataset(options.data, options.dataset) if options.data else None
+    source = load_source(options.model, options.name_of_model, dataset)
+    if not source.images_are_real:
+        _say("note: no photos at hand, parity is checked on synthetic images; --data DIR takes real ones")
+    report = publish(source, options.out, weights_dtype=options.weights_dtype, temperature=options.temperature)
+    result = {"file": str(options.out), "bytes": options.out.stat().st_size, **report.to_metrics()}
+    _print(result, options.json)
+    return 0
+
+
+def _recipe_of_file(path: Path) -> Recipe:
+    """Return the recipe an exported file carries."""
+    from model.export import load_network
+
+    known = {field.name for field in dataclasses.fields(Recipe)}
+    carried = load_network(path)[1].provenance.recipe
+    return Recipe.from_dict({key: value for key, value in carried.items() if key in known})
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fieldmark-train",
@@ -82,6 +133,24 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--seed", type=int, help="of weights, order and augmentation (default: the recipe's)")
     fit.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder of the run; a run there goes on")
     fit.add_argument("--fresh", action="store_true", help="start anew even where the folder holds a run")
+
+    evaluate = _command(commands, "evaluate", evaluate_command, "judge a run or an exported file on every test image")
+    evaluate.add_argument("model", type=Path, metavar="RUN|FILE.onnx")
+    _data_options(evaluate, required=True)
+    evaluate.add_argument("--part", choices=("test", "held-out"), default="test", help="of the data set")
+    evaluate.add_argument("--out", type=Path, metavar="DIR", help="write figures and predictions there")
+    evaluate.add_argument("--device", default="auto", help="of a run: auto, cpu, cuda or cuda:N")
+    evaluate.add_argument("--workers", type=int, help="processes that decode photos (default: one a core, at most 16)")
+
+    export = _command(
+        commands, "export", export_command, "write one .onnx file, gradient inside, checked against torch"
+    )
+    export.add_argument("model", type=Path, metavar="RUN|FILE.onnx")
+    _data_options(export, required=False)
+    export.add_argument("--out", type=Path, required=True, metavar="FILE.onnx")
+    export.add_argument("--name", dest="name_of_model", help="of the model (default: the run's folder)")
+    export.add_argument("--weights-dtype", choices=("fp16", "fp32"), default="fp16", help="in which weights are stored")
+    export.add_argument("--temperature", type=float, help="of the probabilities, instead of the fitted one")
     return parser
 
 
@@ -165,7 +234,7 @@ def _commit() -> str:
     if commit := os.environ.get("FIELDMARK_COMMIT"):
         return commit
     try:
-        done = subprocess.run(  # noqa: S603  # fixed words
+        done = subprocess.run(
             ["git", "rev-parse", "HEAD"],  # noqa: S607  # whichever git the user has
             cwd=Path(__file__).parent,
             capture_output=True,

@@ -155,7 +155,8 @@ def load_cub(folder: Path) -> Dataset:
     for name, keys in (("image_class_labels.txt", labels), ("train_test_split.txt", is_train)):
         if missing := [paths[key] for key in paths if key not in keys]:
             raise DatasetError(f"{folder / name} has no line for {len(missing)} images of images.txt ({missing[0]}, …)")
-    train, test = [], []
+    train: list[Sample] = []
+    test: list[Sample] = []
     for key, path in paths.items():
         sample = Sample(folder / "images" / path, labels[key], boxes.get(key), tuple(points.get(key, ())))
         (train if is_train[key] else test).append(sample)

@@ -36,6 +36,7 @@ from training.errors import CheckpointError, Diverged
 from training.journal import CURVES, Journal, Progress, Record, describe, draw_curves
 from training.losses import Losses, Objective
 from training.optim import AveragedWeights, create_optimizer, freeze_stages, learning_rate_factor, set_learning_rate
+from training.publish import keep_parity_images
 from training.scores import Floats, Ints, accuracy_figures, fit_temperature
 from training.transforms import Normalise, batch_mixing
 from training.world import AGREE_EVERY, StopRequest, World, joined_world
@@ -160,6 +161,7 @@ class Training:
         photos = training_photos(self.train, recipe, dataset.banner, job.cache, progress=visible)
         held = served_photos(self.held, recipe.data, dataset.banner, job.cache, progress=visible)
         if self.world.leads:
+            keep_parity_images(job.out, self.held or self.train, recipe.data, dataset.banner)
             self.world.wait()
         self.order = EpochOrder(len(self.train), recipe.seed, recipe.optim.batch_size, self.world.rank, self.world.size)
         pin = self.world.device.type == "cuda"
@@ -176,7 +178,9 @@ class Training:
         torch.manual_seed(recipe.seed)
         channels_last = on_cuda and recipe.run.channels_last
         self.network: Network = build_network(network_config(recipe, self.job.dataset.num_classes), weights)
-        self.network.to(device, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+        self.network.to(device)
+        if channels_last:
+            self.network.to(memory_format=torch.channels_last)
         self.frozen = freeze_stages(self.network, recipe.optim.freeze_stages)
         self.objective: torch.nn.Module = Objective(self.network, recipe, processes=self.world.size)
         if self.world.size > 1:
@@ -219,7 +223,7 @@ class Training:
         with nullcontext() if ends else self._without_sync():
             with torch.autocast(self.world.device.type, self.amp, enabled=self.amp is not None):
                 losses: Losses = self.objective(images, shares)
-            self.scaler.scale(losses.total / group).backward()
+            self.scaler.scale(losses.total / group).backward()  # type: ignore[no-untyped-call]  # torch's
         if ends:
             set_learning_rate(self.optimizer, learning_rate_factor(recipe, self._position()))
             self._update()

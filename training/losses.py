@@ -89,9 +89,8 @@ def guidance_loss(network: Network, attended: Attended, target: Tensor, settings
         weights = attention / attention.sum(1, keepdim=True)
         evidence = activation_map(gradients, attended.feature_map.detach().float()).flatten(1)
     else:
-        weights = attended.channel_weights
-        if weights is None:
-            weights = attended.feature_map.float().mean((2, 3)).softmax(1)
+        given = attended.channel_weights
+        weights = attended.feature_map.float().mean((2, 3)).softmax(1) if given is None else given
         # The mixed arm's head sees 2C channels; its weights are those of the first C.
         evidence = gradients[:, : weights.shape[1]]
     log_target = guidance_target(evidence, settings)

@@ -183,7 +183,7 @@ def _write(paths: Sequence[Path], preparation: Preparation, base: Path, limit: i
                         damaged.append(str(loaded))
                         continue
                     pixels, size = loaded
-                    file.write(np.ascontiguousarray(pixels))
+                    file.write(pixels.tobytes())
                     shapes.append(pixels.shape[:2])
                     sizes.append(size)
                     written += pixels.nbytes

@@ -23,7 +23,7 @@ from training.store import Pixels
 Item = dict[str, Any]
 
 
-class ServedGeometry(v2.Transform):
+class ServedGeometry(v2.Transform):  # type: ignore[misc]  # torchvision is untyped
     """Scale and centre-crop as the service does, boxes and key points included.
 
     Args:
@@ -117,9 +117,7 @@ def make_item(pixels: Pixels, size: tuple[int, int], sample: Sample | None = Non
     if sample.box is not None:
         box = torch.tensor([sample.box]) * scale.repeat(2)
         kind = tv_tensors.BoundingBoxFormat.XYXY
-        item["box"] = F.clamp_bounding_boxes(
-            tv_tensors.BoundingBoxes(box, format=kind, canvas_size=(height, width))  # type: ignore[call-overload]
-        )
+        item["box"] = F.clamp_bounding_boxes(tv_tensors.BoundingBoxes(box, format=kind, canvas_size=(height, width)))
     if sample.points:
         points = torch.tensor(sample.points) * scale
         item["points"] = tv_tensors.KeyPoints(points, canvas_size=(height, width))

@@ -1,0 +1,235 @@
+"""How good is a network, in torch or as the exported file: accuracy, calibration, and where its maps point.
+
+Every test image is counted, one view each, prepared exactly as the service does.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+from tqdm import tqdm
+
+from model.gradcam import activation_map, channel_gradients
+from model.manifest import MANIFEST_KEY, Manifest, Resize
+from model.network import Network
+from training.batches import _one_thread
+from training.checkpoint import Selected
+from training.config import Recipe
+from training.datasets import Dataset, Sample, hold_out
+from training.errors import DatasetError, TrainingError
+from training.localisation import localisation_figures
+from training.scores import Floats, Ints, accuracy_figures
+from training.store import decode_photo
+from training.transforms import Normalise, ServedGeometry, make_item
+
+Answer = tuple[Floats, Floats, Floats | None]
+"""Logits (n, K), Grad-CAM of the predicted class (n, h, w), attention (n, h, w) or None."""
+Ask = Callable[[Tensor], Answer]
+"""From uint8 images (n, 3, S, S)."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a network answered for every image of a part.
+
+    Attributes:
+        samples: the images, in order.
+        logits: (n, K).
+        labels: true classes, (n,).
+        gradcam: of the predicted class, (n, h, w).
+        attention: (n, h, w), or None where the arm has no map.
+        boxes: in pixels of the network's input, (n, 4); NaN where there is none.
+        resize: the geometry.
+        temperature: of the probabilities.
+        names: labels of the classes.
+    """
+
+    samples: tuple[Sample, ...]
+    logits: Floats
+    labels: Ints
+    gradcam: Floats
+    attention: Floats | None
+    boxes: Floats
+    resize: Resize
+    temperature: float
+    names: tuple[str, ...]
+
+    def figures(self) -> dict[str, float]:
+        """Return every figure by its name in JSON; localisation only where boxes exist."""
+        return {
+            **accuracy_figures(self.logits, self.labels, self.temperature),
+            **localisation_figures(self.gradcam, self.attention, self.boxes, self.resize.crop),
+        }
+
+
+def part_of(dataset: Dataset, recipe: Recipe | None, part: str) -> Sequence[Sample]:
+    """Return the images of `test` or of `held-out`.
+
+    Raises:
+        DatasetError: there are none.
+    """
+    if part == "test":
+        samples: Sequence[Sample] = dataset.test
+    else:
+        if recipe is None:
+            raise TrainingError("the file does not say which images were held out")
+        samples = hold_out(dataset.train, recipe.data.held_out, recipe.data.held_out_seed)[1]
+    if not samples:
+        raise DatasetError(f"{dataset.name} has no images in its {part} part")
+    return samples
+
+
+def judge_selected(
+    selected: Selected, dataset: Dataset, samples: Sequence[Sample], device: torch.device, workers: int, visible: bool
+) -> Judged:
+    """Ask a run's network, in torch.
+
+    Raises:
+        DatasetError: the data set has other classes.
+    """
+    _same_labels(selected.labels, dataset)
+    data = selected.recipe.data
+    network = selected.network().to(device)
+    ask = torch_answers(network, Normalise(data.mean, data.std, device))
+    return _judge(ask, dataset, samples, data.resize, selected.temperature, workers, visible)
+
+
+def judge_file(
+    path: Path, dataset: Dataset, samples: Sequence[Sample], workers: int, visible: bool, threads: int = 0
+) -> Judged:
+    """Ask an exported file through the graph contract, in ONNX Runtime on the CPU.
+
+    Raises:
+        DatasetError: the data set has other classes.
+        ManifestError: the file has none.
+    """
+    ask, manifest = onnx_answers(path, threads)
+    _same_labels(manifest.labels, dataset)
+    return _judge(ask, dataset, samples, manifest.resize, manifest.temperature, workers, visible)
+
+
+def torch_answers(network: Network, normalise: Normalise) -> Ask:
+    """Return a function that classifies and explains with a torch network."""
+
+    def ask(images: Tensor) -> Answer:
+        with torch.no_grad():
+            attended = network.forward_features(normalise(images))
+            logits = network.forward_head(attended.feature_map)
+            alpha = channel_gradients(network, attended, logits.argmax(1))
+            gradcam = activation_map(alpha, attended.feature_map)
+        attention = None if attended.attention is None else attended.attention.cpu().numpy()
+        return logits.cpu().numpy(), gradcam.cpu().numpy(), attention
+
+    return ask
+
+
+def onnx_answers(path: Path, threads: int = 0) -> tuple[Ask, Manifest]:
+    """Return a function that classifies and explains with an exported file, and the file's manifest."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    manifest = Manifest.from_metadata({MANIFEST_KEY: session.get_modelmeta().custom_metadata_map.get(MANIFEST_KEY)})
+    wanted = ["logits", "gradcam", *(["attention"] if manifest.has_attention else [])]
+
+    def ask(images: Tensor) -> Answer:
+        count = len(images)
+        inputs = {
+            "image": np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy()),
+            "target": np.full((count, 1), -1, np.int64),
+            "versus": np.full((count, 1), manifest.num_classes, np.int64),
+            "layer": np.array(0, np.int64),
+        }
+        logits, gradcam, *rest = session.run(wanted, inputs)
+        return logits, gradcam[:, 0], rest[0] if rest else None
+
+    return ask, manifest
+
+
+class JudgedPhotos(TorchDataset[tuple[Tensor, int, Tensor]]):
+    """Photos as the service prepares them, with their box on the network's input."""
+
+    def __init__(self, samples: Sequence[Sample], resize: Resize, banner: int) -> None:
+        self._samples, self._banner = samples, banner
+        self._geometry = ServedGeometry(resize)
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int, Tensor]:
+        sample = self._samples[index]
+        image = decode_photo(sample.path, self._banner)
+        item: dict[str, Any] = self._geometry(make_item(np.asarray(image), image.size, sample))
+        box = item["box"][0].as_subclass(Tensor) if "box" in item else torch.full((4,), torch.nan)
+        return item["image"].as_subclass(Tensor), sample.label, box
+
+
+def _judge(
+    ask: Ask,
+    dataset: Dataset,
+    samples: Sequence[Sample],
+    resize: Resize,
+    temperature: float,
+    workers: int,
+    visible: bool,
+    batch_size: int = 32,
+) -> Judged:
+    photos = JudgedPhotos(samples, resize, dataset.banner)
+    loader = DataLoader(photos, batch_size, num_workers=workers, worker_init_fn=_one_thread)
+    answers, labels, boxes = [], [], []
+    for images, batch_labels, batch_boxes in _shown(loader, visible):
+        answers.append(ask(images))
+        labels.append(batch_labels.numpy())
+        boxes.append(batch_boxes.numpy())
+    logits, gradcam, attention = zip(*answers, strict=True)
+    return Judged(
+        tuple(samples),
+        np.concatenate(logits),
+        np.concatenate(labels),
+        np.concatenate(gradcam),
+        None if attention[0] is None else np.concatenate(attention),
+        np.concatenate(boxes),
+        resize,
+        temperature,
+        dataset.labels,
+    )
+
+
+def _shown(loader: DataLoader[Any], visible: bool) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    yield from tqdm(loader, desc="judging", unit="batch", disable=None if visible else True, leave=False)
+
+
+def _same_labels(labels: Sequence[str], dataset: Dataset) -> None:
+    if tuple(labels) != dataset.labels:
+        different = [f"{a!r} / {b!r}" for a, b in zip(labels, dataset.labels, strict=False) if a != b][:3]
+        raise DatasetError(
+            f"the network has {len(labels)} classes, {dataset.name} has {dataset.num_classes}; "
+            f"they are not the same ({', '.join(different) or 'other number'})"
+        )
+
+
+def predictions_csv(judged: Judged) -> str:
+    """Return one line an image: file, true and predicted label, probability."""
+    import csv
+    import io
+
+    from model.manifest import softmax
+
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["file", "label", "predicted", "probability", "correct"])
+    probabilities: npt.NDArray[np.float64] = softmax(judged.logits, judged.temperature)
+    for sample, row in zip(judged.samples, probabilities, strict=True):
+        best = int(row.argmax())
+        label = judged.names[sample.label]
+        writer.writerow([sample.path.name, label, judged.names[best], f"{row[best]:.4f}", int(best == sample.label)])
+    return text.getvalue()
