@@ -23,6 +23,9 @@ from prometheus_client.registry import Collector
 MAX_CLASS_SERIES = 1000
 """Most classes counted by name, over all models; later ones are counted together as `other`."""
 
+STAGES = ("decode", "queue", "infer", "render")
+REFUSALS = ("overloaded", "too_large", "draining", "not_ready", "deadline_exceeded", "slow_request")
+RELOAD_OUTCOMES = ("ok", "unchanged", "failed")
 _METHODS = frozenset({"GET", "HEAD", "POST", "OPTIONS", "PUT", "DELETE", "PATCH"})
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -77,7 +80,7 @@ class Metrics:
 
     def __init__(self) -> None:
         # The `_created` series double the count and no rule or dashboard reads them.
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
@@ -85,7 +88,16 @@ class Metrics:
         self._make_http_instruments()
         self._make_work_instruments()
         self._make_model_instruments()
-        self._classes: set[str] = set()
+        # `labels()` takes a lock and checks its arguments; a request looks its children up here instead.
+        self._known_requests: dict[tuple[str, str, int], Counter] = {}
+        self._known_routes: dict[str, Histogram] = {}
+        self._known_classes: dict[str, Counter] = {}
+        # Children that exist from the start are scraped as 0, so that `increase()` sees their first event.
+        self._known_stages = {stage: self._stage_seconds.labels(stage) for stage in STAGES}
+        for reason in REFUSALS:
+            self._refused.labels(reason)
+        for outcome in RELOAD_OUTCOMES:
+            self._reloads.labels(outcome)
 
     def _make_http_instruments(self) -> None:
         registry = self.registry
@@ -149,8 +161,8 @@ class Metrics:
         build.labels(service_version()).set(1)
 
     def stage(self, name: str, seconds: float) -> None:
-        """Record one stage of one image."""
-        self._stage_seconds.labels(name).observe(seconds)
+        """Record one stage of one image; `name` is one of `STAGES`."""
+        self._known_stages[name].observe(seconds)
 
     def batch(self, size: int) -> None:
         """Record one run of `size` images."""
@@ -169,13 +181,17 @@ class Metrics:
         self._decoded.labels(image_format.lower()).inc()
 
     def reloaded(self, outcome: str) -> None:
-        """Count a reload of models: `ok`, `unchanged`, `failed`."""
+        """Count a reload of models, by one of `RELOAD_OUTCOMES`."""
         self._reloads.labels(outcome).inc()
 
     def request(self, route: str, method: str, code: int, seconds: float) -> None:
         """Record an answered request; `route` is the template, never the address."""
-        self._requests.labels(route, method if method in _METHODS else "other", str(code)).inc()
-        self._request_seconds.labels(route).observe(seconds)
+        key = (route, method if method in _METHODS else "other", code)
+        if key not in self._known_requests:
+            self._known_requests[key] = self._requests.labels(*key)
+            self._known_routes[route] = self._request_seconds.labels(route)
+        self._known_requests[key].inc()
+        self._known_routes[route].observe(seconds)
 
     def queue_depth(self, read: Callable[[], float]) -> None:
         """Ask `read` for the number of waiting images at every scrape."""
@@ -195,12 +211,11 @@ class Metrics:
 
     def predicted(self, label: str) -> None:
         """Count the first class of an image; beyond `MAX_CLASS_SERIES` classes as `other`."""
-        if label not in self._classes:
-            if len(self._classes) >= MAX_CLASS_SERIES:
+        if label not in self._known_classes:
+            if len(self._known_classes) >= MAX_CLASS_SERIES:
                 label = "other"
-            else:
-                self._classes.add(label)
-        self._predicted.labels(label).inc()
+            self._known_classes[label] = self._predicted.labels(label)
+        self._known_classes[label].inc()
 
     def exposition(self, accept: str | None) -> tuple[bytes, str]:
         """Return the page for a scrape and its media type, in the format that `accept` asks for."""

@@ -1,0 +1,73 @@
+"""Predictions and models → the members of answers; no HTTP in here."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from service.predictor import Prediction
+from service.registry import ServedModel
+from service.schemas import ClassifyOptions
+
+Answer = dict[str, Any]
+_DIGITS = 6
+"""Decimals of probabilities; float32 holds no more."""
+
+
+def top_classes(probabilities: npt.NDArray[np.floating[Any]], k: int) -> list[int]:
+    """Return the indices of the k likeliest classes, the likeliest first; among equals the lower index."""
+    order: list[int] = np.argsort(-probabilities, kind="stable")[:k].tolist()
+    return order
+
+
+def score(prediction: Prediction, index: int) -> Answer:
+    """Return a class and its probability; `schemas.Score`."""
+    return {
+        "label": prediction.served.manifest.labels[index],
+        "index": index,
+        "probability": round(float(prediction.probabilities[index]), _DIGITS),
+    }
+
+
+def model_id(served: ServedModel) -> Answer:
+    """Return what names a model without doubt; `schemas.ModelId`."""
+    return {"name": served.name, "version": served.version, "sha256": served.sha256}
+
+
+def classification(
+    prediction: Prediction, options: ClassifyOptions, *, filename: str | None, request_id: str
+) -> Answer:
+    """Return the flat answer for one image; `schemas.Classification`."""
+    scores = [score(prediction, index) for index in top_classes(prediction.probabilities, options.top_k)]
+    answer: Answer = {"predictions": scores}
+    if options.threshold is not None:
+        answer["accepted"] = scores[0]["probability"] >= options.threshold
+    answer["model"] = model_id(prediction.served)
+    answer["filename"] = filename
+    if prediction.image is not None:
+        answer["width"] = prediction.image.width
+        answer["height"] = prediction.image.height
+    answer["request_id"] = request_id
+    return answer
+
+
+def model_info(served: ServedModel) -> Answer:
+    """Return what clients may want to know of a model; `schemas.ModelInfo`."""
+    manifest = served.manifest
+    layers = [
+        {"index": index, "name": layer.name, "shape": list(layer.grid)} for index, layer in enumerate(manifest.layers)
+    ]
+    return {
+        **model_id(served),
+        "labels": list(manifest.labels),
+        "input_size": manifest.input_size,
+        "layers": layers,
+        "attention": manifest.attention,
+        "has_attention": manifest.has_attention,
+        "precision": manifest.precision,
+        "provider": served.engine.provider,
+        "metrics": manifest.metrics,
+        "dataset": manifest.provenance.dataset,
+        "licence": manifest.provenance.licence,
+        "loaded_at": served.loaded_at.isoformat(timespec="seconds"),
+    }

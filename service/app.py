@@ -1,0 +1,136 @@
+"""The application: routes, middleware and lifespan put together, nothing else."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from service import openapi
+from service.admission import Admission
+from service.auth import KeyFile, Keys
+from service.errors import FieldmarkError
+from service.metrics import service_version
+from service.operation import administration, probes
+from service.pages import page_routes
+from service.predictor import Predictor
+from service.problems import answer_problem
+from service.registry import Registry
+from service.routes import router
+from service.services import Services
+from service.settings import Settings
+from service.telemetry import Problems, Telemetry
+
+_EXPOSED_HEADERS = (
+    "X-Request-Id", "Server-Timing", "Retry-After", "X-Fieldmark-Label", "X-Fieldmark-Probability",
+    "X-Fieldmark-Target", "X-Fieldmark-Model", "X-Fieldmark-Accepted",
+)  # fmt: skip
+
+
+def create_app(settings: Settings, registry: Registry) -> FastAPI:
+    """Return the application; its lifespan starts and stops the registry.
+
+    Args:
+        settings: every option.
+        registry: the models, not yet started.
+
+    Raises:
+        ValueError: a key file is set and cannot be read.
+    """
+    services = Services(settings, registry, Predictor(registry, settings, registry.metrics), registry.metrics)
+    app = _bare_app(settings, services, lifespan=_lifespan(registry))
+    # Not include_router: since FastAPI 0.140 or so it nests, and matches every request twice.
+    app.router.routes += [*router.routes, *probes.routes]
+    if not settings.admin_port:
+        app.router.routes += administration.routes
+    app.router.routes += page_routes()
+    _serve_document(app)
+    app.user_middleware[:] = [
+        Middleware(Telemetry, metrics=registry.metrics),
+        *_cors(settings),
+        _keys(settings),
+        Middleware(Admission, settings=settings, registry=registry),
+    ]
+    return app
+
+
+def create_admin_app(app: FastAPI) -> FastAPI | None:
+    """Return the application of the second port, with `/metrics` and `/admin`; None where there is none.
+
+    Args:
+        app: the main one, whose models and metrics it shows; it owns them.
+    """
+    services: Services = app.state.services
+    if not services.settings.admin_port:
+        return None
+    admin = _bare_app(services.settings, services, lifespan=None)
+    admin.router.routes += [*administration.routes, *probes.routes]
+    return admin
+
+
+def _bare_app(settings: Settings, services: Services, *, lifespan: Any) -> FastAPI:
+    """Return an application without routes, which tells of every request and asks for keys."""
+    app = FastAPI(
+        title="fieldmark",
+        version=service_version(),
+        lifespan=lifespan,
+        root_path=settings.root_path,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+        exception_handlers=dict.fromkeys((FieldmarkError, HTTPException, RequestValidationError), answer_problem),
+        middleware=[Middleware(Telemetry, metrics=services.metrics), _keys(settings)],
+    )
+    app.state.services = services
+    return app
+
+
+def _lifespan(registry: Registry) -> Any:
+    @asynccontextmanager
+    async def run(_: FastAPI) -> AsyncIterator[None]:
+        await registry.start()
+        try:
+            yield
+        finally:
+            await registry.stop()
+
+    return run
+
+
+def _keys(settings: Settings) -> Middleware:
+    api_keys = KeyFile(settings.api_keys_file) if settings.api_keys_file is not None else None
+    admin_key = KeyFile(settings.admin_key_file) if settings.admin_key_file is not None else None
+    return Middleware(Keys, api_keys=api_keys, admin_key=admin_key)
+
+
+def _cors(settings: Settings) -> list[Middleware]:
+    """Return nothing, unless origins are named: by default no other site's script may read an answer."""
+    origins = [origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()]
+    if not origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-Id", "X-Request-Timeout-Ms"],
+            expose_headers=_EXPOSED_HEADERS,
+        ),
+        # Problems raised further in must pass through the layer above, or a browser hides them from its page.
+        Middleware(Problems),
+    ]
+
+
+def _serve_document(app: FastAPI) -> None:
+    async def serve(_: Request) -> Response:
+        return JSONResponse(openapi.document(app))
+
+    app.add_route("/openapi.json", serve, methods=["GET"], include_in_schema=False)
+    app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]

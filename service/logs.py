@@ -1,0 +1,75 @@
+"""One line an event, as JSON for machines or aligned text for people.
+
+The standard library alone: uvicorn and ONNX Runtime's callers log through it anyway, and one formatter of twenty
+lines is all that a second logging system would replace. Fields travel in `extra={"fields": {…}}`.
+"""
+
+import json
+import logging
+import sys
+import traceback
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+from service.settings import Settings
+
+_NOISY = ("python_multipart", "python_multipart.multipart", "multipart", "PIL", "asyncio", "uvicorn.access")
+
+
+def configure_logs(settings: Settings, stream: TextIO | None = None) -> None:
+    """Send all logs of the process to one stream, in one form; called once at the entry.
+
+    Args:
+        settings: `log_format` and `log_level`.
+        stream: where to; stderr by default, since commands print their results on stdout.
+    """
+    target = stream if stream is not None else sys.stderr
+    handler = logging.StreamHandler(target)
+    as_json = settings.log_format == "json" or (settings.log_format == "auto" and not target.isatty())
+    handler.setFormatter(JsonFormatter() if as_json else ConsoleFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(settings.log_level.upper())
+    for name in _NOISY:
+        # These repeat what clients send, byte for byte.
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for name in ("uvicorn", "uvicorn.error"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, logger, event, and the event's own fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        entry: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info and record.exc_info[1] is not None:
+            entry["exception"] = "".join(traceback.format_exception(record.exc_info[1]))
+        return json.dumps(entry, default=str, separators=(",", ":"))
+
+
+class ConsoleFormatter(logging.Formatter):
+    """Time, level and event, then `name=value`; values are quoted, so that no request can fake a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        time = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S.%f")[:-3]
+        fields = " ".join(f"{name}={_shown(value)}" for name, value in getattr(record, "fields", {}).items())
+        line = f"{time} {record.levelname.lower():7} {record.getMessage()} {fields}".rstrip()
+        if record.exc_info and record.exc_info[1] is not None:
+            line += "\n" + "".join(traceback.format_exception(record.exc_info[1])).rstrip()
+        return line
+
+
+def _shown(value: Any) -> str:
+    text = str(value)
+    plain = text.isprintable() and text and not set(text) & set(' "=')
+    return text if plain else json.dumps(text)

@@ -1,0 +1,116 @@
+"""Any failure → one `application/problem+json` document (RFC 9457), in our own words and no library's."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Final
+
+from fastapi.exceptions import RequestValidationError
+from pydantic_core import to_json
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Scope
+
+from service.errors import (
+    FieldmarkError,
+    InternalError,
+    InvalidOption,
+    MalformedRequest,
+    MethodNotAllowed,
+    NotFound,
+    TooLarge,
+)
+
+PROBLEM_MEDIA_TYPE = "application/problem+json"
+_LOG = logging.getLogger("fieldmark.service")
+_HTTP_ERRORS: dict[int, type[FieldmarkError]] = {
+    400: MalformedRequest,
+    404: NotFound,
+    405: MethodNotAllowed,
+    413: TooLarge,
+}
+_REASONS: Final = {
+    "bool_parsing": "must be true or false",
+    "extra_forbidden": "is not a parameter of this address",
+    "finite_number": "must be a finite number",
+    "float_parsing": "must be a number",
+    "greater_than_equal": "must be at least {ge}",
+    "int_from_float": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_parsing_size": "must be a smaller number",
+    "less_than_equal": "must be at most {le}",
+    "literal_error": "must be {expected}",
+    "missing": "is missing",
+    "string_too_long": "must have at most {max_length} characters",
+}
+_NO_CONTEXT = {"ge": "", "le": "", "expected": "one of those offered", "max_length": ""}
+
+
+def as_fieldmark_error(error: Exception) -> FieldmarkError:
+    """Return the leaf of the error tree that tells a client of this exception; unknown ones say nothing of it."""
+    if isinstance(error, FieldmarkError):
+        return error
+    if isinstance(error, RequestValidationError):
+        return _invalid_option(error)
+    if isinstance(error, HTTPException) and error.status_code in _HTTP_ERRORS:
+        return _HTTP_ERRORS[error.status_code](headers=error.headers)
+    if isinstance(error, ClientDisconnect):
+        return MalformedRequest("The request ended before it was complete.")
+    return InternalError()
+
+
+def problem_document(error: FieldmarkError, *, request_id: str, root_path: str = "") -> dict[str, Any]:
+    """Return the members of the problem document of an error."""
+    return {
+        "type": f"{root_path}/errors#{error.code}",
+        "title": error.title,
+        "status": error.status,
+        "detail": error.detail,
+        "code": error.code,
+        "request_id": request_id,
+        **error.extensions,
+    }
+
+
+def known_error(error: Exception, scope: Scope) -> FieldmarkError:
+    """Return what may be told of an exception; an unknown one is logged with its traceback."""
+    known = as_fieldmark_error(error)
+    if isinstance(known, InternalError):
+        fields = {"request_id": _request_id(scope)}
+        _LOG.error("request failed", exc_info=error, extra={"fields": fields})
+    return known
+
+
+def problem_response(error: Exception, scope: Scope) -> Response:
+    """Return the answer to a request that ended in `error`."""
+    known = known_error(error, scope)
+    exchange = scope.get("state", {}).get("exchange")
+    if exchange is not None:
+        exchange.problem = known.code
+    document = problem_document(known, request_id=_request_id(scope), root_path=scope.get("root_path", ""))
+    return Response(to_json(document), known.status, known.headers or None, PROBLEM_MEDIA_TYPE)
+
+
+async def answer_problem(request: Request, error: Exception) -> Response:
+    """Serve as the exception handler of every kind of exception."""
+    return problem_response(error, request.scope)
+
+
+def _request_id(scope: Scope) -> str:
+    exchange = scope.get("state", {}).get("exchange")
+    return exchange.request_id if exchange is not None else ""
+
+
+def _invalid_option(error: RequestValidationError) -> FieldmarkError:
+    """Name each bad parameter in our words; the value sent is not repeated."""
+    problems = []
+    for item in error.errors():
+        path = ".".join(str(part) for part in item["loc"][1:])
+        problems.append({"name": path, "reason": _reason(item["type"], item.get("ctx", {}))})
+    names = ", ".join(sorted({f"`{problem['name']}`" for problem in problems}))
+    return InvalidOption(f"Not valid: {names}.", extensions={"invalid": problems})
+
+
+def _reason(kind: str, context: Mapping[str, Any]) -> str:
+    template = _REASONS.get(kind, "has no valid value")
+    return template.format_map({**_NO_CONTEXT, **context})

@@ -1,0 +1,198 @@
+"""What clients send and get, as pydantic models: the source of the OpenAPI document and of its examples.
+
+The routes build these answers as plain dicts (validating one's own answer costs more than making it); the tests
+hold every real answer against these models.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+View = Literal["overlay", "gradcam", "attention", "panel"]
+Colormap = Literal["turbo", "viridis", "inferno", "jet"]
+
+_LABEL = "Black footed Albatross"
+_SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+_REQUEST_ID = "5f2b9d1c3e8a4f6b8d7c6e5f4a3b2c1d"
+_PNG = "data:image/png;base64,iVBORw0KGgo="
+
+
+class ModelChoice(BaseModel):
+    """Which of the loaded models answers."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    model: str | None = Field(None, max_length=64, description="Name of a loaded model; by default the first.")
+    version: str | None = Field(None, max_length=64, description="Its version; by default the newest.")
+
+
+class ClassifyOptions(ModelChoice):
+    """Query parameters of `/classify`."""
+
+    top_k: int = Field(5, ge=1, le=1000, description="Most classes to name, the likeliest first.")
+    threshold: float | None = Field(
+        None, ge=0, le=1, allow_inf_nan=False,
+        description="Adds `accepted`: whether the first class is at least this likely, else none of these.",
+    )  # fmt: skip
+
+
+class ExplainOptions(ClassifyOptions):
+    """Query parameters of `/explain`."""
+
+    target: str = Field(
+        "rank:1", max_length=200, description="The class to explain: a label, `class:INDEX` or `rank:N`.",
+        examples=["rank:1", "class:7"],
+    )  # fmt: skip
+    versus: str | None = Field(
+        None, max_length=200, description="Explain why `target` and not this class, named in the same way.",
+        examples=["rank:2"],
+    )  # fmt: skip
+    layer: int = Field(0, ge=0, le=63, description="Layer whose map is shown; 0 is the last. See `/models`.")
+    view: View = Field("overlay", description="What the picture shows.")
+    colormap: Colormap = Field("turbo", description="Colours of the maps.")
+    opacity: float = Field(0.5, ge=0, le=1, allow_inf_nan=False, description="Weight of the colours over the image.")
+    size: int | None = Field(
+        None, ge=16, le=4096, description="Longer side of the picture, pixels; by default as the image."
+    )
+    values: bool = Field(False, description="JSON only: adds the raw values of the maps.")
+
+
+class Score(BaseModel):
+    """A class and how likely it is."""
+
+    label: str = Field(examples=[_LABEL])
+    index: int = Field(ge=0, examples=[0])
+    probability: float = Field(ge=0, le=1, description="Calibrated.", examples=[0.93])
+
+
+class ModelId(BaseModel):
+    """Which model answered."""
+
+    name: str = Field(examples=["cub50"])
+    version: str = Field(examples=["1"])
+    sha256: str = Field(description="Of the model's file.", examples=[_SHA256])
+
+
+class Classification(BaseModel):
+    """The classes of one image."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    predictions: list[Score] = Field(description="The likeliest first.")
+    accepted: bool | None = Field(
+        None, description="Present with `threshold`: whether the first class reaches it.", examples=[True]
+    )
+    model: ModelId
+    filename: str | None = Field(description="As the client named the file.", examples=["albatross.jpg"])
+    width: int = Field(ge=1, description="Of the upright image, pixels.", examples=[500])
+    height: int = Field(ge=1, examples=[333])
+    request_id: str = Field(examples=[_REQUEST_ID])
+
+
+class ClassMap(BaseModel):
+    """A map over the image."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    png: str = Field(description="Data URL of a transparent layer in the size of the image.", examples=[_PNG])
+    min: float = Field(description="Lowest raw value, before scaling for display.", examples=[0.0])
+    max: float = Field(description="Highest raw value.", examples=[3.2])
+    shape: list[int] = Field(min_length=2, max_length=2, description="Rows and columns.", examples=[[7, 7]])
+    note: str | None = Field(None, description="What the colours alone would hide.", examples=["no positive evidence"])
+    values: list[list[float]] | None = Field(None, description="Raw values by row; with `values=true`.")
+
+
+class Explanation(Classification):
+    """The classes of one image and where the model saw them."""
+
+    target: Score = Field(description="The class that was explained.")
+    versus: Score | None = Field(None, description="The class it was set against.")
+    layer: str = Field(description="Name of the layer whose map is shown.", examples=["features.18"])
+    gradcam: ClassMap = Field(description="Grad-CAM of `target`; with `versus`, of target − versus.")
+    gradcam_versus: ClassMap | None = Field(None, description="With `versus`: Grad-CAM of versus − target.")
+    attention: ClassMap | None = Field(description="The model's own attention; null where it has none.")
+
+
+class InvalidParameter(BaseModel):
+    """One parameter that is not valid."""
+
+    name: str = Field(examples=["top_k"])
+    reason: str = Field(examples=["must be at least 1"])
+
+
+class Problem(BaseModel):
+    """An error as RFC 9457 has it."""
+
+    type: str = Field(description="Where the error is explained.", examples=["/errors#undecodable_image"])
+    title: str = Field(examples=["The image cannot be decoded"])
+    status: int = Field(ge=400, le=599, examples=[422])
+    detail: str = Field(examples=["The image is truncated."])
+    code: str = Field(description="Stable name of the error.", examples=["undecodable_image"])
+    request_id: str = Field(examples=[_REQUEST_ID])
+    filename: str | None = Field(None, description="In `results`: of the image at fault.")
+    nearest: list[str] | None = Field(None, description="With unknown_class: similar labels.", examples=[[_LABEL]])
+    invalid: list[InvalidParameter] | None = Field(None, description="With invalid_option: the parameters at fault.")
+
+
+class Classifications(BaseModel):
+    """The classes of several images, in their order; a bad image has a problem in its place."""
+
+    results: list[Classification | Problem]
+
+
+class Explanations(BaseModel):
+    """The explanations of several images, in their order; a bad image has a problem in its place."""
+
+    results: list[Explanation | Problem]
+
+
+class LayerInfo(BaseModel):
+    """A layer whose map can be asked for."""
+
+    index: int = Field(description="Value of `layer`.", examples=[0])
+    name: str = Field(examples=["features.18"])
+    shape: list[int] = Field(description="Rows and columns of its maps.", examples=[[7, 7]])
+
+
+class ModelInfo(ModelId):
+    """A loaded model."""
+
+    labels: list[str] = Field(
+        description="Classes in the order of their index.", examples=[[_LABEL, "Laysan Albatross"]]
+    )
+    input_size: int = Field(description="Side of the square the network sees, pixels.", examples=[224])
+    layers: list[LayerInfo]
+    attention: str = Field(description="Kind of attention.", examples=["guided"])
+    has_attention: bool = Field(description="Whether there is an attention map to show.", examples=[True])
+    precision: str = Field(examples=["fp32"])
+    provider: str = Field(description="What runs it.", examples=["CPUExecutionProvider"])
+    metrics: dict[str, float] = Field(description="As measured at export.", examples=[{"top1": 0.85}])
+    dataset: str = Field(description="What it was trained on.", examples=["CUB-200-2011, classes 1-50"])
+    licence: str = Field(description="What data and weights allow.", examples=["non-commercial research"])
+    loaded_at: str = Field(description="UTC, ISO 8601.", examples=["2026-11-22T12:00:00+00:00"])
+
+
+class Models(BaseModel):
+    """All loaded models."""
+
+    models: list[ModelInfo]
+
+
+class Liveness(BaseModel):
+    """The process runs."""
+
+    status: Literal["alive"] = "alive"
+
+
+class Readiness(BaseModel):
+    """Models are loaded and warm; what else is in here is for people."""
+
+    model_config = ConfigDict(extra="allow")
+
+    status: Literal["ready"] = "ready"
+
+
+class Reloaded(BaseModel):
+    """What a reload changed."""
+
+    model_config = ConfigDict(extra="allow")
