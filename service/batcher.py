@@ -202,6 +202,7 @@ class DynamicBatcher(Generic[P, R]):
             try:
                 await self._answer(batch)
             except BaseException:
+                self._alive = False
                 _fail(batch, NotReady("The worker stopped in the middle of this request."))
                 raise
             finally:
