@@ -254,7 +254,7 @@ def _print(result: dict[str, Any], as_json: bool) -> None:
         return
     width = max(map(len, result), default=0)
     for name, value in result.items():
-        sys.stdout.write(f"{name:<{width}}  {f'{value:.4f}' if isinstance(value, float) else value}\n")
+        sys.stdout.write(f"{name:<{width}}  {f'{value:.5g}' if isinstance(value, float) else value}\n")
 
 
 def _say(text: str) -> None:

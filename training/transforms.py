@@ -76,11 +76,12 @@ def training_transform(recipe: Recipe) -> v2.Transform:
     """Return the recipe's random variation, from a stored photo to (3, S, S) uint8."""
     augment, data = recipe.augment, recipe.data
     steps: list[v2.Transform] = []
+    side = augment.size or data.input_size
     if augment.crop == "random_resized":
-        steps.append(v2.RandomResizedCrop(data.input_size, augment.scale, augment.ratio, antialias=True))
+        steps.append(v2.RandomResizedCrop(side, augment.scale, augment.ratio, antialias=True))
     else:
         size = [data.resize_size] * (2 if data.resize_mode == "stretch" else 1)
-        steps += [v2.Resize(size, antialias=True), v2.RandomCrop(data.input_size)]
+        steps += [v2.Resize(size, antialias=True), v2.RandomCrop(side, pad_if_needed=True)]
     if augment.rotation:
         fill = [round(255 * mean) for mean in data.mean]
         steps.append(v2.RandomRotation(augment.rotation, v2.InterpolationMode.BILINEAR, fill=fill))
