@@ -1,11 +1,12 @@
 """What the deployment's tests share: the project's root, and the service as a process of its own."""
 
+import os
 import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import httpx
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+FIELDMARK = Path(sys.executable).with_name("fieldmark")
 READY_WITHIN_S = 60
 
 
@@ -39,6 +41,12 @@ def _tool(name: str, source: str) -> str:
     if path is None:
         pytest.skip(f"{name} is not installed ({source})")
     return path
+
+
+@pytest.fixture(scope="session")
+def wait() -> Callable[..., None]:
+    """Return the function that asks another process again and again until something is so."""
+    return wait_until
 
 
 @pytest.fixture(scope="session")
@@ -72,10 +80,10 @@ def answers(url: str) -> bool:
 
 
 @contextmanager
-def served(command: list[str], address: str, log: Path) -> Iterator[str]:
+def served(command: list[str], address: str, log: Path, settings: Mapping[str, str]) -> Iterator[str]:
     """Run a command that serves at the address, from ready until the block ends; yield the address."""
     with log.open("wb") as sink:
-        process = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, env=os.environ | dict(settings))
     try:
         deadline = time.monotonic() + READY_WITHIN_S
         while not answers(f"{address}/readyz"):
@@ -94,13 +102,13 @@ def served(command: list[str], address: str, log: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., str]]:
-    """Return a function that starts the service with the given options and returns its address once it is ready."""
+    """Return a function that starts the service with the given settings and returns its address once it is ready."""
     with ExitStack() as stack:
 
-        def start(*options: str, host: str = "127.0.0.1", port: int | None = None) -> str:
+        def start(program: Path = FIELDMARK, *, host: str = "127.0.0.1", port: int = 0, **settings: str) -> str:
             port = port or free_port()
-            command = [str(Path(sys.executable).with_name("fieldmark")), "serve", "--host", host, "--port", str(port)]
+            command = [str(program), "serve", "--host", host, "--port", str(port)]
             log = tmp_path_factory.mktemp("serve") / "log"
-            return stack.enter_context(served([*command, *options], f"http://{host}:{port}", log))
+            return stack.enter_context(served(command, f"http://{host}:{port}", log, settings))
 
         yield start
