@@ -124,7 +124,7 @@ class OnnxEngine:
     """
 
     def __init__(self, model: Path | bytes, settings: Settings) -> None:
-        data = model if isinstance(model, bytes) else _read(model)
+        data = model if isinstance(model, bytes) else read_file(model)
         _refuse_external_data(data)
         self._session = _create_session(data, settings)
         self.provider: str = self._session.get_providers()[0]
@@ -283,11 +283,16 @@ def _warn_of_both() -> None:
     logger.warning("onnxruntime %s and onnxruntime-gpu %s are both installed and share files: uninstall both", *names)
 
 
-def _read(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """Return a model file's content.
+
+    Raises:
+        ModelRejected: it cannot be read; the message holds no folder, since clients may see it.
+    """
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ModelRejected(f"{path} cannot be read: {error.strerror}") from error
+        raise ModelRejected(f"{path.name} cannot be read: {error.strerror}") from error
 
 
 def _refuse_external_data(data: bytes) -> None:

@@ -217,6 +217,7 @@ class Predictor:
             metrics.decoded(image.format)
             metrics.stage("decode", timings.decode_s)
         metrics.queue_wait(timings.queue_s)
+        metrics.stage("queue", timings.queue_s)
         metrics.stage("infer", timings.infer_s)
         return Prediction(
             image=image,

@@ -21,7 +21,7 @@ from typing import Any
 from model.manifest import Manifest
 from service.admission import InHand
 from service.batcher import WorkerLost
-from service.engine import Engine, ModelRejected, OnnxEngine, self_check
+from service.engine import Engine, ModelRejected, OnnxEngine, read_file, self_check
 from service.errors import NotReady, UnknownModel
 from service.metrics import Metrics
 from service.settings import Settings
@@ -267,10 +267,7 @@ class Registry:
     def _make(self, key: str, slot: _Slot) -> ServedModel:
         """Read, load, warm and check a file; runs in a thread."""
         started = time.monotonic()
-        try:
-            data = slot.path.read_bytes()
-        except OSError as error:
-            raise ModelRejected(f"{slot.path} cannot be read: {error.strerror}") from error
+        data = read_file(slot.path)
         sha256 = hashlib.sha256(data).hexdigest()
         if slot.served is not None and slot.served.sha256 == sha256:
             return slot.served

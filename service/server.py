@@ -6,16 +6,20 @@ it ends by raising the signal again (exit code 143). This one goes on listening,
 """
 
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
 import sys
 import time
+from collections.abc import Generator
 from types import FrameType
+from typing import Any, Literal
 
 import uvicorn
 
 from service.engine import ModelRejected, runtime, wants_cuda
+from service.logs import configure_logs
 from service.metrics import Metrics
 from service.registry import Registry
 from service.settings import Settings
@@ -37,12 +41,13 @@ class DrainingServer(uvicorn.Server):
 
     Attributes:
         exit_code: 0 after a clean stop, 1 where no model could be loaded.
+        registry: as given.
     """
 
     def __init__(self, config: uvicorn.Config, registry: Registry, grace_s: float) -> None:
         super().__init__(config)
         self.exit_code = 0
-        self._registry = registry
+        self.registry = registry
         self._grace_s = grace_s
         self._stop_by: float | None = None
 
@@ -57,15 +62,15 @@ class DrainingServer(uvicorn.Server):
         """Return whether to stop now: told to, and nothing is in hand any more; or there is nothing to serve."""
         if await super().on_tick(counter):
             return True
-        if self._registry.failed is not None:
-            logger.error("%s", self._registry.failed)
+        if self.registry.failed is not None:
+            logger.error("%s", self.registry.failed)
             self.exit_code = 1
             return True
         if self._stop_by is None:
             return False
-        if not self._registry.draining:
+        if not self.registry.draining:
             self._begin_drain()
-        return self._registry.in_hand.requests == 0 or time.monotonic() >= self._stop_by
+        return self.registry.in_hand.requests == 0 or time.monotonic() >= self._stop_by
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close connections and sockets, giving unfinished answers what is left of the grace."""
@@ -74,8 +79,8 @@ class DrainingServer(uvicorn.Server):
         await super().shutdown(sockets)
 
     def _begin_drain(self) -> None:
-        self._registry.draining = True
-        logger.info("stopping: %d requests in hand are finished first", self._registry.in_hand.requests)
+        self.registry.draining = True
+        logger.info("stopping: %d requests in hand are finished first", self.registry.in_hand.requests)
         for connection in self.server_state.connections:
             cycle = getattr(connection, "cycle", None)
             if cycle is not None and not cycle.response_complete:
@@ -90,48 +95,71 @@ def serve(settings: Settings) -> int:
     """
     # As the first process of a container a signal without a handler is ignored, and loading takes seconds.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    configure_logs(settings)
     try:
         runtime()
         wants_cuda(settings)
-        sockets = [_bind(settings.host, settings.port)]
-    except ModelRejected as error:
-        print(f"fieldmark: {error}", file=sys.stderr)  # noqa: T201 - the log is not set up yet
-        return 1
-    except OSError as error:
-        print(f"fieldmark: cannot listen on {settings.host}:{settings.port}: {error.strerror}", file=sys.stderr)  # noqa: T201
+        listening = bind(settings.host, settings.port)
+        for_admin = bind(settings.host, settings.admin_port) if settings.admin_port else None
+    except (ModelRejected, OSError) as error:
+        logger.error("cannot serve: %s", error)
         return 1
     registry = Registry(settings, Metrics())
-    server = make_server(settings, registry)
+    server, admin = make_servers(settings, registry)
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
-        runner.run(_serve(server, registry, sockets))
+        runner.run(_serve(server, listening, admin, for_admin))
     return server.exit_code
 
 
-def make_server(settings: Settings, registry: Registry) -> DrainingServer:
-    """Return a server of the application, not yet listening."""
-    from service.app import create_app  # after the port is taken: this import takes most of the start
+def make_servers(settings: Settings, registry: Registry) -> tuple[DrainingServer, uvicorn.Server | None]:
+    """Return the server of the application, and that of the second port if there is one; not yet listening."""
+    from service.app import create_admin_app, create_app  # after the ports are taken: most of the start goes here
     from service.protocol import limited_protocol
 
-    config = uvicorn.Config(
-        create_app(settings, registry),
-        http=limited_protocol(settings),
-        ws="none",
-        lifespan="on",
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        backlog=BACKLOG,
-        timeout_keep_alive=KEEP_ALIVE_S,
-    )
-    return DrainingServer(config, registry, settings.shutdown_grace_s)
+    def config(app: Any, lifespan: Literal["on", "off"]) -> uvicorn.Config:
+        return uvicorn.Config(
+            app,
+            http=limited_protocol(settings),
+            ws="none",
+            lifespan=lifespan,
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            backlog=BACKLOG,
+            timeout_keep_alive=KEEP_ALIVE_S,
+        )
+
+    app = create_app(settings, registry)
+    admin_app = create_admin_app(app)
+    admin = None if admin_app is None else _QuietServer(config(admin_app, "off"))
+    return DrainingServer(config(app, "on"), registry, settings.shutdown_grace_s), admin
 
 
-async def _serve(server: DrainingServer, registry: Registry, sockets: list[socket.socket]) -> None:
-    announce = asyncio.get_running_loop().create_task(_announce(registry, sockets[0]))
+class _QuietServer(uvicorn.Server):
+    """A second server beside the main one, which gets the signals."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Leave the signals alone."""
+        yield
+
+
+async def _serve(
+    server: DrainingServer,
+    listening: socket.socket,
+    admin: uvicorn.Server | None,
+    for_admin: socket.socket | None,
+) -> None:
+    beside = [asyncio.create_task(_announce(server.registry, listening))]
+    if admin is not None and for_admin is not None:
+        beside.append(asyncio.create_task(admin.serve(sockets=[for_admin])))
     try:
-        await server.serve(sockets=sockets)
+        await server.serve(sockets=[listening])
     finally:
-        announce.cancel()
+        if admin is not None:
+            admin.should_exit = True
+        beside[0].cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
 
 
 async def _announce(registry: Registry, listening: socket.socket) -> None:
@@ -145,7 +173,7 @@ async def _announce(registry: Registry, listening: socket.socket) -> None:
     logger.info("ready on http://%s:%d, %s with %s", address, port, registry.status()["provider"], names)
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int) -> socket.socket:
     """Return a bound socket; listening begins when the loop takes it.
 
     Raises:
