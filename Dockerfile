@@ -74,8 +74,8 @@ CMD ["serve"]
 FROM user AS training
 ARG REVISION
 COPY --from=environment-training /opt/fieldmark /opt/fieldmark
-# Caches of matplotlib and torch go where a read-only root file system still lets one write.
-ENV FIELDMARK_COMMIT=${REVISION} MPLCONFIGDIR=/tmp/matplotlib TORCH_HOME=/tmp/torch TORCHINDUCTOR_CACHE_DIR=/tmp/inductor \
+# Caches go where a read-only root file system still lets one write.
+ENV FIELDMARK_COMMIT=${REVISION} FIELDMARK_CACHE=/runs/.cache MPLCONFIGDIR=/tmp/matplotlib TORCH_HOME=/tmp/torch TORCHINDUCTOR_CACHE_DIR=/tmp/inductor \
     NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 WORKDIR /runs
 STOPSIGNAL SIGINT

@@ -142,5 +142,5 @@ def test_train_command_is_what_the_trainer_accepts(compose: dict[str, Any], tmp_
     assert run.stdout.splitlines() == [
         "fieldmark-train fit --data /data --out /runs/wrens-3 --epochs 2 --seed 1",
         "mkdir -p /models/wrens",
-        "fieldmark-train export /runs/wrens-3 --out /models/wrens/3.onnx",
+        "fieldmark-train export /runs/wrens-3 --name wrens --out /models/wrens/3.onnx",
     ], run.stderr
