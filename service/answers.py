@@ -44,9 +44,8 @@ def classification(
         answer["accepted"] = scores[0]["probability"] >= options.threshold
     answer["model"] = model_id(prediction.served)
     answer["filename"] = filename
-    if prediction.image is not None:
-        answer["width"] = prediction.image.width
-        answer["height"] = prediction.image.height
+    answer["width"] = prediction.image.width
+    answer["height"] = prediction.image.height
     answer["request_id"] = request_id
     return answer
 

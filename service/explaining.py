@@ -16,6 +16,8 @@ from service.schemas import ExplainOptions
 from service.targets import resolve_target
 
 Floats = npt.NDArray[np.floating[Any]]
+PANEL_SIDE = 768
+"""Longer side of a panel's pictures where the request names none, pixels; as in `render_view`."""
 _DIGITS = 7
 """Significant digits of raw map values in JSON; float32 holds no more."""
 
@@ -83,7 +85,7 @@ def explanation(head: Answer, prediction: Prediction, options: ExplainOptions) -
 
 def _map(values: Floats, prediction: Prediction, options: ExplainOptions, *, may_be_flat: bool = False) -> Answer:
     """Return the members of one map, `schemas.ClassMap`."""
-    image, resize = _image(prediction), prediction.served.manifest.resize
+    image, resize = prediction.image, prediction.served.manifest.resize
     scaled = scale_map(values, resize.crop)
     found: Answer = {
         "png": render_layer(values, resize, image.width, image.height, colormap=options.colormap, size=options.size),
@@ -107,7 +109,7 @@ def draw(prediction: Prediction, options: ExplainOptions, media_type: str) -> by
     if options.versus is not None:
         question += f", not {score(prediction, int(prediction.explained[1]))['label']}"
     return render_view(
-        _image(prediction),
+        _shown_image(prediction, options),
         prediction.served.manifest.resize,
         view=options.view,
         gradcam=prediction.gradcam[0],
@@ -122,9 +124,16 @@ def draw(prediction: Prediction, options: ExplainOptions, media_type: str) -> by
     )
 
 
-def _image(prediction: Prediction) -> DecodedImage:
-    assert prediction.image is not None, "made of an encoded image"  # noqa: S101 - tells mypy what the route did
-    return prediction.image
+def _shown_image(prediction: Prediction, options: ExplainOptions) -> DecodedImage:
+    """Return the image with enough pixels for the picture: decoded in full only where they will be seen."""
+    image = prediction.image
+    if options.view == "panel":
+        needed = options.size or PANEL_SIDE
+    elif options.view == "overlay":
+        needed = options.size or max(image.width, image.height)
+    else:
+        needed = 0
+    return image if max(image.image.size) >= needed else prediction.full_image()
 
 
 def _round(value: float) -> float:

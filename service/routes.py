@@ -65,14 +65,13 @@ async def explain(request: Request, options: Annotated[ExplainOptions, Query()])
     media_type = choose(accept, [PNG, WEBP, JPEG, JSON]) if len(uploads) == 1 else _json_for_many(accept)
     deadline = request.scope["state"].get("deadline")
 
-    async def predict(upload: Upload, *, full_size: bool) -> Prediction:
+    async def predict(upload: Upload) -> Prediction:
         prediction = await services.predictor.predict(
             served,
             upload.data,
             targets=question.targets,
             versus=question.versus,
             layer=options.layer,
-            full_size=full_size,
             lane="explain",
             deadline=deadline,
         )
@@ -81,13 +80,13 @@ async def explain(request: Request, options: Annotated[ExplainOptions, Query()])
         return prediction
 
     async def answer(upload: Upload) -> Answer:
-        prediction = await predict(upload, full_size=False)
+        prediction = await predict(upload)
         head = classification(prediction, options, filename=upload.filename, request_id=exchange.request_id)
         return await _render(services, exchange, explanation, head, prediction, options)
 
     if media_type == JSON:
         return await _answer_json(request, uploads, answer)
-    prediction = await predict(uploads[0], full_size=True)
+    prediction = await predict(uploads[0])
     picture = await _render(services, exchange, draw, prediction, options, media_type)
     return Response(picture, headers=_picture_headers(prediction, options), media_type=media_type)
 

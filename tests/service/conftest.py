@@ -1,0 +1,51 @@
+"""Servers that many tests of the service share."""
+
+import io
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from PIL import Image
+
+from service.settings import Settings
+from tests.service.running import Running, running, tiny_settings
+
+
+@pytest.fixture(scope="session")
+def tiny_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Return a server of the tiny model."""
+    with running(tiny_settings(tmp_path_factory.mktemp("models"))) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def bundled_server() -> Iterator[Running]:
+    """Return a server of the bundled model."""
+    with running(Settings(device="cpu")) as server:
+        yield server
+
+
+@pytest.fixture
+def client(tiny_server: Running) -> Iterator[httpx.Client]:
+    """Return a client of the tiny model's server."""
+    with tiny_server.client() as client:
+        yield client
+
+
+def encoded(colour: str = "red", size: tuple[int, int] = (12, 10), image_format: str = "PNG") -> bytes:
+    """Return a plain picture as a file."""
+    stream = io.BytesIO()
+    Image.new("RGB", size, colour).save(stream, image_format)
+    return stream.getvalue()
+
+
+@pytest.fixture(scope="session")
+def red_png() -> bytes:
+    """Return a small red picture, which the tiny model takes for a `Red bird`."""
+    return encoded("red")
+
+
+@pytest.fixture(scope="session")
+def blue_jpeg() -> bytes:
+    """Return a small blue picture, which the tiny model takes for a `Blue bird`."""
+    return encoded("blue", image_format="JPEG")

@@ -1,0 +1,96 @@
+"""A real server on a real port, in a thread of the test process: uvicorn, our protocol, our drain, ONNX Runtime."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+from fastapi import FastAPI
+
+from service.metrics import Metrics
+from service.registry import Registry
+from service.server import make_servers
+from service.settings import Settings
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that answers.
+
+    Attributes:
+        port: it listens on.
+        admin_port: of metrics and administration; 0 for none of their own.
+        registry: its models.
+        app: its application.
+        loop: it runs in.
+    """
+
+    port: int
+    admin_port: int
+    registry: Registry
+    app: FastAPI
+    loop: asyncio.AbstractEventLoop
+
+    @property
+    def url(self) -> str:
+        """Address of its root."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def client(self, **options: object) -> httpx.Client:
+        """Return a client of this server."""
+        return httpx.Client(base_url=self.url, timeout=30, **options)  # type: ignore[arg-type]
+
+    def connect(self) -> socket.socket:
+        """Return a bare connection."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout=30)
+
+
+@contextmanager
+def running(settings: Settings, registry: Registry | None = None) -> Iterator[Running]:
+    """Serve until the block ends; ready when it begins. A set `admin_port` is replaced by a free one."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    for_admin = socket.create_server(("127.0.0.1", 0)) if settings.admin_port else None
+    registry = registry or Registry(settings, Metrics())
+    server, admin = make_servers(settings, registry)
+    started = threading.Event()
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def serve() -> None:
+        loops.append(asyncio.get_running_loop())
+        tasks = [asyncio.create_task(server.serve(sockets=[listening]))]
+        if admin is not None and for_admin is not None:
+            tasks.append(asyncio.create_task(admin.serve(sockets=[for_admin])))
+        while not server.started and not tasks[0].done():
+            await asyncio.sleep(0.005)
+        await registry.wait_ready()
+        started.set()
+        await tasks[0]
+        if admin is not None:
+            admin.should_exit = True
+        await asyncio.gather(*tasks)
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    try:
+        assert started.wait(60)
+        app: FastAPI = server.config.app  # type: ignore[assignment]
+        admin_port = for_admin.getsockname()[1] if for_admin is not None else 0
+        yield Running(listening.getsockname()[1], admin_port, registry, app, loops[0])
+    finally:
+        server.handle_exit(15, None)
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+def tiny_settings(folder: Path, **changes: object) -> Settings:
+    """Return settings that serve the tiny model out of this folder, with changes."""
+    from tests.service.tiny_model import tiny_model
+
+    path = folder / "tiny" / "1.onnx"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(tiny_model())
+    return Settings(model=folder, device="cpu", **changes)  # type: ignore[arg-type]
