@@ -289,7 +289,7 @@ def _decode(data: bytes, format_: str, limits: ImageLimits, min_side: int | None
         scale = _draft(image, min_side)
     # Pillow turns a TIFF upright while loading it, libheif a HEIC.
     orientation = 1 if format_ in ("TIFF", "HEIC") else read_orientation(image.info.get("exif"))
-    with _BUDGET.reserved(_decode_bytes(data, format_, image, stored, full=min_side is None), len(data), limits):
+    with _BUDGET.reserved(_decode_bytes(data, format_, image, stored), len(data), limits):
         image.load()
         if format_ == "PNG":  # its EXIF may stand behind the pixels
             orientation = read_orientation(image.info.get("exif"))
@@ -451,7 +451,7 @@ _NATIVE_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;1
 _DECODER_BYTES = {"WEBP": 12, "AVIF": 8, "HEIC": 6, "TIFF": 4}
 
 
-def _decode_bytes(data: bytes, format_: str, image: ImageFile.ImageFile, stored: tuple[int, int], *, full: bool) -> int:
+def _decode_bytes(data: bytes, format_: str, image: ImageFile.ImageFile, stored: tuple[int, int]) -> int:
     """Return about how much memory decoding and turning to RGB will take, bytes."""
     pixels = image.size[0] * image.size[1]
     each = _NATIVE_BYTES.get(image.mode, 4) + _DECODER_BYTES.get(format_, 0)
@@ -461,7 +461,7 @@ def _decode_bytes(data: bytes, format_: str, image: ImageFile.ImageFile, stored:
         read_orientation(image.info.get("exif")) != 1 or (format_ == "PNG" and b"eXIf" in data)
     ):
         each += 4
-    if full:  # someone is going to draw on a copy
+    if image.size == stored:  # someone may draw on a copy
         each = max(each, 8)
     coefficients = 0
     if isinstance(image, _Jpeg) and _is_buffered(data, image):

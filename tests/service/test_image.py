@@ -479,7 +479,7 @@ def _bombs() -> dict[str, bytes]:
     webp = bytearray(_flat("RGBA", "WEBP", 16, exif=b"x"))
     webp[24:30] = b"\xfe\x3f\0\xfe\x3f\0"
     return {
-        "png within the limit": _flat("RGB", "PNG", 4500),
+        "png within the limit": _flat("RGB", "PNG", 3200),
         "png beyond": _flat("RGB", "PNG", 7000),
         "png with alpha": _flat("RGBA", "PNG", 3200),
         "png of 16 bits": _flat("I;16", "PNG", 3600),
