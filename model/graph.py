@@ -17,15 +17,19 @@ import torch
 from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 from torch import Tensor, fx
 from torch._decomp import core_aten_decompositions
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 from model.explain import Explainer
 
 OPSET = 20
 INPUTS = ("image", "target", "versus", "layer")
-# Sizes of the example batch. Both are traced as symbols, and a symbol merges with every other size that is
-# equal (a batch of 3 with the 3 channels), so they are such as no input has.
-EXAMPLE_IMAGES, EXAMPLE_TARGETS = 11, 13
+OUTPUTS = ("logits", "probabilities", "attention", "gradcam", "explained")
+EXAMPLE_IMAGES, EXAMPLE_TARGETS = 6, 5
+"""Sizes of the example batch: neither 1, which broadcasts, nor equal to each other."""
+
+Example = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class GraphError(RuntimeError):
@@ -48,19 +52,31 @@ def trace(explainer: Explainer, input_size: int) -> ModelProto:
     model = _translate(recording, example, outputs)
     _rename_initializers(model, _parameter_names(recording, explainer))
     model = _tidy(model)
+    ordered = sorted(model.graph.output, key=lambda value: OUTPUTS.index(value.name))
+    del model.graph.output[:]
+    model.graph.output.extend(ordered)
     _check_symbolic(model.graph)
     return model
 
 
-def record(explainer: Explainer, example: tuple[Tensor, ...]) -> fx.GraphModule:
-    """Write down every operation of an explainer, those of its gradients included."""
+def record(explainer: Explainer, example: Example) -> fx.GraphModule:
+    """Write down every operation of an explainer, those of its gradients included.
+
+    The numbers of images and of targets are recorded as symbols of their own. With `tracing_mode="symbolic"`
+    they would merge with every size that happens to be equal: a batch of 3 with the 3 channels.
+    """
     table = {**core_aten_decompositions(), torch.ops.aten.convolution_backward.default: _convolution_backward}
+    mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    stand_ins = [
+        mode.from_tensor(tensor, symbolic_context=StatelessSymbolicContext(dynamic_sizes=_free_axes(name, tensor)))
+        for name, tensor in zip(INPUTS, example, strict=True)
+    ]
 
     def explain(image: Tensor, target: Tensor, versus: Tensor, layer: Tensor) -> tuple[Tensor, ...]:
-        return explainer.forward(image, target, versus, layer)
+        return explainer.forward(image, target, versus, layer)  # make_fx counts arguments: no bound method
 
-    recorder = make_fx(explain, decomposition_table=table, tracing_mode="symbolic", _allow_non_fake_inputs=True)
-    recording: fx.GraphModule = recorder(*example)
+    with mode:
+        recording: fx.GraphModule = make_fx(explain, decomposition_table=table, _allow_non_fake_inputs=True)(*stand_ins)
     return recording.eval()
 
 
@@ -86,7 +102,12 @@ def subgraphs(graph: GraphProto) -> Iterator[GraphProto]:
                 yield from subgraphs(attribute.g)
 
 
-def _example(explainer: Explainer, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _free_axes(name: str, tensor: Tensor) -> list[DimDynamic]:
+    free = {"image": 1, "target": 2, "versus": 2, "layer": 0}[name]
+    return [DimDynamic.DYNAMIC if axis < free else DimDynamic.STATIC for axis in range(tensor.dim())]
+
+
+def _example(explainer: Explainer, size: int) -> Example:
     image = torch.zeros((EXAMPLE_IMAGES, size, size, 3), dtype=torch.uint8)
     codes = torch.zeros((EXAMPLE_IMAGES, EXAMPLE_TARGETS), dtype=torch.int64)
     return image, codes, codes + explainer.num_classes, torch.tensor(0)
@@ -121,7 +142,7 @@ def _convolution_backward(
     return result, None, None
 
 
-def _translate(recording: fx.GraphModule, example: tuple[Tensor, ...], outputs: list[str]) -> ModelProto:
+def _translate(recording: fx.GraphModule, example: Example, outputs: list[str]) -> ModelProto:
     images, targets = torch.export.Dim("N"), torch.export.Dim("T")
     codes = {0: images, 1: targets}
     # The exporter reports its progress on stdout and warns of its own deprecations.
