@@ -12,7 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from service import openapi
+from service import oip, openapi
 from service.admission import Admission
 from service.auth import KeyFile, Keys
 from service.errors import FieldmarkError
@@ -46,7 +46,7 @@ def create_app(settings: Settings, registry: Registry) -> FastAPI:
     services = Services(settings, registry, Predictor(registry, settings, registry.metrics), registry.metrics)
     app = _bare_app(settings, services, lifespan=_lifespan(registry))
     # Not include_router: since FastAPI 0.140 or so it nests, and matches every request twice.
-    app.router.routes += [*router.routes, *probes.routes]
+    app.router.routes += [*router.routes, *oip.router.routes, *probes.routes]
     if not settings.admin_port:
         app.router.routes += administration.routes
     app.router.routes += page_routes()
@@ -130,7 +130,7 @@ def _cors(settings: Settings) -> list[Middleware]:
 
 def _serve_document(app: FastAPI) -> None:
     async def serve(_: Request) -> Response:
-        return JSONResponse(openapi.document(app))
+        return JSONResponse(openapi.document(app, oip.SCHEMAS))
 
     app.add_route("/openapi.json", serve, methods=["GET"], include_in_schema=False)
-    app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
+    app.openapi = lambda: openapi.document(app, oip.SCHEMAS)  # type: ignore[method-assign]

@@ -146,7 +146,7 @@ _IMAGE_BODY = {
         },
     },
 }
-_TIMEOUT = {
+TIMEOUT = {
     "name": "X-Request-Timeout-Ms",
     "in": "header",
     "required": False,
@@ -161,7 +161,7 @@ CLASSIFY: dict[str, Any] = {
         200: json_answer("The classes.", schemas.Classification, schemas.Classifications),
         **problems(*WORK_PROBLEMS),
     },
-    "openapi_extra": {**_IMAGE_BODY, "security": OPEN_OR_KEY, "parameters": [_TIMEOUT]},
+    "openapi_extra": {**_IMAGE_BODY, "security": OPEN_OR_KEY, "parameters": [TIMEOUT]},
 }
 EXPLAIN: dict[str, Any] = {
     "operation_id": "explain",
@@ -177,7 +177,7 @@ EXPLAIN: dict[str, Any] = {
         },
         **problems(*WORK_PROBLEMS),
     },
-    "openapi_extra": {**_IMAGE_BODY, "security": OPEN_OR_KEY, "parameters": [_TIMEOUT]},
+    "openapi_extra": {**_IMAGE_BODY, "security": OPEN_OR_KEY, "parameters": [TIMEOUT]},
 }
 MODELS: dict[str, Any] = {
     "operation_id": "models",

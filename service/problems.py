@@ -88,6 +88,8 @@ def problem_response(error: Exception, scope: Scope) -> Response:
     if exchange is not None:
         exchange.problem = known.code
     document = problem_document(known, request_id=_request_id(scope), root_path=scope.get("root_path", ""))
+    if "/v2/" in scope["path"]:
+        document["error"] = known.detail  # where clients of the Open Inference Protocol look
     return Response(to_json(document), known.status, known.headers or None, PROBLEM_MEDIA_TYPE)
 
 

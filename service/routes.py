@@ -43,7 +43,7 @@ async def classify(request: Request, options: Annotated[ClassifyOptions, Query()
 
     async def answer(upload: Upload) -> Answer:
         prediction = await services.predictor.predict(served, upload.data, lane="classify", deadline=deadline)
-        _note(services, exchange, prediction)
+        services.note(exchange, prediction)
         return classification(prediction, options, filename=upload.filename, request_id=exchange.request_id)
 
     return await _answer_json(request, uploads, answer)
@@ -75,7 +75,7 @@ async def explain(request: Request, options: Annotated[ExplainOptions, Query()])
             lane="explain",
             deadline=deadline,
         )
-        _note(services, exchange, prediction)
+        services.note(exchange, prediction)
         question.check(prediction)
         return prediction
 
@@ -141,20 +141,6 @@ async def _render(services: Services, exchange: Exchange, function: Callable[...
     result = await services.predictor.render(function, *args)
     exchange.stage("render", time.perf_counter() - started)
     return result
-
-
-def _note(services: Services, exchange: Exchange, prediction: Prediction) -> None:
-    """Tell log and metrics of one image's result."""
-    timings = prediction.timings
-    exchange.stage("decode", timings.decode_s)
-    exchange.stage("queue", timings.queue_s)
-    exchange.stage("infer", timings.infer_s)
-    first = int(prediction.probabilities.argmax())
-    label = prediction.served.manifest.labels[first]
-    services.metrics.confidence(float(prediction.probabilities[first]))
-    services.metrics.predicted(label)
-    exchange.fields.setdefault("model", f"{prediction.served.name}/{prediction.served.version}")
-    exchange.fields.setdefault("label", label)
 
 
 def _picture_headers(prediction: Prediction, options: ExplainOptions) -> dict[str, str]:

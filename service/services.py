@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from starlette.requests import Request
 
 from service.metrics import Metrics
-from service.predictor import Predictor
+from service.predictor import Prediction, Predictor
 from service.registry import Registry
 from service.settings import Settings
+from service.telemetry import Exchange
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,19 @@ class Services:
     registry: Registry
     predictor: Predictor
     metrics: Metrics
+
+    def note(self, exchange: Exchange, prediction: Prediction) -> None:
+        """Tell log and metrics of one image's result; the predictor has told its own times already."""
+        timings = prediction.timings
+        exchange.stage("decode", timings.decode_s)
+        exchange.stage("queue", timings.queue_s)
+        exchange.stage("infer", timings.infer_s)
+        first = int(prediction.probabilities.argmax())
+        label = prediction.served.manifest.labels[first]
+        self.metrics.confidence(float(prediction.probabilities[first]))
+        self.metrics.predicted(label)
+        exchange.fields.setdefault("model", f"{prediction.served.name}/{prediction.served.version}")
+        exchange.fields.setdefault("label", label)
 
 
 def services_of(request: Request) -> Services:
