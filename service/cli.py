@@ -1,0 +1,195 @@
+"""The command `fieldmark`: serve, or classify, explain, inspect and measure without a server."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from service.settings import Settings
+
+_USUAL = ("model", "host", "port", "device")
+_DEFAULTS = Settings.model_fields
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0 done, 1 not possible, 2 wrong usage."""
+    options = _parser().parse_args(arguments)
+    # Imported late: `--help` need not wait for the runtime.
+    from service.engine import ModelRejected
+    from service.errors import FieldmarkError
+
+    try:
+        code: int = options.run(options)
+    except ValidationError as error:
+        return _fail(_first_problem(error), 2)
+    except FieldmarkError as error:
+        nearest = error.extensions.get("nearest")
+        return _fail(error.detail + (f" Similar: {', '.join(nearest)}." if nearest else ""), 1)
+    except ModelRejected as error:
+        return _fail(str(error), 1)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader has seen enough (`| head`); Python would complain once more when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"fieldmark: {message}", file=sys.stderr)  # noqa: T201 - the command's answer
+    return code
+
+
+def _first_problem(error: ValidationError) -> str:
+    """Return a settings or options error in one line, naming the flag."""
+    first = error.errors(include_url=False)[0]
+    flag = "--" + ".".join(str(part) for part in first["loc"]).replace("_", "-")
+    return f"{flag}: {first['msg'][:1].lower()}{first['msg'][1:]}, not {first['input']!r}"
+
+
+def _version() -> str:
+    try:
+        return version("fieldmark")
+    except PackageNotFoundError:
+        return "unknown (not installed)"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fieldmark", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"fieldmark {_version()}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_serve(commands.add_parser("serve", help="answer over HTTP"))
+    _add_classify(commands.add_parser("classify", help="print the classes of photos"))
+    _add_explain(commands.add_parser("explain", help="draw why a photo is of its class"))
+    inspect = commands.add_parser("inspect", help="tell what a model file says about itself")
+    inspect.add_argument("file", type=Path, metavar="FILE", help="an .onnx file")
+    inspect.add_argument("--json", action="store_true", help="print JSON")
+    inspect.set_defaults(run=_inspect)
+    _add_bench(commands, "bench", "measure a server")
+    return parser
+
+
+# ── serve ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    """Offer every setting as a flag; what is not given comes from `FIELDMARK_*` or its default."""
+    parser.description = "Answer over HTTP. Every option is also a variable, e.g. FIELDMARK_PORT."
+    _add_settings(parser, _USUAL)
+    _add_settings(parser.add_argument_group("limits and details"), [name for name in _DEFAULTS if name not in _USUAL])
+    parser.set_defaults(run=_serve)
+
+
+def _add_settings(parser: Any, names: Sequence[str]) -> None:
+    for name in names:
+        field = _DEFAULTS[name]
+        default = "" if field.default in (None, "") else f" [{_shown(name, field.default)}]"
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            dest=name,
+            metavar=name.rsplit("_", 1)[-1].upper(),
+            default=argparse.SUPPRESS,
+            help=f"{field.description}{default}".replace("%", "%%"),
+        )
+
+
+def _shown(name: str, default: object) -> str:
+    return "the bundled model" if name == "model" else str(default)
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    return Settings(**{name: value for name, value in vars(options).items() if name in _DEFAULTS})
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from service.server import serve
+
+    return serve(_settings(options))
+
+
+# ── without a server ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    _add_settings(parser, ("model", "device"))
+    parser.add_argument("--json", action="store_true", help="print JSON, as the service answers")
+
+
+def _add_options(parser: argparse.ArgumentParser, kind: type[BaseModel], names: Sequence[str]) -> None:
+    """Offer fields of a request's options as flags; pydantic checks the values."""
+    for name in names:
+        field = kind.model_fields[name]
+        default = "" if field.default is None else f" [{field.default}]"
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            dest=f"option_{name}",
+            metavar=name.upper(),
+            default=argparse.SUPPRESS,
+            help=f"{field.description}{default}".replace("%", "%%"),
+        )
+
+
+def _chosen(options: argparse.Namespace) -> dict[str, Any]:
+    given = vars(options).items()
+    return {name.removeprefix("option_"): value for name, value in given if name.startswith("option_")}
+
+
+def _add_classify(parser: argparse.ArgumentParser) -> None:
+    from service.schemas import ClassifyOptions
+
+    parser.description = "Print the classes of photos, the likeliest first."
+    parser.add_argument("photos", nargs="+", metavar="PHOTO", help="an image file; `-` reads the standard input")
+    _add_model(parser)
+    _add_options(parser, ClassifyOptions, ("top_k", "threshold"))
+    parser.set_defaults(run=_classify)
+
+
+def _classify(options: argparse.Namespace) -> int:
+    from service.offline import classify
+    from service.schemas import ClassifyOptions
+
+    wanted = ClassifyOptions(**_chosen(options))
+    return classify(options.photos, wanted, _settings(options), as_json=options.json)
+
+
+def _add_explain(parser: argparse.ArgumentParser) -> None:
+    from service.schemas import ExplainOptions
+
+    parser.description = "Draw why a photo is of its class, or of another, or of one and not another."
+    parser.add_argument("photo", metavar="PHOTO", help="an image file; `-` reads the standard input")
+    parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT.png", help="PNG, WebP or JPEG to write")
+    _add_model(parser)
+    _add_options(parser, ExplainOptions, ("target", "versus", "view", "layer", "colormap", "opacity", "size"))
+    parser.set_defaults(run=_explain)
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from service.offline import explain
+    from service.schemas import ExplainOptions
+
+    wanted = ExplainOptions(**_chosen(options))
+    return explain(options.photo, options.out, wanted, _settings(options), as_json=options.json)
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from service.inspection import inspect
+
+    return inspect(options.file, as_json=options.json)
+
+
+def _add_bench(commands: Any, name: str, purpose: str) -> None:
+    from service import bench
+
+    parser = commands.add_parser(name, help=purpose, description=bench.__doc__)
+    bench.add_arguments(parser)
+    parser.set_defaults(run=bench.run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
