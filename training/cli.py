@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.error import URLError
 
+from training.arms import ARMS, apply_arm
 from training.config import Recipe, load_recipe, parse_change, recipe_names
 from training.errors import TrainingError
 
+COMPARED = "plain,se,cbam,spatial,mixed,unguided,guided,guided-uniform,guided-shuffled"
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as a shell would say it."""
 UNFINISHED = 75
@@ -61,7 +63,8 @@ def fit_command(options: argparse.Namespace) -> int:
     )
     result: dict[str, Any] = {"run": str(options.out), "finished": outcome.finished, "epochs": outcome.epoch}
     result |= {f"held_out_{name}": value for name, value in outcome.metrics.items()}
-    _print(result, options.json)
+    if outcome.leads:
+        _print(result, options.json)
     if outcome.finished:
         return 0
     _say(f"stopped after epoch {outcome.epoch}; the same command goes on")
@@ -109,6 +112,38 @@ def export_command(options: argparse.Namespace) -> int:
     return 0
 
 
+def compare_command(options: argparse.Namespace) -> int:
+    """Train arms × seeds under one recipe and write the table."""
+    from training.compare import Comparison, compare, read_results
+
+    comparison = Comparison(
+        recipe=_recipe(options),
+        arms=tuple(name.strip() for name in options.arms.split(",")),
+        seeds=tuple(int(seed) for seed in options.seeds.split(",")),
+        data=options.data,
+        kind=options.dataset,
+        weights=_weights(options.weights),
+        out=options.out,
+        cache=_cache(options),
+        device=options.device,
+        workers=_workers(options),
+        jobs=options.jobs,
+        time_budget_s=options.time_budget_s,
+        keep_weights=options.keep_weights,
+        visible=not options.quiet,
+        commit=_commit(),
+    )
+    done = compare(comparison)
+    results = read_results(options.out)
+    if options.json:
+        _print({"finished": done, "results": results}, as_json=True)
+    elif results:
+        sys.stdout.write((options.out / "table.md").read_text(encoding="utf-8"))
+    if not done:
+        _say("not all runs are done; the same command goes on")
+    return 0 if done else UNFINISHED
+
+
 def _recipe_of_file(path: Path) -> Recipe:
     """Return the recipe an exported file carries."""
     from model.export import load_network
@@ -151,6 +186,16 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--name", dest="name_of_model", help="of the model (default: the run's folder)")
     export.add_argument("--weights-dtype", choices=("fp16", "fp32"), default="fp16", help="in which weights are stored")
     export.add_argument("--temperature", type=float, help="of the probabilities, instead of the fitted one")
+
+    compare = _command(commands, "compare", compare_command, "train arms × seeds under one recipe and write the table")
+    _data_options(compare, required=True)
+    _recipe_options(compare)
+    _run_options(compare)
+    compare.add_argument("--arms", default=COMPARED, help=f"by comma (default: {COMPARED}; all: {', '.join(ARMS)})")
+    compare.add_argument("--seeds", default="0,1,2", help="by comma (default: 0,1,2)")
+    compare.add_argument("--jobs", type=int, default=1, help="runs at the same time: a small network leaves a GPU idle")
+    compare.add_argument("--keep-weights", action="store_true", help="keep the selected weights of finished runs")
+    compare.add_argument("--out", type=Path, required=True, metavar="DIR", help="of the comparison; one there goes on")
     return parser
 
 
@@ -198,8 +243,6 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
 
 def _recipe(options: argparse.Namespace) -> Recipe:
     """Return the recipe with everything the command line changes."""
-    from training.arms import apply_arm
-
     recipe = load_recipe(options.recipe).with_values(dict(map(parse_change, options.set)))
     changes = {
         "network.backbone": options.backbone,

@@ -85,12 +85,14 @@ class Outcome:
         epoch: epochs done.
         metrics: of the selected weights on the held-out part.
         interrupted: whether a signal stopped it, rather than the time budget.
+        leads: whether this process speaks for all.
     """
 
     finished: bool
     epoch: int
     metrics: dict[str, float]
     interrupted: bool = False
+    leads: bool = True
 
 
 def fit(job: Job) -> Outcome:
@@ -135,6 +137,9 @@ class Training:
 
     def run(self) -> Outcome:
         """Train until done or stopped; always leave a checkpoint that the next call goes on from."""
+        if self.epoch >= self.recipe.optim.epochs:
+            self.progress.close()
+            return self._outcome(finished=True)
         if self.epoch or self.batch:
             self.progress.say(f"going on after epoch {self.epoch}, step {self.batch}")
         try:
@@ -387,7 +392,8 @@ class Training:
 
     def _outcome(self, *, finished: bool) -> Outcome:
         metrics = self.best.metrics if self.best is not None else {}
-        return Outcome(finished, self.epoch, metrics, interrupted=self.stop.signalled and not finished)
+        interrupted = self.stop.signalled and not finished
+        return Outcome(finished, self.epoch, metrics, interrupted, self.world.leads)
 
 
 @torch.no_grad()
