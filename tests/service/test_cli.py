@@ -1,0 +1,183 @@
+"""The commands print what the service would answer, and say plainly what is wrong."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from model.manifest import Manifest
+from service.cli import main
+from service.schemas import Classification, Explanation
+from service.settings import Settings
+from tests.service.tiny_model import LABELS, tiny_manifest, tiny_model, tiny_self_check
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the path of a tiny model file."""
+    path = tmp_path_factory.mktemp("model") / "tiny.onnx"
+    path.write_bytes(tiny_model())
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the path of a red picture."""
+    path = tmp_path_factory.mktemp("photos") / "red.png"
+    Image.new("RGB", (40, 20), (250, 10, 10)).save(path)
+    return str(path)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    """The version is the distribution's."""
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out.startswith("fieldmark ")
+
+
+def test_every_setting_is_a_flag_of_serve(capsys: pytest.CaptureFixture[str]) -> None:
+    """What a variable can set, a flag can."""
+    with pytest.raises(SystemExit):
+        main(["serve", "--help"])
+    text = capsys.readouterr().out
+    assert [] == [name for name in Settings.model_fields if f"--{name.replace('_', '-')} " not in text]
+
+
+def test_classify_prints_the_likeliest_first(model: str, photo: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """People get the size, percentages, bars and labels."""
+    assert main(["classify", photo, "--model", model, "--top-k", "2"]) == 0
+    head, first, *rest = capsys.readouterr().out.splitlines()
+    assert f"{photo}  40×20" == head
+    assert first.endswith(LABELS[0])
+    assert "█" in first
+    assert len(rest) == 1
+
+
+def test_classify_as_json_is_the_services_answer(model: str, photo: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """One photo in, one flat result out."""
+    assert main(["classify", photo, "--model", model, "--json", "--threshold", "0.99"]) == 0
+    answer = Classification.model_validate_json(capsys.readouterr().out)
+    assert (LABELS[0], "red.png", 40, 20, False) == (
+        answer.predictions[0].label,
+        answer.filename,
+        answer.width,
+        answer.height,
+        answer.accepted,
+    )
+
+
+def test_one_bad_photo_does_not_stop_the_others(
+    model: str, photo: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Results come in order, a bad photo has a problem in its place, and the exit code tells."""
+    (tmp_path / "note.txt").write_text("hello")
+    (tmp_path / "empty.jpg").touch()
+    photos = [str(tmp_path / "note.txt"), photo, str(tmp_path / "nothing.jpg"), str(tmp_path / "empty.jpg"), photo]
+    assert main(["classify", *photos, "--model", model, "--json"]) == 1
+    results = json.loads(capsys.readouterr().out)["results"]
+    expected = ["unsupported_image_type", None, "malformed_request", "empty_input", None]
+    assert expected == [result.get("code") for result in results]
+    assert main(["classify", *photos, "--model", model]) == 1
+    shown = capsys.readouterr()
+    assert shown.out.count("40×20") == 2
+    assert len(shown.err.splitlines()) == 3
+
+
+def test_photo_from_standard_input(model: str, photo: str) -> None:
+    """A dash reads the standard input, so that commands can be chained."""
+    command = [sys.executable, "-m", "service.cli", "classify", "-", "--model", model]
+    done = subprocess.run(command, input=Path(photo).read_bytes(), capture_output=True, check=True)
+    assert LABELS[0] in done.stdout.decode()
+    assert b"" == done.stderr
+
+
+@pytest.mark.parametrize(("name", "format_"), [("o.png", "PNG"), ("o.webp", "WEBP"), ("o.jpg", "JPEG")])
+@pytest.mark.parametrize("view", ["overlay", "gradcam", "attention", "panel"])
+def test_explain_writes_a_picture(model: str, photo: str, tmp_path: Path, name: str, format_: str, view: str) -> None:
+    """The name's ending chooses the format; all views but the panel have the photo's size."""
+    out = tmp_path / name
+    assert main(["explain", photo, "-o", str(out), "--model", model, "--view", view]) == 0
+    picture = Image.open(io.BytesIO(out.read_bytes()))
+    assert format_ == picture.format
+    assert (picture.size == (40, 20)) == (view != "panel")
+
+
+def test_explain_as_json(model: str, photo: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same facts as the service's answer, with the picture's path for its data URLs."""
+    out = str(tmp_path / "o.png")
+    assert main(["explain", photo, "-o", out, "--model", model, "--json", "--versus", "rank:2"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert out == answer.pop("picture")
+    for name in ("gradcam", "gradcam_versus", "attention"):
+        answer[name]["png"] = ""
+    explained = Explanation.model_validate(answer)
+    assert (LABELS[0], [8, 8]) == (explained.target.label, explained.gradcam.shape)
+    assert explained.versus is not None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--target", "red brid"], "Similar: Red bird"),
+        (["--target", "rank:9"], "whole number"),
+        (["--target", "rank:1", "--versus", "class:0"], "the same class"),
+        (["--layer", "5"], "layer"),
+        (["--opacity", "7"], "--opacity"),
+        (["--size", "big"], "--size"),
+        (["--view", "sideways"], "--view"),
+        (["--colormap", "rainbow"], "--colormap"),
+        (["-o", "picture.gif"], "must end in"),
+        (["-o", "/nowhere/picture.png"], "No such file"),
+    ],
+)
+def test_explain_says_what_is_wrong(
+    model: str, photo: str, tmp_path: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line on stderr, an exit code, no traceback and no picture."""
+    out = tmp_path / "o.png"
+    assert main(["explain", photo, "-o", str(out), "--model", model, *arguments]) in (1, 2)
+    shown = capsys.readouterr()
+    assert message in shown.err
+    assert (1, "") == (len(shown.err.splitlines()), shown.out)
+    assert not out.exists()
+
+
+def test_inspect_as_json_is_the_manifest(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Everything the manifest holds, with the file's size and hash."""
+    assert main(["inspect", model, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert Path(model).stat().st_size == facts.pop("bytes")
+    assert 64 == len(facts.pop("sha256"))
+    assert model == facts.pop("file")
+    assert tiny_manifest(self_check=tiny_self_check()) == Manifest.model_validate(facts)
+
+
+def test_inspect_is_readable(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """People see classes, input, layers and precision."""
+    assert main(["inspect", model]) == 0
+    text = capsys.readouterr().out
+    for fact in ("4: Red bird", "RGB 8×8", "0: pixels, 3 channels, 8×8", "fp32"):
+        assert fact in text
+
+
+def test_refused_models_are_refused_with_the_reason(
+    photo: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither a wrong file nor a missing one ends in a traceback."""
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"not a model")
+    for path in (broken, tmp_path / "missing.onnx"):
+        for command in (["inspect", str(path)], ["classify", photo, "--model", str(path)]):
+            assert main(command) == 1
+            assert capsys.readouterr().err.startswith("fieldmark: ")
+
+
+def test_wrong_settings_name_their_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    """A setting that cannot be read stops the server before it starts."""
+    assert main(["serve", "--max-files", "many"]) == 2
+    assert "--max-files" in capsys.readouterr().err
