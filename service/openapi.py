@@ -230,6 +230,7 @@ def document(app: FastAPI, further: Iterable[type[BaseModel]] = ()) -> dict[str,
             title=app.title, version=app.version, description=_DESCRIPTION, routes=app.routes, tags=_TAGS,
             license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"}, servers=[{"url": app.root_path or "/"}],
         )  # fmt: skip
+        _drop_foreign_errors(found)
         pairs = [(model, "serialization") for model in (*_COMPONENTS, *further)]
         _, definitions = models_json_schema(pairs, ref_template=_REF)  # type: ignore[arg-type]
         components = found.setdefault("components", {})
@@ -237,3 +238,13 @@ def document(app: FastAPI, further: Iterable[type[BaseModel]] = ()) -> dict[str,
         components["securitySchemes"] = _KEYS
         app.openapi_schema = found
     return app.openapi_schema
+
+
+def _drop_foreign_errors(found: dict[str, Any]) -> None:
+    """Take out the error shape that FastAPI adds wherever there are parameters: no answer here has it."""
+    for operations in found["paths"].values():
+        for operation in operations.values():
+            if "HTTPValidationError" in str(operation["responses"].get("422", "")):
+                del operation["responses"]["422"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        found.get("components", {}).get("schemas", {}).pop(name, None)
