@@ -7,7 +7,7 @@ decoded and prepared in the pool while the batch before them runs.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ParamSpec, TypeVar
 
 import numpy as np
@@ -22,6 +22,9 @@ from service.metrics import Metrics
 from service.registry import Registry, ServedModel
 from service.settings import Settings
 from service.workers import GpuWork
+
+KEPT_PIXELS = 2_000_000
+"""Most pixels of an image that are kept while its prediction waits; who draws decodes again."""
 
 Args = ParamSpec("Args")
 T = TypeVar("T")
@@ -110,7 +113,6 @@ class Predictor:
         targets: Sequence[int] = (BEST,),
         versus: Sequence[int] | None = None,
         layer: int = 0,
-        full_size: bool = False,
         lane: str = "classify",
         deadline: float | None = None,
     ) -> Prediction:
@@ -122,7 +124,6 @@ class Predictor:
             targets: codes of the classes to explain: 0…K−1 a class, −1…−K a rank.
             versus: codes of the classes to contrast them with, as many as targets; None for none.
             layer: index into the manifest's layers.
-            full_size: decode in full at once; `Prediction.full_image` does it later.
             lane: whose turn it shares in the queues.
             deadline: when it must have been started, on `time.monotonic()`'s clock.
 
@@ -139,9 +140,9 @@ class Predictor:
             raise EmptyInput
         question = _question(served, targets, versus, layer)
         if served.engine.max_batch_size > 1:
-            return await self._through_gpu(question, data, full_size, lane, deadline)
+            return await self._through_gpu(question, data, lane, deadline)
         done = await self._workers.cpu.submit(
-            lambda: self._decode_and_run(question, data, full_size), lane=lane, deadline=deadline
+            lambda: self._decode_and_run(question, data), lane=lane, deadline=deadline
         )
         image, outputs, decode_s = done.result
         self._metrics.batch(1)
@@ -177,11 +178,9 @@ class Predictor:
         self._metrics.stage("render", done.run_s)
         return done.result
 
-    async def _through_gpu(
-        self, question: _Question, data: bytes, full_size: bool, lane: str, deadline: float | None
-    ) -> Prediction:
+    async def _through_gpu(self, question: _Question, data: bytes, lane: str, deadline: float | None) -> Prediction:
         decoded: Done[tuple[DecodedImage, npt.NDArray[np.uint8]]] = await self._workers.cpu.submit(
-            lambda: self._decode(question.served, data, full_size), lane=lane, deadline=deadline
+            lambda: self._decode(question.served, data), lane=lane, deadline=deadline
         )
         image, pixels = decoded.result
         done = await self._submit_gpu(question, pixels, lane, deadline)
@@ -194,18 +193,14 @@ class Predictor:
         work = GpuWork(question.served.engine, pixels, question.target, question.versus, question.layer)
         return await self._workers.gpu.submit(work, lane=lane, key=work.key, deadline=deadline)
 
-    def _decode(self, served: ServedModel, data: bytes, full_size: bool) -> tuple[DecodedImage, npt.NDArray[np.uint8]]:
-        """Decode and prepare; the model sees the same pixels whether or not a picture is wanted."""
+    def _decode(self, served: ServedModel, data: bytes) -> tuple[DecodedImage, npt.NDArray[np.uint8]]:
         resize = served.manifest.resize
         image = decode_image(data, self._limits, min_side=resize.size)
-        pixels = prepare(image, resize)
-        if full_size and image.scale > 1:
-            image = decode_image(data, self._limits)
-        return image, pixels
+        return _shrink(image), prepare(image, resize)
 
-    def _decode_and_run(self, question: _Question, data: bytes, full_size: bool) -> tuple[DecodedImage, Outputs, float]:
+    def _decode_and_run(self, question: _Question, data: bytes) -> tuple[DecodedImage, Outputs, float]:
         started = time.monotonic()
-        image, pixels = self._decode(question.served, data, full_size)
+        image, pixels = self._decode(question.served, data)
         decode_s = time.monotonic() - started
         return image, _run(question, pixels), decode_s
 
@@ -230,6 +225,23 @@ class Predictor:
             timings=timings,
             reopen=lambda: decode_image(data, self._limits),
         )
+
+
+def _shrink(decoded: DecodedImage) -> DecodedImage:
+    """Return a large image at a fraction of its size, so that a full queue is not a full memory."""
+    width, height = decoded.image.size
+    factor = 1
+    while width * height > KEPT_PIXELS * factor * factor:
+        factor *= 2
+    if factor == 1:
+        return decoded
+    x, y = decoded.offset
+    return replace(
+        decoded,
+        image=decoded.image.reduce(factor),
+        scale=decoded.scale * factor,
+        offset=(x / factor, y / factor),
+    )
 
 
 def _question(served: ServedModel, targets: Sequence[int], versus: Sequence[int] | None, layer: int) -> _Question:
