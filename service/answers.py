@@ -1,9 +1,7 @@
 """Predictions and models → the members of answers; no HTTP in here."""
 
+from collections.abc import Sequence
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from service.predictor import Prediction
 from service.registry import ServedModel
@@ -14,19 +12,30 @@ _DIGITS = 6
 """Decimals of probabilities; float32 holds no more."""
 
 
-def top_classes(probabilities: npt.NDArray[np.floating[Any]], k: int) -> list[int]:
-    """Return the indices of the k likeliest classes, the likeliest first; among equals the lower index."""
-    order: list[int] = np.argsort(-probabilities, kind="stable")[:k].tolist()
-    return order
+def top_classes(probabilities: list[float], k: int) -> list[int]:
+    """Return the indices of the k likeliest classes, the likeliest first; among equals the lower index.
+
+    In plain Python: numpy would give up the interpreter lock for so little, and wait for it under load.
+    """
+    if k == 1:
+        return [max(range(len(probabilities)), key=probabilities.__getitem__)]
+    return sorted(range(len(probabilities)), key=probabilities.__getitem__, reverse=True)[:k]
+
+
+def first_class(prediction: Prediction) -> tuple[str, float]:
+    """Return the label and the probability of the likeliest class."""
+    probabilities = prediction.probabilities.tolist()
+    (index,) = top_classes(probabilities, 1)
+    return prediction.served.manifest.labels[index], probabilities[index]
 
 
 def score(prediction: Prediction, index: int) -> Answer:
     """Return a class and its probability; `schemas.Score`."""
-    return {
-        "label": prediction.served.manifest.labels[index],
-        "index": index,
-        "probability": round(float(prediction.probabilities[index]), _DIGITS),
-    }
+    return _score(prediction.served.manifest.labels, prediction.probabilities.tolist(), index)
+
+
+def _score(labels: Sequence[str], probabilities: list[float], index: int) -> Answer:
+    return {"label": labels[index], "index": index, "probability": round(probabilities[index], _DIGITS)}
 
 
 def model_id(served: ServedModel) -> Answer:
@@ -38,7 +47,9 @@ def classification(
     prediction: Prediction, options: ClassifyOptions, *, filename: str | None, request_id: str
 ) -> Answer:
     """Return the flat answer for one image; `schemas.Classification`."""
-    scores = [score(prediction, index) for index in top_classes(prediction.probabilities, options.top_k)]
+    probabilities = prediction.probabilities.tolist()
+    labels = prediction.served.manifest.labels
+    scores = [_score(labels, probabilities, index) for index in top_classes(probabilities, options.top_k)]
     answer: Answer = {"predictions": scores}
     if options.threshold is not None:
         answer["accepted"] = scores[0]["probability"] >= options.threshold

@@ -26,6 +26,7 @@ from starlette.responses import Response
 
 from model.manifest import MAX_TARGETS, Manifest
 from service import openapi
+from service.answers import first_class
 from service.errors import (
     EmptyInput,
     InvalidOption,
@@ -47,7 +48,7 @@ HEADER_LENGTH = "Inference-Header-Content-Length"
 OCTETS = "application/octet-stream"
 _LARGE_JSON = 64 * 1024
 """JSON longer than this is parsed in a thread, so that the loop goes on."""
-_DTYPES = {"UINT8": np.dtype("u1"), "INT64": np.dtype("<i8"), "FP32": np.dtype("<f4")}
+_DTYPES: dict[str, np.dtype[Any]] = {"UINT8": np.dtype("u1"), "INT64": np.dtype("<i8"), "FP32": np.dtype("<f4")}
 _EXTENSIONS = ["binary_tensor_data", "classification"]
 
 Array = npt.NDArray[Any]
@@ -549,7 +550,7 @@ async def _predict(
             prediction = await services.predictor.predict(served, image, **options)
         else:
             prediction = await services.predictor.predict_array(served, image, **options)
-        services.note(exchange, prediction)
+        services.note(exchange, prediction, *first_class(prediction))
         _check_contrast(prediction, options["versus"] or [])
         return prediction
 
@@ -595,7 +596,7 @@ def _answer(served: ServedModel, job: Job, predictions: list[Prediction]) -> Res
 def _values(wish: OutputWish, manifest: Manifest, predictions: list[Prediction]) -> Array:
     """Return an output as an array; strings as objects."""
     if wish.name == "label":
-        labels = [manifest.labels[int(prediction.probabilities.argmax())] for prediction in predictions]
+        labels = [first_class(prediction)[0] for prediction in predictions]
         return np.array(labels, dtype=object)
     values = np.stack([np.asarray(getattr(prediction, wish.name)) for prediction in predictions])
     count = wish.parameters.get("classification", 0)
@@ -621,6 +622,7 @@ def _datatype(values: Array) -> str:
 
 def _to_bytes(values: Array) -> bytes:
     if values.dtype.kind != "O":
-        return values.astype(_DTYPES[_datatype(values)], copy=False).tobytes()
+        raw: bytes = values.astype(_DTYPES[_datatype(values)], copy=False).tobytes()
+        return raw
     elements = [text.encode() for text in values.ravel()]
     return b"".join(struct.pack("<I", len(element)) + element for element in elements)

@@ -93,6 +93,22 @@ def json_answer(description: str, *models: type[BaseModel]) -> dict[str, Any]:
     return {"description": description, "headers": _HEADERS, "content": {"application/json": {"schema": schema}}}
 
 
+def query_parameters(model: type[BaseModel]) -> list[dict[str, Any]]:
+    """Return the entries of the query parameters that make up a model."""
+    entries = []
+    for name, schema in model.model_json_schema()["properties"].items():
+        # Absence is how a query string says null.
+        variants = [variant for variant in schema.pop("anyOf", []) if variant.get("type") != "null"]
+        if variants:
+            schema |= variants[0]
+        if schema.get("default", 0) is None:
+            del schema["default"]
+        description = schema.pop("description")
+        schema.pop("title")
+        entries.append({"name": name, "in": "query", "required": False, "description": description, "schema": schema})
+    return entries
+
+
 _HEADERS: dict[str, Any] = {
     "X-Request-Id": {
         "description": "The request's own, where it sent a sane one.",
@@ -161,7 +177,11 @@ CLASSIFY: dict[str, Any] = {
         200: json_answer("The classes.", schemas.Classification, schemas.Classifications),
         **problems(*WORK_PROBLEMS),
     },
-    "openapi_extra": {**_IMAGE_BODY, "security": OPEN_OR_KEY, "parameters": [TIMEOUT]},
+    "openapi_extra": {
+        **_IMAGE_BODY,
+        "security": OPEN_OR_KEY,
+        "parameters": [*query_parameters(schemas.ClassifyOptions), TIMEOUT],
+    },
 }
 EXPLAIN: dict[str, Any] = {
     "operation_id": "explain",
@@ -177,7 +197,11 @@ EXPLAIN: dict[str, Any] = {
         },
         **problems(*WORK_PROBLEMS),
     },
-    "openapi_extra": {**_IMAGE_BODY, "security": OPEN_OR_KEY, "parameters": [TIMEOUT]},
+    "openapi_extra": {
+        **_IMAGE_BODY,
+        "security": OPEN_OR_KEY,
+        "parameters": [*query_parameters(schemas.ExplainOptions), TIMEOUT],
+    },
 }
 MODELS: dict[str, Any] = {
     "operation_id": "models",

@@ -1,7 +1,7 @@
 """Any failure → one `application/problem+json` document (RFC 9457), in our own words and no library's."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from fastapi.exceptions import RequestValidationError
@@ -51,7 +51,7 @@ def as_fieldmark_error(error: Exception) -> FieldmarkError:
     if isinstance(error, FieldmarkError):
         return error
     if isinstance(error, RequestValidationError):
-        return _invalid_option(error)
+        return invalid_option([(item["loc"][1:], item) for item in error.errors()])
     if isinstance(error, HTTPException) and error.status_code in _HTTP_ERRORS:
         return _HTTP_ERRORS[error.status_code](headers=error.headers)
     if isinstance(error, ClientDisconnect):
@@ -103,12 +103,16 @@ def _request_id(scope: Scope) -> str:
     return exchange.request_id if exchange is not None else ""
 
 
-def _invalid_option(error: RequestValidationError) -> FieldmarkError:
-    """Name each bad parameter in our words; the value sent is not repeated."""
-    problems = []
-    for item in error.errors():
-        path = ".".join(str(part) for part in item["loc"][1:])
-        problems.append({"name": path, "reason": _reason(item["type"], item.get("ctx", {}))})
+def invalid_option(items: Iterable[tuple[Sequence[Any], Mapping[str, Any]]]) -> InvalidOption:
+    """Return the error that names each bad parameter in our words; the value sent is not repeated.
+
+    Args:
+        items: place and pydantic's description of each fault.
+    """
+    problems = [
+        {"name": ".".join(str(part) for part in place), "reason": _reason(item["type"], item.get("ctx", {}))}
+        for place, item in items
+    ]
     names = ", ".join(sorted({f"`{problem['name']}`" for problem in problems}))
     return InvalidOption(f"Not valid: {names}.", extensions={"invalid": problems})
 

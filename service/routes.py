@@ -3,19 +3,20 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 from pydantic_core import to_json
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from service import openapi
-from service.answers import classification, model_info
+from service.answers import classification, first_class, model_info
 from service.errors import NotAcceptable
 from service.explaining import Question, draw, explanation
 from service.negotiation import JPEG, JSON, PNG, WEBP, choose
+from service.options import read_options
 from service.predictor import Prediction
 from service.problems import known_error, problem_document
 from service.schemas import ClassifyOptions, ExplainOptions
@@ -29,12 +30,13 @@ T = TypeVar("T")
 
 
 @router.post("/classify", tags=["images"], **openapi.CLASSIFY)
-async def classify(request: Request, options: Annotated[ClassifyOptions, Query()]) -> Response:
+async def classify(request: Request) -> Response:
     """Name the class of each image.
 
     Send one image as the raw body, or one or many as the multipart field `file`. One image gets a flat answer;
     several get `results` in their order, with a problem in the place of an image that cannot be answered.
     """
+    options = read_options(request.scope, ClassifyOptions)
     choose(request.headers.get("accept"), [JSON])
     services, exchange = services_of(request), exchange_of(request.scope)
     served = services.registry.get(options.model, options.version)
@@ -43,19 +45,22 @@ async def classify(request: Request, options: Annotated[ClassifyOptions, Query()
 
     async def answer(upload: Upload) -> Answer:
         prediction = await services.predictor.predict(served, upload.data, lane="classify", deadline=deadline)
-        services.note(exchange, prediction)
-        return classification(prediction, options, filename=upload.filename, request_id=exchange.request_id)
+        found = classification(prediction, options, filename=upload.filename, request_id=exchange.request_id)
+        first = found["predictions"][0]
+        services.note(exchange, prediction, first["label"], first["probability"])
+        return found
 
     return await _answer_json(request, uploads, answer)
 
 
 @router.post("/explain", tags=["images"], **openapi.EXPLAIN)
-async def explain(request: Request, options: Annotated[ExplainOptions, Query()]) -> Response:
+async def explain(request: Request) -> Response:
     """Show where the model saw the class of each image.
 
     One image gets a picture (PNG, WebP or JPEG by `Accept`) with the class in the headers, or JSON under
     `Accept: application/json`; several images get JSON.
     """
+    options = read_options(request.scope, ExplainOptions)
     accept = request.headers.get("accept")
     choose(accept, [PNG, WEBP, JPEG, JSON])
     services, exchange = services_of(request), exchange_of(request.scope)
@@ -75,7 +80,7 @@ async def explain(request: Request, options: Annotated[ExplainOptions, Query()])
             lane="explain",
             deadline=deadline,
         )
-        services.note(exchange, prediction)
+        services.note(exchange, prediction, *first_class(prediction))
         question.check(prediction)
         return prediction
 
@@ -145,11 +150,10 @@ async def _render(services: Services, exchange: Exchange, function: Callable[...
 
 def _picture_headers(prediction: Prediction, options: ExplainOptions) -> dict[str, str]:
     """Return the class in header form: percent-encoded UTF-8, since headers are ASCII."""
-    first = int(prediction.probabilities.argmax())
-    probability = float(prediction.probabilities[first])
+    label, probability = first_class(prediction)
     labels = prediction.served.manifest.labels
     headers = {
-        "X-Fieldmark-Label": quote(labels[first]),
+        "X-Fieldmark-Label": quote(label),
         "X-Fieldmark-Probability": f"{probability:.6f}",
         "X-Fieldmark-Target": quote(labels[int(prediction.explained[0])]),
         "X-Fieldmark-Model": f"{prediction.served.name}/{prediction.served.version}",

@@ -27,15 +27,20 @@ class Services:
     predictor: Predictor
     metrics: Metrics
 
-    def note(self, exchange: Exchange, prediction: Prediction) -> None:
-        """Tell log and metrics of one image's result; the predictor has told its own times already."""
+    def note(self, exchange: Exchange, prediction: Prediction, label: str, probability: float) -> None:
+        """Tell log and metrics of one image's result; the predictor has told its own times already.
+
+        Args:
+            exchange: the request's.
+            prediction: of one image.
+            label: its likeliest class.
+            probability: of that class.
+        """
         timings = prediction.timings
         exchange.stage("decode", timings.decode_s)
         exchange.stage("queue", timings.queue_s)
         exchange.stage("infer", timings.infer_s)
-        first = int(prediction.probabilities.argmax())
-        label = prediction.served.manifest.labels[first]
-        self.metrics.confidence(float(prediction.probabilities[first]))
+        self.metrics.confidence(probability)
         self.metrics.predicted(label)
         exchange.fields.setdefault("model", f"{prediction.served.name}/{prediction.served.version}")
         exchange.fields.setdefault("label", label)

@@ -4,7 +4,7 @@ Pure ASGI: Starlette's `BaseHTTPMiddleware` hides a client that hung up from the
 """
 
 import logging
-import os
+import random
 import re
 import time
 from collections.abc import Awaitable
@@ -23,6 +23,8 @@ _ACCESS = logging.getLogger("fieldmark.access")
 _ADDRESSES = frozenset({"/classify", "/explain", "/models", "/metrics", "/admin/reload"})
 _INFER = "/v2/models/{model}/infer"
 _INFER_VERSION = "/v2/models/{model}/versions/{version}/infer"
+# An id, not a secret; the system's generator would give up the interpreter lock and wait for it under load.
+_RANDOM = random.Random()  # noqa: S311
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 
 
@@ -190,7 +192,7 @@ def _request_id(scope: Scope) -> str:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             sane: str = value.decode("ascii")
             return sane
-    return os.urandom(16).hex()
+    return f"{_RANDOM.getrandbits(128):032x}"
 
 
 def _common_headers(scope: Scope, exchange: Exchange) -> list[tuple[bytes, bytes]]:
