@@ -8,7 +8,6 @@ lost; a file that fails its check changes nothing, and the last good model stays
 
 import asyncio
 import contextlib
-import gc
 import hashlib
 import logging
 import time
@@ -195,7 +194,10 @@ class Registry:
     async def reload(self) -> dict[str, Any]:
         """Look at the files now, taking every file as complete and trying failed ones again; see `ReloadReport`."""
         async with self._busy:
-            return (await self._look(trust=True, retry=True)).as_dict()
+            report = await self._look(trust=True, retry=True)
+        if not (report.loaded or report.failed or report.removed):
+            self.metrics.reloaded("unchanged")
+        return report.as_dict()
 
     # Looking at the files.
 
@@ -212,8 +214,6 @@ class Registry:
             self.failed = ModelRejected(f"the models cannot be loaded: {error}")
         self._first_load.set()
         if self.failed is None:
-            gc.collect()
-            gc.freeze()  # what lives as long as the service need not be looked at by every collection
             self._tasks.append(asyncio.get_running_loop().create_task(self._poll()))
 
     async def _poll(self) -> None:
@@ -250,11 +250,11 @@ class Registry:
         try:
             served = await asyncio.to_thread(self._make, key, slot)
         except Exception as error:
-            reason = str(error) if isinstance(error, ModelRejected) else f"{type(error).__name__} while loading"
+            slot.failed = True
+            expected = isinstance(error, ModelRejected)
+            reason = str(error) if expected else f"{type(error).__name__} while loading"
             stays = "the loaded one stays" if slot.served else "it is not served"
-            logger.error(
-                "model %s is refused, %s: %s", key, stays, reason, exc_info=not isinstance(error, ModelRejected)
-            )
+            logger.error("model %s is refused, %s: %s", key, stays, reason, exc_info=not expected)
             self.metrics.reloaded("failed")
             report.failed.append({"model": key, "reason": reason})
             return

@@ -7,6 +7,7 @@ it ends by raising the signal again (exit code 143). This one goes on listening,
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -167,6 +168,8 @@ async def _announce(registry: Registry, listening: socket.socket) -> None:
         await registry.wait_ready()
     except ModelRejected:
         return
+    gc.collect()
+    gc.freeze()  # what lives as long as the service need not be looked at by every collection
     host, port = listening.getsockname()[:2]
     address = f"[{host}]" if ":" in host else host
     names = ", ".join(f"{served.name}/{served.version}" for served in registry.models())
