@@ -121,18 +121,18 @@ def decode_image(data: bytes, limits: ImageLimits | None = None, *, min_side: in
     """
     limits = limits or ImageLimits()
     if not data:
-        raise EmptyInput("the image has zero bytes")
+        raise EmptyInput("The image has zero bytes.")
     format_ = _allowed_format(data, limits)
     try:
         return _decode(data, format_, limits, min_side)
     except FieldmarkError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError) as error:
-        raise TooManyPixels(f"the {format_} image is too large to decode") from error
+        raise TooManyPixels(f"The {format_} image is too large to decode.") from error
     except Exception as error:
         # Pillow's plugins raise a dozen kinds on hostile bytes (SyntaxError, struct.error, IndexError, EOFError, …),
         # and all of them mean the same here.
-        raise UndecodableImage(f"the {format_} image is broken, truncated or of an unknown kind") from error
+        raise UndecodableImage(f"The {format_} image is broken, truncated or of an unknown kind.") from error
 
 
 def prepare(decoded: DecodedImage, resize: Resize) -> npt.NDArray[np.uint8]:
@@ -213,14 +213,14 @@ def _allowed_format(data: bytes, limits: ImageLimits) -> str:
     if format_ is None:
         foreign = next((name for magic, name in _FOREIGN if data.startswith(magic)), None)
         raise UnsupportedImageType(
-            f"this is {foreign}" if foreign else "the first bytes are of no image format we know"
+            f"This is {foreign}." if foreign else "The first bytes are of no known image format."
         )
     if format_ not in limits.formats:
-        raise UnsupportedImageType(f"{format_} is switched off on this server")
+        raise UnsupportedImageType(f"{format_} is switched off on this server.")
     if format_ == "HEIC" and _heif_plugin() is None:
         raise UnsupportedImageType(
-            "this is HEIC, which this server cannot decode: its optional `heif` extra is not installed; "
-            "send the photo as JPEG"
+            "This is HEIC, which this server cannot decode: its optional `heif` extra is not installed. "
+            "Send the photo as JPEG."
         )
     return format_
 
@@ -283,7 +283,7 @@ def _decode(data: bytes, format_: str, limits: ImageLimits, min_side: int | None
     if format_ == "JPEG":
         _check_scans(data, image)
     elif format_ == "BMP" and image.info.get("compression") in (1, 2) and len(data) > MAX_RUN_LENGTH_BYTES:
-        raise UndecodableImage("the BMP image is run-length coded and too long for that")
+        raise UndecodableImage("The BMP image is run-length coded and too long for that.")
     stored, scale = image.size, 1
     if format_ == "JPEG" and min_side is not None:
         scale = _draft(image, min_side)
@@ -306,9 +306,9 @@ def _decode(data: bytes, format_: str, limits: ImageLimits, min_side: int | None
 def _check_pixels(size: tuple[int, int], limits: ImageLimits) -> None:
     width, height = size
     if width < 1 or height < 1:
-        raise UndecodableImage(f"the image has no pixels: {width}×{height}")
+        raise UndecodableImage(f"The image has no pixels: {width}×{height}.")
     if width * height > limits.max_pixels:
-        raise TooManyPixels(f"the image has {width}×{height} pixels; at most {limits.max_pixels:,} are decoded")
+        raise TooManyPixels(f"The image has {width}×{height} pixels; at most {limits.max_pixels:,} are decoded.")
 
 
 def _draft(image: ImageFile.ImageFile, min_side: int) -> int:
@@ -344,7 +344,7 @@ def _check_header(data: bytes, format_: str, limits: ImageLimits) -> None:
         # Pillow reads the EXIF block of an AVIF while opening it, tag by tag.
         for count, match in enumerate(re.finditer(rb"II\*\0|MM\0\*", data)):
             if count >= 16:
-                raise UndecodableImage("the AVIF image has too many EXIF blocks")
+                raise UndecodableImage("The AVIF image has too many EXIF blocks.")
             _check_directory(data[match.start() :], limits)
 
 
@@ -385,7 +385,7 @@ def _directory(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
     (number,) = struct.unpack_from(order + ("Q" if big else "H"), data, start)
     step, first = (20, start + 8) if big else (12, start + 2)
     if number > 65535:
-        raise UndecodableImage("the TIFF directory has too many tags")
+        raise UndecodableImage("The TIFF directory has too many tags.")
     for i in range(number):
         yield struct.unpack_from(order + ("HHQ8s" if big else "HHL4s"), data, first + i * step)
 
@@ -402,14 +402,14 @@ def _check_directory(data: bytes, limits: ImageLimits) -> None:
             size = _TIFF_UNITS.get(kind, 0) * count
             total += size if size > len(value) else 0
             if total > len(data) or (_TIFF_UNITS.get(kind, 1) > 1 and count > MAX_TAG_VALUES):
-                raise UndecodableImage("the TIFF directory claims more than the file holds")
+                raise UndecodableImage("The TIFF directory claims more than the file holds.")
             if tag in tile and kind in (3, 4) and count == 1:
                 # "HL" values are left-justified in either byte order.
                 tile[tag] = int.from_bytes(value[: _TIFF_UNITS[kind]], order)  # type: ignore[arg-type]
     except struct.error as error:
-        raise UndecodableImage("the TIFF directory is broken or truncated") from error
+        raise UndecodableImage("The TIFF directory is broken or truncated.") from error
     if tile[322] * tile[323] > limits.max_pixels:
-        raise TooManyPixels(f"the TIFF has tiles of {tile[322]}×{tile[323]} pixels")
+        raise TooManyPixels(f"The TIFF image has tiles of {tile[322]}×{tile[323]} pixels.")
 
 
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
@@ -427,7 +427,7 @@ def _check_scans(data: bytes, image: ImageFile.ImageFile) -> None:
             return
         scans += kind == 0xDA
         if scans > allowed:
-            raise UndecodableImage("the JPEG image has too many scans")
+            raise UndecodableImage("The JPEG image has too many scans.")
         at += int.from_bytes(data[at : at + 2], "big")
 
 
@@ -489,8 +489,8 @@ class _Budget:
         """
         if wanted > limits.max_decode_bytes or (wanted > self.total and wanted > BYTES_PER_BYTE * file_bytes):
             raise TooManyPixels(
-                f"decoding {file_bytes:,} bytes would take {wanted // MIB:,} MiB of memory; "
-                f"{self.total // MIB} MiB are given to any file, more only to large ones"
+                f"Decoding {file_bytes:,} bytes would take {wanted // MIB:,} MiB of memory; "
+                f"{self.total // MIB} MiB are given to any file, more only to large ones."
             )
         share = min(wanted, self.total)
         with self._turnstile, self._changed:

@@ -83,8 +83,11 @@ async def _one(
 async def _explain(photo: str, out: Path, options: ExplainOptions, settings: Settings, as_json: bool) -> int:
     media_type = PICTURE_TYPES.get(out.suffix.lower())
     if media_type is None:
-        raise InvalidOption(f"{out}: the name must end in {', '.join(PICTURE_TYPES)}")
-    data = read(photo)
+        raise InvalidOption(f"{out}: the name must end in {', '.join(PICTURE_TYPES)}.")
+    try:
+        data = read(photo)
+    except FieldmarkError as error:
+        raise type(error)(f"{photo}: {error.detail}") from error
     async with _service(settings) as (registry, predictor):
         served = registry.get(options.model, options.version)
         question = Question.of(options, served.manifest)
@@ -99,7 +102,7 @@ async def _explain(photo: str, out: Path, options: ExplainOptions, settings: Set
     try:
         out.write_bytes(picture)
     except OSError as error:
-        raise MalformedRequest(f"{out}: {error.strerror or error}") from error
+        raise MalformedRequest(f"{out}: {error.strerror or error}.") from error
     for name in ("gradcam", "gradcam_versus", "attention"):
         if shown.get(name):
             del shown[name]["png"]
@@ -125,16 +128,15 @@ def read(photo: str) -> bytes:
     try:
         data = sys.stdin.buffer.read() if photo == "-" else Path(photo).read_bytes()
     except OSError as error:
-        raise MalformedRequest(f"{photo}: {error.strerror or error}") from error
+        raise MalformedRequest(f"{error.strerror or error}.") from error
     if not data:
-        raise EmptyInput(f"{photo}: the file is empty")
+        raise EmptyInput("The file is empty.")
     return data
 
 
 def _print_result(photo: str, result: dict[str, Any]) -> None:
     if "code" in result:
-        detail = result["detail"]
-        print(detail if detail.startswith(photo) else f"{photo}: {detail}", file=sys.stderr, flush=True)  # noqa: T201
+        print(f"{photo}: {result['detail']}", file=sys.stderr, flush=True)  # noqa: T201 - an error of the command
         for label in result.get("nearest", ()):
             print(f"  {label}", file=sys.stderr)  # noqa: T201
         return

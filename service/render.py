@@ -171,7 +171,7 @@ def _palette(colormap: str) -> bytes:
     try:
         table = COLORMAPS[colormap]
     except KeyError:
-        raise InvalidOption(f"no colormap {colormap!r}; there are {', '.join(COLORMAPS)}") from None
+        raise InvalidOption(f"There is no colormap {colormap!r}; there are {', '.join(COLORMAPS)}.") from None
     return bytes(table[np.rint(np.linspace(0, 255, 255)).astype(int)].tobytes()) + bytes(UNSEEN_COLOUR)
 
 
@@ -286,7 +286,7 @@ def render_view(
     _check_side(placement, media_type)
     values = attention if view == "attention" else gradcam
     if values is None:
-        raise InvalidOption(f"this model has no {view} map")
+        raise InvalidOption(f"This model has no {view} map.")
     scaled = scale_map(values, resize.crop)
     if view == "overlay":
         return encode(overlay(picture(decoded, placement), scaled, placement, opacity, colormap), media_type)
@@ -314,7 +314,7 @@ def render_layer(
 def _check_side(placement: Placement, media_type: str) -> None:
     longest = MAX_SIDE.get(media_type, 0)
     if max(placement.width, placement.height) > longest:
-        raise InvalidOption(f"{media_type} holds at most {longest} pixels a side; ask for a smaller `size`")
+        raise InvalidOption(f"{media_type} holds at most {longest} pixels a side; ask for a smaller `size`.")
 
 
 def encode(image: Image.Image, media_type: str) -> bytes:
@@ -333,7 +333,7 @@ def encode(image: Image.Image, media_type: str) -> bytes:
     elif media_type == "image/jpeg":
         image.convert("RGB").save(stream, "JPEG", quality=88)
     else:
-        raise InvalidOption(f"no pictures of type {media_type}; there are {', '.join(MAX_SIDE)}")
+        raise InvalidOption(f"There are no pictures of type {media_type}; there are {', '.join(MAX_SIDE)}.")
     return stream.getvalue()
 
 

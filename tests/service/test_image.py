@@ -448,7 +448,7 @@ def test_error_text_holds_nothing_of_the_library() -> None:
     """The client reads our words, not Pillow's."""
     with pytest.raises(UndecodableImage) as caught:
         decode_image(b"\x89PNG\r\n\x1a\n" + b"\xff" * 60)
-    assert caught.value.detail == "the PNG image is broken, truncated or of an unknown kind"
+    assert caught.value.detail == "The PNG image is broken, truncated or of an unknown kind."
 
 
 # ── memory and time ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,0 +1,374 @@
+// The page of a running service: photos in, class and maps out. No library; talks to /explain and /models only.
+// All addresses are relative, so that the page works behind a path prefix.
+
+const LAYER_SIDE = 896; // longer side of the maps asked for, pixels: enough for the screen, cheap to send
+const AT_ONCE = 2; // photos under way at the same time
+const RETRIES = 4; // of a busy service
+
+const $ = (id) => document.getElementById(id);
+const photos = []; // {file, url, question, result, problem, controller}
+let current = null;
+let labels = [];
+let running = 0;
+
+// ── talking to the service ──────────────────────────────────────────────────────────────────────────────────────────
+
+class Problem extends Error {
+  constructor(document, status) {
+    super(document.detail || document.title || `The service answered ${status}.`);
+    this.document = document;
+    this.status = status;
+  }
+}
+
+const wait = (seconds) => new Promise((done) => setTimeout(done, seconds * 1000));
+
+function headers(accept) {
+  const key = sessionStorage.getItem("fieldmark-key");
+  return key ? { Accept: accept, "X-API-Key": key } : { Accept: accept };
+}
+
+async function call(path, options, accept) {
+  for (let attempt = 0; ; attempt += 1) {
+    let response;
+    try {
+      response = await fetch(path, { ...options, headers: headers(accept) });
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      throw new Problem({ title: "The service cannot be reached", detail: "Is it still running? Try again in a moment." }, 0);
+    }
+    if (response.ok) return response;
+    const busy = response.status === 429 || response.status === 503;
+    if (busy && attempt < RETRIES) {
+      await wait(Math.min(Number(response.headers.get("Retry-After")) || 1, 10));
+      continue;
+    }
+    throw new Problem(await response.json().catch(() => ({})), response.status);
+  }
+}
+
+function explainRequest(photo, extra, accept) {
+  const { target, versus } = photo.question;
+  const query = new URLSearchParams({ target, colormap: $("colormap").value, ...extra });
+  if (versus) query.set("versus", versus);
+  const body = new FormData();
+  body.append("file", photo.file, photo.file.name || "pasted");
+  return call(`explain?${query}`, { method: "POST", body, signal: photo.controller.signal }, accept);
+}
+
+async function loadModel() {
+  try {
+    const answer = await (await call("models", {}, "application/json")).json();
+    const list = Array.isArray(answer) ? answer : answer.models;
+    const model = list.find((one) => one.default) || list[0];
+    labels = model.labels;
+    $("labels").replaceChildren(...labels.map((label) => new Option(label, label)));
+    $("model").textContent = `${model.name} · ${labels.length} classes`;
+    $("knows").textContent =
+      `The model knows ${labels.length} classes, and gives one of them to any picture, even of something else. ` +
+      (model.licence ? `Its weights: ${model.licence}.` : "");
+    $("view-attention").hidden = model.has_attention === false;
+  } catch (error) {
+    if (error instanceof Problem) showProblem(error);
+  }
+}
+
+// ── photos ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+function add(files) {
+  const images = [...files].filter((file) => file.size > 0);
+  if (!images.length) return;
+  const first = photos.length;
+  for (const file of images) {
+    photos.push({ file, url: URL.createObjectURL(file), question: { target: "rank:1", versus: "" }, waiting: true });
+  }
+  document.body.classList.add("has-photos");
+  select(photos[first]);
+  drawStrip();
+  next();
+}
+
+function next() {
+  while (running < AT_ONCE) {
+    const photo = photos.find((one) => one === current && one.waiting) || photos.find((one) => one.waiting);
+    if (!photo) return;
+    run(photo);
+  }
+}
+
+async function run(photo) {
+  photo.waiting = false;
+  photo.controller?.abort();
+  const controller = new AbortController();
+  photo.controller = controller;
+  photo.busy = true;
+  running += 1;
+  if (photo === current) draw();
+  try {
+    const response = await explainRequest(photo, { top_k: 5, size: LAYER_SIDE }, "application/json");
+    photo.result = await response.json();
+    photo.timing = response.headers.get("Server-Timing") || "";
+    photo.problem = null;
+  } catch (error) {
+    if (error.name !== "AbortError") photo.problem = error;
+  } finally {
+    running -= 1;
+    if (photo.controller === controller) photo.busy = false;
+    if (photo === current) {
+      draw();
+      announce(photo);
+    }
+    drawStrip();
+    next();
+  }
+}
+
+function ask(question) {
+  if (!current) return;
+  current.question = { ...current.question, ...question };
+  current.waiting = true;
+  run(current);
+}
+
+function select(photo) {
+  current = photo;
+  showPhoto(photo);
+  draw();
+}
+
+async function showPhoto(photo) {
+  const image = $("photo");
+  image.alt = photo.file.name ? `Your photo ${photo.file.name}` : "Your photo";
+  image.onload = () => fitStage(image.naturalWidth, image.naturalHeight);
+  image.onerror = () => showServersView(photo);
+  image.src = photo.shown || photo.url;
+}
+
+// Small photos are enlarged, tall ones end above the fold.
+function fitStage(width, height) {
+  $("stage").style.aspectRatio = `${width} / ${height}`;
+  $("stage").style.width = `min(100%, max(60vh, 18rem) * ${width / height})`;
+}
+
+// Browsers cannot show every format the service reads (TIFF, HEIC): then the service's own picture stands in.
+async function showServersView(photo) {
+  if (photo.shown || photo.problem) return;
+  photo.shown = photo.url;
+  try {
+    const request = { ...photo, question: { target: "rank:1" }, controller: new AbortController() };
+    const response = await explainRequest(request, { view: "overlay", opacity: 0, size: LAYER_SIDE }, "image/webp");
+    photo.shown = URL.createObjectURL(await response.blob());
+    if (photo === current) $("photo").src = photo.shown;
+    drawStrip();
+  } catch {
+    // The answer itself tells what is wrong.
+  }
+}
+
+// ── drawing ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+const percent = (share) => `${(100 * share).toFixed(share < 0.1 ? 1 : 0)}%`;
+const number = (value) => (value === 0 ? "0" : Number(value.toPrecision(3)).toString());
+const view = () => document.querySelector("input[name=view]:checked").value;
+
+function element(tag, properties = {}, ...children) {
+  const made = Object.assign(document.createElement(tag), properties);
+  made.append(...children);
+  return made;
+}
+
+function draw() {
+  const { result, problem, busy } = current;
+  $("result").hidden = !result && Boolean(problem);
+  $("busy").hidden = !busy;
+  $("result").setAttribute("aria-busy", String(Boolean(busy)));
+  if (problem) showProblem(problem);
+  else $("problem").hidden = true;
+  drawAnswer(result);
+  drawLayer();
+}
+
+function drawAnswer(result) {
+  for (const id of ["save", "clear"]) $(id).disabled = !result;
+  if (!result) {
+    $("kicker").textContent = "Looking…";
+    $("label").textContent = "…";
+    $("sure").textContent = $("facts").textContent = "";
+    $("bars").replaceChildren();
+    return;
+  }
+  const best = result.predictions[0];
+  $("kicker").textContent = best.probability < 0.5 ? "Not sure; perhaps" : "This looks like";
+  $("label").textContent = best.label;
+  $("sure").textContent = `${percent(best.probability)} sure`;
+  $("bars").replaceChildren(...result.predictions.map((one) => bar(one, result)));
+  $("target").value = result.target.label;
+  $("versus").value = result.versus ? result.versus.label : "";
+  $("versus").placeholder = rival(result, result.target.label);
+  $("clear").hidden = !result.versus;
+  const time = current.timing.match(/total;dur=([\d.]+)/) || current.timing.match(/infer;dur=([\d.]+)/);
+  $("facts").textContent =
+    `${result.width} × ${result.height} pixels · model ${result.model.name} version ${result.model.version}` +
+    (time ? ` · ${Math.round(Number(time[1]))} ms in the ${current.timing.includes("total;") ? "service" : "model"}` : "");
+}
+
+// The likeliest other class: what people most want to tell it from.
+function rival(result, label) {
+  return result.predictions.find((one) => one.label !== label)?.label ?? "";
+}
+
+function bar(one, result) {
+  const filled = element("i");
+  filled.style.transform = `scaleX(${one.probability})`;
+  const share = element("span", { className: "share", textContent: percent(one.probability) });
+  const button = element("button", { type: "button" }, filled, element("span", { textContent: one.label }), share);
+  button.setAttribute("aria-pressed", String(!result.versus && result.target.index === one.index));
+  button.addEventListener("click", () => {
+    if (view() !== "gradcam") document.querySelector("input[value=gradcam]").checked = true;
+    ask({ target: `class:${one.index}`, versus: "" });
+    // The bars are drawn anew; keep the keyboard where it was.
+    requestAnimationFrame(() => $("bars").children[result.predictions.indexOf(one)]?.firstChild.focus());
+  });
+  return element("li", {}, button);
+}
+
+function drawLayer() {
+  const { result } = current;
+  const versus = result?.versus;
+  $("view-versus").hidden = !versus;
+  if (!versus && view() === "gradcam_versus") document.querySelector("input[value=gradcam]").checked = true;
+  const attentionButton = document.querySelector("input[value=attention]");
+  attentionButton.disabled = Boolean(result) && !result.attention;
+  const shown = view();
+  const map = shown === "photo" ? null : result?.[shown];
+  $("layer").hidden = !map;
+  $("scale").hidden = !map;
+  if (map) {
+    $("layer").src = map.png;
+    $("layer").style.opacity = $("opacity").value / 100;
+    $("scale-min").textContent = number(map.min);
+    $("scale-max").textContent = number(map.max);
+    $("ramp").dataset.map = $("colormap").value;
+  }
+  $("caption").textContent = result ? describe(shown, result) : "";
+  $("note").textContent = map?.note ? explainNote(map.note, shown, result) : "";
+  $("note").hidden = !map?.note;
+}
+
+function describe(shown, { target, versus }) {
+  if (shown === "photo") return "Your photo";
+  if (shown === "attention") return "Where the network looks before it decides";
+  if (!versus) return `What speaks for ${target.label} (${percent(target.probability)})`;
+  const [this_, that] = shown === "gradcam" ? [target, versus] : [versus, target];
+  return `What speaks for ${this_.label} rather than ${that.label}`;
+}
+
+function explainNote(note, shown, { target, versus }) {
+  if (note.startsWith("flat")) return "The attention is flat: the network looks everywhere alike, so the colours mean little.";
+  const what = versus ? (shown === "gradcam" ? `${target.label} rather than ${versus.label}` : `${versus.label} rather than ${target.label}`) : target.label;
+  return `No positive evidence: nothing in this picture speaks for ${what}.`;
+}
+
+function drawStrip() {
+  $("strip").hidden = photos.length < 2;
+  if (photos.length < 2) return;
+  $("strip").replaceChildren(...photos.map((photo) => {
+    const picture = element("img", { src: photo.shown || photo.url, alt: "" });
+    picture.onerror = () => {
+      picture.replaceWith(element("div", { className: "blank" }));
+      if (photo.result) showServersView(photo);
+    };
+    const best = photo.result?.predictions[0];
+    const text = photo.problem ? "Problem" : best ? `${best.label} ${percent(best.probability)}` : "…";
+    const label = element("span", { textContent: text, className: photo.problem ? "bad" : "" });
+    const button = element("button", { type: "button", title: photo.file.name }, picture, label);
+    button.setAttribute("aria-current", String(photo === current));
+    button.addEventListener("click", () => {
+      select(photo);
+      drawStrip();
+      $("strip").children[photos.indexOf(photo)].firstChild.focus();
+    });
+    return element("li", {}, button);
+  }));
+}
+
+function showProblem(problem) {
+  const { document: told, status } = problem;
+  $("problem").hidden = false;
+  $("problem-title").textContent = told?.title || "Something went wrong";
+  const nearest = told?.nearest?.length ? ` Similar: ${told.nearest.join(", ")}.` : "";
+  const id = told?.request_id && status >= 500 ? ` (request ${told.request_id})` : "";
+  $("problem-detail").textContent = problem.message + nearest + id;
+  $("key-form").hidden = status !== 401;
+}
+
+function announce(photo) {
+  const { result, problem } = photo;
+  if (problem) return; // the alert speaks for itself
+  if (!result) return;
+  const best = result.predictions[0];
+  $("live").textContent = `${best.label}, ${percent(best.probability)}. ${$("caption").textContent}. ${$("note").textContent}`;
+}
+
+// ── what people do ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+$("files").addEventListener("change", (event) => {
+  add(event.target.files);
+  event.target.value = "";
+});
+document.addEventListener("paste", (event) => {
+  if (event.clipboardData?.files.length) add(event.clipboardData.files);
+});
+let depth = 0; // dragenter and dragleave fire for every element on the way
+for (const name of ["dragenter", "dragover", "dragleave", "drop"]) {
+  document.addEventListener(name, (event) => {
+    if (!event.dataTransfer?.types.includes("Files")) return;
+    event.preventDefault();
+    depth = name === "drop" ? 0 : depth + (name === "dragenter") - (name === "dragleave");
+    document.body.classList.toggle("dragging", depth > 0);
+    if (name === "drop") add(event.dataTransfer.files);
+  });
+}
+$("views").addEventListener("change", drawLayer);
+$("opacity").addEventListener("input", () => {
+  $("opacity-value").textContent = `${$("opacity").value}%`;
+  $("layer").style.opacity = $("opacity").value / 100;
+});
+$("colormap").addEventListener("change", () => ask({}));
+$("versus-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const [target, versus] = [$("target").value.trim(), $("versus").value.trim()];
+  document.querySelector("input[value=gradcam]").checked = true;
+  if (!current?.result) return;
+  ask({ target: target || "rank:1", versus: versus || rival(current.result, target || current.result.predictions[0].label) });
+});
+$("clear").addEventListener("click", () => ask({ target: "rank:1", versus: "" }));
+$("save").addEventListener("click", async () => {
+  const photo = current;
+  $("save").disabled = true;
+  try {
+    const response = await explainRequest(photo, { view: "panel", opacity: $("opacity").value / 100 }, "image/png");
+    const link = element("a", { href: URL.createObjectURL(await response.blob()) });
+    link.download = `fieldmark-${photo.result.target.label.replace(/\W+/g, "-")}.png`;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+  } catch (error) {
+    showProblem(error);
+  } finally {
+    $("save").disabled = false;
+  }
+});
+$("key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  sessionStorage.setItem("fieldmark-key", $("key").value);
+  $("problem").hidden = true;
+  loadModel();
+  for (const photo of photos) if (photo.problem) photo.waiting = true;
+  next();
+});
+// Press on the picture to see it without the map.
+for (const [name, on] of [["pointerdown", true], ["pointerup", false], ["pointerleave", false], ["pointercancel", false]]) {
+  $("stage").addEventListener(name, () => $("stage").classList.toggle("peek", on));
+}
+
+loadModel();
