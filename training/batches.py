@@ -15,17 +15,24 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
+from model.manifest import Resize
 from training.config import DataRecipe, Recipe
 from training.datasets import Sample
 from training.store import Pixels, Preparation, open_store, shrink_to
-from training.transforms import make_item, served_image, training_transform
+from training.transforms import make_item, served_image
 
 Key = tuple[int, int]
 """An image's index and the seed of its variation."""
 
 
 class Photos(Protocol):
-    """A store, or files that are decoded as needed."""
+    """A store, or files that are decoded as needed.
+
+    Attributes:
+        key: says what is in it.
+    """
+
+    key: str
 
     def __len__(self) -> int: ...
 
@@ -115,28 +122,27 @@ def training_photos(samples: Sequence[Sample], recipe: Recipe, banner: int, cach
 
 def served_photos(samples: Sequence[Sample], data: DataRecipe, banner: int, cache: Path, *, progress: bool) -> Photos:
     """Return evaluation photos as the network sees them: S×S pixels."""
-    preparation = served_preparation(data, banner)
+    preparation = served_preparation(data.resize, banner)
     return open_store([sample.path for sample in samples], preparation, cache, progress=progress)
 
 
-def served_preparation(data: DataRecipe, banner: int) -> Preparation:
+def served_preparation(resize: Resize, banner: int) -> Preparation:
     """Return the service's geometry as a preparation."""
-    return Preparation(f"served {data.resize!r}", partial(served_image, resize=data.resize), banner)
+    return Preparation(f"served {resize!r}", partial(served_image, resize=resize), banner)
 
 
 def training_loader(
-    photos: Photos, samples: Sequence[Sample], order: EpochOrder, recipe: Recipe, workers: int, *, pin: bool
+    varied: Dataset[tuple[Tensor, int]], order: EpochOrder, workers: int, *, pin: bool
 ) -> DataLoader[tuple[Tensor, int]]:
     """Return varied training batches in the given order: (n, 3, S, S) uint8 and (n,) int64."""
-    varied = VariedPhotos(photos, samples, training_transform(recipe))
     return _loader(varied, workers, pin=pin, batch_sampler=order)
 
 
 def evaluation_loader(
-    photos: Photos, samples: Sequence[Sample], batch_size: int, workers: int = 0, *, pin: bool = False
+    served: Dataset[tuple[Tensor, int]], batch_size: int, workers: int = 0, *, pin: bool = False
 ) -> DataLoader[tuple[Tensor, int]]:
     """Return evaluation batches in the order of the samples, every image counted."""
-    return _loader(ServedPhotos(photos, samples), workers, pin=pin, batch_size=batch_size)
+    return _loader(served, workers, pin=pin, batch_size=batch_size)
 
 
 def _loader(dataset: Dataset[tuple[Tensor, int]], workers: int, **options: Any) -> DataLoader[tuple[Tensor, int]]:

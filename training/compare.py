@@ -168,7 +168,9 @@ def run_one(comparison: Comparison, dataset: Dataset, arm: str, seed: int, time_
     if not outcome.finished:
         return False
     device = pick_device(comparison.device)
-    judged = judge_selected(load_selected(folder), dataset, dataset.test, device, comparison.workers, visible=False)
+    judged = judge_selected(
+        load_selected(folder), dataset, dataset.test, device, comparison.workers, visible=False, cache=comparison.cache
+    )
     result: Result = {
         "arm": arm,
         "seed": seed,

@@ -65,6 +65,8 @@ class DataRecipe:
         held_out: fraction of each class of the training part kept for selection and calibration; 0 keeps none.
         held_out_seed: which images those are; independent of the run's seed, so that seeds can be compared.
         store_side: shorter side the decoded training images are kept at, at most, pixels; 0: twice resize_size.
+        cached_views: where an early part is frozen, compute its features of so many random variations of every
+            image once, and train on those; 0 varies anew in every epoch.
     """
 
     input_size: int = 224
@@ -75,11 +77,13 @@ class DataRecipe:
     held_out: float = 0.1
     held_out_seed: int = 0
     store_side: int = 0
+    cached_views: int = 0
 
     def __post_init__(self) -> None:
         _require(self.input_size >= 16, "data.input_size must be at least 16 pixels")
         _require(self.resize_size >= self.input_size, "data.resize_size must be at least data.input_size")
         _require(0 <= self.held_out < 1, "data.held_out must lie in [0, 1)")
+        _require(self.cached_views >= 0, "data.cached_views must not be negative")
         _require(min(self.std) > 0, "data.std must be positive")
         _require(self.store_side == 0 or self.store_side >= self.input_size, "data.store_side is below input_size")
 
@@ -154,6 +158,7 @@ class OptimRecipe:
         schedule: `cosine` falls to 0 step by step, `cosine_epoch` once an epoch (as released), `constant` stays.
         clip_norm: largest gradient norm; 0 is off.
         freeze_stages: the first so many stages of the backbone keep their pre-trained weights.
+        freeze_until: instead, name the last step that keeps them, e.g. `features.13` or `layer2`.
         label_smoothing: of the cross-entropy.
     """
 
@@ -170,6 +175,7 @@ class OptimRecipe:
     schedule: Literal["cosine", "cosine_epoch", "constant"] = "cosine"
     clip_norm: float = 0.0
     freeze_stages: int = 0
+    freeze_until: str = ""
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
@@ -254,6 +260,11 @@ class Recipe:
         _require(
             self.data.held_out > 0 or self.run.selection == "last",
             'without a held-out part (data.held_out = 0) there is nothing to select on: set run.selection = "last"',
+        )
+
+        _require(
+            self.data.cached_views == 0 or self.optim.freeze_stages > 0 or self.optim.freeze_until != "",
+            "data.cached_views needs a frozen part: set optim.freeze_stages or optim.freeze_until",
         )
 
     def to_dict(self) -> dict[str, Any]:

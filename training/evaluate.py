@@ -19,15 +19,16 @@ from tqdm import tqdm
 from model.gradcam import activation_map, channel_gradients
 from model.manifest import MANIFEST_KEY, Manifest, Resize
 from model.network import Network
-from training.batches import _one_thread
+from training.batches import Photos, _one_thread, served_photos, served_preparation
 from training.checkpoint import Selected
 from training.config import Recipe
 from training.datasets import Dataset, Sample, hold_out
 from training.errors import DatasetError, TrainingError
+from training.frozen import AsFloats, FeatureCache, Features, forward_inputs, frozen_step
 from training.localisation import localisation_figures
 from training.scores import Floats, Ints, accuracy_figures
-from training.store import decode_photo
-from training.transforms import Normalise, ServedGeometry, make_item
+from training.store import PhotoFiles
+from training.transforms import Normalise, box_on_input
 
 Answer = tuple[Floats, Floats, Floats | None]
 """Logits (n, K), Grad-CAM of the predicted class (n, h, w), attention (n, h, w) or None."""
@@ -87,9 +88,24 @@ def part_of(dataset: Dataset, recipe: Recipe | None, part: str) -> Sequence[Samp
 
 
 def judge_selected(
-    selected: Selected, dataset: Dataset, samples: Sequence[Sample], device: torch.device, workers: int, visible: bool
+    selected: Selected,
+    dataset: Dataset,
+    samples: Sequence[Sample],
+    device: torch.device,
+    workers: int,
+    visible: bool,
+    cache: Path | None = None,
 ) -> Judged:
     """Ask a run's network, in torch.
+
+    Args:
+        selected: weights of the run.
+        dataset: what the samples are of.
+        samples: to judge by.
+        device: to compute on.
+        workers: processes that decode photos.
+        visible: show progress.
+        cache: keep decoded photos (and features of a frozen part) there, for many networks judged by the same photos.
 
     Raises:
         DatasetError: the data set has other classes.
@@ -97,8 +113,18 @@ def judge_selected(
     _same_labels(selected.labels, dataset)
     data = selected.recipe.data
     network = selected.network().to(device)
-    ask = torch_answers(network, Normalise(data.mean, data.std, device))
-    return _judge(ask, dataset, samples, data.resize, selected.temperature, workers, visible)
+    normalise: Callable[[Tensor], Tensor] = Normalise(data.mean, data.std, device)
+    photos: Photos = PhotoFiles([sample.path for sample in samples], served_preparation(data.resize, dataset.banner))
+    features, step = None, None
+    if cache is not None:
+        photos = served_photos(samples, data, dataset.banner, cache, progress=visible)
+        step = frozen_step(network, selected.recipe.optim) if data.cached_views else None
+    if cache is not None and step is not None:
+        kept = FeatureCache(network, step, selected.recipe, cache, device, workers, progress=visible)
+        features, normalise = kept.served(photos, samples), AsFloats(device)
+    judged = JudgedPhotos(samples, photos, data.resize, features)
+    ask = torch_answers(network, normalise, step)
+    return _judge(ask, dataset, judged, selected.temperature, workers, visible)
 
 
 def judge_file(
@@ -112,15 +138,18 @@ def judge_file(
     """
     ask, manifest = onnx_answers(path, threads)
     _same_labels(manifest.labels, dataset)
-    return _judge(ask, dataset, samples, manifest.resize, manifest.temperature, workers, visible)
+    preparation = served_preparation(manifest.resize, dataset.banner)
+    photos = PhotoFiles([sample.path for sample in samples], preparation)
+    judged = JudgedPhotos(samples, photos, manifest.resize)
+    return _judge(ask, dataset, judged, manifest.temperature, workers, visible)
 
 
-def torch_answers(network: Network, normalise: Normalise) -> Ask:
-    """Return a function that classifies and explains with a torch network."""
+def torch_answers(network: Network, normalise: Callable[[Tensor], Tensor], step: str | None = None) -> Ask:
+    """Return a function that classifies and explains with a torch network (from cached features, given their step)."""
 
     def ask(images: Tensor) -> Answer:
         with torch.no_grad():
-            attended = network.forward_features(normalise(images))
+            attended = forward_inputs(network, normalise(images), step)
             logits = network.forward_head(attended.feature_map)
             alpha = channel_gradients(network, attended, logits.argmax(1))
             gradcam = activation_map(alpha, attended.feature_map)
@@ -156,34 +185,42 @@ def onnx_answers(path: Path, threads: int = 0) -> tuple[Ask, Manifest]:
 
 
 class JudgedPhotos(TorchDataset[tuple[Tensor, int, Tensor]]):
-    """Photos as the service prepares them, with their box on the network's input."""
+    """Photos as the service prepares them (or their cached features), with their box on the network's input.
 
-    def __init__(self, samples: Sequence[Sample], resize: Resize, banner: int) -> None:
-        self._samples, self._banner = samples, banner
-        self._geometry = ServedGeometry(resize)
+    Args:
+        samples: what is known of the photos.
+        photos: prepared.
+        resize: how.
+        features: to give out instead of pixels.
+    """
+
+    def __init__(
+        self, samples: Sequence[Sample], photos: Photos, resize: Resize, features: Features | None = None
+    ) -> None:
+        self.samples, self.resize = tuple(samples), resize
+        self._photos, self._features = photos, features
 
     def __len__(self) -> int:
-        return len(self._samples)
+        return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int, Tensor]:
-        sample = self._samples[index]
-        image = decode_photo(sample.path, self._banner)
-        item: dict[str, Any] = self._geometry(make_item(np.asarray(image), image.size, sample))
-        box = item["box"][0].as_subclass(Tensor) if "box" in item else torch.full((4,), torch.nan)
-        return item["image"].as_subclass(Tensor), sample.label, box
+        sample = self.samples[index]
+        pixels, size = self._photos[index]
+        box = torch.full((4,), torch.nan) if sample.box is None else box_on_input(sample.box, size, self.resize)
+        if self._features is not None:
+            return self._features.get(0, index), sample.label, box
+        return torch.from_numpy(np.array(pixels)).permute(2, 0, 1), sample.label, box
 
 
 def _judge(
     ask: Ask,
     dataset: Dataset,
-    samples: Sequence[Sample],
-    resize: Resize,
+    photos: JudgedPhotos,
     temperature: float,
     workers: int,
     visible: bool,
     batch_size: int = 32,
 ) -> Judged:
-    photos = JudgedPhotos(samples, resize, dataset.banner)
     loader = DataLoader(photos, batch_size, num_workers=workers, worker_init_fn=_one_thread)
     answers, labels, boxes = [], [], []
     for images, batch_labels, batch_boxes in _shown(loader, visible):
@@ -192,13 +229,13 @@ def _judge(
         boxes.append(batch_boxes.numpy())
     logits, gradcam, attention = zip(*answers, strict=True)
     return Judged(
-        tuple(samples),
+        photos.samples,
         np.concatenate(logits),
         np.concatenate(labels),
         np.concatenate(gradcam),
         None if attention[0] is None else np.concatenate(attention),
         np.concatenate(boxes),
-        resize,
+        photos.resize,
         temperature,
         dataset.labels,
     )

@@ -6,6 +6,7 @@ ends with the very same weights as a run that was never stopped.
 
 import math
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,11 +19,14 @@ import torchvision
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
 
 from model.network import Network, build_network
 from training import checkpoint
 from training.batches import (
     EpochOrder,
+    ServedPhotos,
+    VariedPhotos,
     evaluation_loader,
     served_photos,
     step_seed,
@@ -33,12 +37,21 @@ from training.checkpoint import LAST, SELECTED, Selected, network_config
 from training.config import Recipe
 from training.datasets import Dataset, hold_out
 from training.errors import CheckpointError, Diverged
+from training.frozen import (
+    AsFloats,
+    FeatureCache,
+    ServedFeatures,
+    VariedFeatures,
+    forward_inputs,
+    frozen_part,
+    frozen_step,
+)
 from training.journal import CURVES, Journal, Progress, Record, describe, draw_curves
 from training.losses import Losses, Objective
-from training.optim import AveragedWeights, create_optimizer, freeze_stages, learning_rate_factor, set_learning_rate
+from training.optim import AveragedWeights, create_optimizer, learning_rate_factor, set_learning_rate
 from training.publish import keep_parity_images
 from training.scores import Floats, Ints, accuracy_figures, fit_temperature
-from training.transforms import Normalise, batch_mixing
+from training.transforms import Normalise, batch_mixing, training_transform
 from training.world import AGREE_EVERY, StopRequest, World, joined_world
 
 SAVE_EVERY_S = 30.0
@@ -120,13 +133,16 @@ class Training:
         self.job, self.recipe, self.world, self.stop = job, job.recipe, world, stop
         job.out.mkdir(parents=True, exist_ok=True)
         resumed = self._read_checkpoint()
-        self._set_up_data()
+        data = self.recipe.data
+        self.train, self.held = hold_out(job.dataset.train, data.held_out, data.held_out_seed)
+        self.order = EpochOrder(len(self.train), self.recipe.seed, self.recipe.optim.batch_size, world.rank, world.size)
         self._set_up_network(None if resumed else job.weights)
         self.epoch, self.batch = 0, 0
         self.totals = torch.zeros(5, device=world.device)
         self.best: Selected | None = None
         if resumed:
             self._resume(resumed)
+        self._set_up_data()
         self.journal = Journal(job.out, self.epoch, write=world.leads)
         self.progress = Progress(
             self.recipe.optim.epochs * len(self.order),
@@ -159,19 +175,26 @@ class Training:
 
     def _set_up_data(self) -> None:
         job, recipe, dataset = self.job, self.recipe, self.job.dataset
-        self.train, self.held = hold_out(dataset.train, recipe.data.held_out, recipe.data.held_out_seed)
         if not self.world.leads:
             self.world.wait()  # the leading process decodes; the others then find its store
         visible = job.visible and self.world.leads
         photos = training_photos(self.train, recipe, dataset.banner, job.cache, progress=visible)
         held = served_photos(self.held, recipe.data, dataset.banner, job.cache, progress=visible)
+        varied: TorchDataset[tuple[Tensor, int]] = VariedPhotos(photos, self.train, training_transform(recipe))
+        served: TorchDataset[tuple[Tensor, int]] = ServedPhotos(held, self.held)
+        if self.step is not None:
+            cache = FeatureCache(
+                self.network, self.step, recipe, job.cache, self.world.device, job.workers, progress=visible
+            )
+            varied = VariedFeatures(cache.varied(photos, self.train), self.train)
+            if self.held:
+                served = ServedFeatures(cache.served(held, self.held), self.held)
         if self.world.leads:
             keep_parity_images(job.out, self.held or self.train, recipe.data, dataset.banner)
             self.world.wait()
-        self.order = EpochOrder(len(self.train), recipe.seed, recipe.optim.batch_size, self.world.rank, self.world.size)
         pin = self.world.device.type == "cuda"
-        self.loader = training_loader(photos, self.train, self.order, recipe, job.workers, pin=pin)
-        self.held_loader = evaluation_loader(held, self.held, recipe.optim.batch_size, pin=pin)
+        self.loader = training_loader(varied, self.order, job.workers, pin=pin)
+        self.held_loader = evaluation_loader(served, recipe.optim.batch_size, pin=pin)
         self.mix = batch_mixing(recipe.augment, dataset.num_classes)
 
     def _set_up_network(self, weights: Literal["imagenet"] | Path | None) -> None:
@@ -186,15 +209,21 @@ class Training:
         self.network.to(device)
         if channels_last:
             self.network.to(memory_format=torch.channels_last)
-        self.frozen = freeze_stages(self.network, recipe.optim.freeze_stages)
-        self.objective: torch.nn.Module = Objective(self.network, recipe, processes=self.world.size)
+        step = frozen_step(self.network, recipe.optim)
+        self.frozen = frozen_part(self.network, step)
+        for module in self.frozen:
+            module.requires_grad_(False)
+        self.step = step if recipe.data.cached_views else None
+        self.objective: torch.nn.Module = Objective(self.network, recipe, self.world.size, self.step)
         if self.world.size > 1:
             self.objective = DistributedDataParallel(self.objective, device_ids=[device.index] if on_cuda else None)
         self.optimizer = create_optimizer(self.network, recipe.optim)
         self.average = AveragedWeights(self.network, recipe.run.ema_decay) if recipe.run.ema_decay else None
         self.amp = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(recipe.run.amp) if on_cuda else None
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp is torch.float16)
-        self.normalise = Normalise(recipe.data.mean, recipe.data.std, device, channels_last)
+        self.normalise: Callable[[Tensor], Tensor] = Normalise(recipe.data.mean, recipe.data.std, device, channels_last)
+        if self.step is not None:
+            self.normalise = AsFloats(device)
 
     def _train_epoch(self) -> bool:
         """Train one epoch, or what is left of it; return whether it was finished."""
@@ -281,7 +310,7 @@ class Training:
         metrics: dict[str, float] = {}
         temperature = 1.0
         if self.held:
-            logits, labels = predict(network, self.held_loader, self.normalise)
+            logits, labels = predict(network, self.held_loader, self.normalise, self.step)
             if not np.isfinite(logits).all():
                 raise Diverged(f"epoch {self.epoch}: the logits of held-out images are no longer numbers")
             temperature = fit_temperature(logits, labels)
@@ -329,7 +358,8 @@ class Training:
             return None
         values = checkpoint.read(path)
         self.world.wait()
-        differences = _differences(values["recipe"], self.recipe.to_dict())
+        # Read as a recipe of today first: an older one lacks the keys that came later.
+        differences = _differences(Recipe.from_dict(values["recipe"]).to_dict(), self.recipe.to_dict())
         if values["labels"] != list(self.job.dataset.labels):
             differences.append("other classes")
         if differences:
@@ -397,12 +427,18 @@ class Training:
 
 
 @torch.no_grad()
-def predict(network: Network, loader: DataLoader[tuple[Tensor, int]], normalise: Normalise) -> tuple[Floats, Ints]:
+def predict(
+    network: Network,
+    loader: DataLoader[tuple[Tensor, int]],
+    normalise: Callable[[Tensor], Tensor],
+    step: str | None = None,
+) -> tuple[Floats, Ints]:
     """Return logits (n, K) and labels (n,) of every image of a loader, computed in float32."""
     network.eval()
     logits, labels = [], []
     for images, targets in loader:
-        logits.append(network(normalise(images)).float())
+        attended = forward_inputs(network, normalise(images), step)
+        logits.append(network.forward_head(attended.feature_map).float())
         labels.append(targets)
     return torch.cat(logits).cpu().numpy(), torch.cat(labels).numpy()
 

@@ -12,6 +12,7 @@ from model.attention import Attended
 from model.gradcam import activation_map, channel_gradients
 from model.network import Network
 from training.config import GuidanceRecipe, Recipe
+from training.frozen import forward_inputs
 
 SMALLEST = 1e-12
 """Probabilities are kept from zero before the logarithm."""
@@ -40,18 +41,19 @@ class Objective(nn.Module):
         network: to train.
         recipe: its guidance and label smoothing.
         processes: whose gradients are averaged; a guidance that is summed over the batch is then scaled back up.
+        step: of the backbone that the inputs' features were computed up to; None where inputs are images.
     """
 
-    def __init__(self, network: Network, recipe: Recipe, processes: int = 1) -> None:
+    def __init__(self, network: Network, recipe: Recipe, processes: int = 1, step: str | None = None) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.step = network, step
         self.guidance = recipe.guidance
         self.weight = recipe.guidance.weight * (processes if recipe.guidance.reduction == "sum" else 1)
         self.cross_entropy = nn.CrossEntropyLoss(label_smoothing=recipe.optim.label_smoothing)
 
-    def forward(self, images: Tensor, targets: Tensor) -> Losses:
+    def forward(self, inputs: Tensor, targets: Tensor) -> Losses:
         """Return the losses of normalised images (N, 3, S, S) and targets: classes (N,) or their shares (N, K)."""
-        attended = self.network.forward_features(images)
+        attended = forward_inputs(self.network, inputs, self.step)
         logits = self.network.forward_head(attended.feature_map).float()
         cross_entropy = self.cross_entropy(logits, targets)
         if self.guidance.weight == 0:

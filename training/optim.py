@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from model.network import Network
 from training.config import OptimRecipe
-from training.errors import RecipeError
 
 
 def create_optimizer(network: Network, recipe: OptimRecipe) -> torch.optim.Optimizer:
@@ -56,24 +55,6 @@ def learning_rate_factor(recipe: OptimRecipe, position: float) -> float:
         position = math.floor(position)
     rest = max(recipe.epochs - recipe.warmup_epochs, 1e-9)
     return 0.5 * (1 + math.cos(math.pi * min(max(position - recipe.warmup_epochs, 0) / rest, 1.0)))
-
-
-def freeze_stages(network: Network, count: int) -> list[nn.Module]:
-    """Stop the first `count` stages of the backbone from learning; return their modules.
-
-    Raises:
-        RecipeError: the backbone has fewer stages.
-    """
-    backbone = network.backbone
-    if count > len(backbone.stages):
-        raise RecipeError(f"optim.freeze_stages is {count}; {backbone.name} has {len(backbone.stages)} stages")
-    if count == 0:
-        return []
-    steps = list(backbone._steps)
-    frozen = [backbone.get_submodule(step) for step in steps[: steps.index(backbone.stages[count - 1].name) + 1]]
-    for module in frozen:
-        module.requires_grad_(False)
-    return frozen
 
 
 class AveragedWeights:

@@ -88,6 +88,7 @@ class ImageStore:
 
     def __init__(self, base: Path) -> None:
         index = np.load(base.with_suffix(".npz"))
+        self.key = base.name
         self._path = base.with_suffix(".bytes")
         self._offsets: npt.NDArray[np.int64] = index["offsets"]
         self._shapes: npt.NDArray[np.int64] = index["shapes"]
@@ -116,6 +117,7 @@ class PhotoFiles:
     def __init__(self, paths: Sequence[Path], preparation: Preparation) -> None:
         self._paths = list(paths)
         self._preparation = preparation
+        self.key = _key(paths, preparation)
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -214,6 +216,7 @@ def _write_index(base: Path, shapes: npt.NDArray[np.int64], sizes: npt.NDArray[n
 
 
 def _key(paths: Sequence[Path], preparation: Preparation) -> str:
+    """Return what names a store: what is in it."""
     digest = hashlib.sha256(f"{FORMAT}:{preparation.name}:{preparation.banner}".encode())
     for path in paths:
         try:

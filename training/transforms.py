@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import functional as F
 
 from model.manifest import Resize
 from training.config import AugmentRecipe, Recipe
-from training.datasets import Sample
+from training.datasets import Box, Sample
 from training.store import Pixels
 
 Item = dict[str, Any]
@@ -53,6 +53,20 @@ class ServedGeometry(v2.Transform):  # type: ignore[misc]  # torchvision is unty
             return tv_tensors.KeyPoints(moved, canvas_size=(crop, crop))
         boxes = tv_tensors.BoundingBoxes(moved, format=tv_tensors.BoundingBoxFormat.XYXY, canvas_size=(crop, crop))
         return F.clamp_bounding_boxes(boxes)
+
+
+def box_on_input(box: Box, size: tuple[int, int], resize: Resize) -> Tensor:
+    """Return a photo's box on the network's input, clipped to it, (4,).
+
+    Args:
+        box: (left, top, right, bottom), pixels of the photo; may stick out of it.
+        size: (width, height) of the photo, pixels.
+        resize: the manifest's geometry.
+    """
+    kind = tv_tensors.BoundingBoxFormat.XYXY
+    boxes = tv_tensors.BoundingBoxes(torch.tensor([box]), format=kind, canvas_size=(size[1], size[0]))
+    moved: Tensor = ServedGeometry(resize)(F.clamp_bounding_boxes(boxes))
+    return moved[0].as_subclass(Tensor)
 
 
 def served_pixels(pixels: Pixels, resize: Resize) -> Tensor:

@@ -154,6 +154,26 @@ def test_frozen_stages_do_not_move(make_job: MakeJob) -> None:
     assert not torch.equal(end["backbone.features.18.0.weight"], start["backbone.features.18.0.weight"])
 
 
+def test_cached_features_train_like_images(make_job: MakeJob) -> None:
+    """With one variation cached and no randomness left, features and images give the same losses, float16 aside."""
+    settings = {
+        "network__backbone": "mobilenet_v2",
+        "network__dropout": 0.0,
+        "optim__freeze_until": "features.13",
+        "optim__epochs": 1,
+        "augment__scale": [1.0, 1.0],
+        "augment__ratio": [1.25, 1.25],
+        "augment__flip": 0.0,
+        "augment__brightness": 0.0,
+    }
+    plain, cached = make_job("plain", **settings), make_job("cached", **settings, data__cached_views=1)
+    fit(plain)
+    fit(cached)
+    one, other = read_metrics(plain.out)[0], read_metrics(cached.out)[0]
+    assert [other[name] for name in ("loss", "guidance")] == pytest.approx([one["loss"], one["guidance"]], rel=1e-2)
+    assert fit(make_job("cached", **settings, data__cached_views=1)).finished
+
+
 def job_network(job: Job) -> dict[str, torch.Tensor]:
     """Return the weights a job starts from."""
     from model.network import build_network
