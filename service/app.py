@@ -50,9 +50,9 @@ def create_app(settings: Settings, registry: Registry) -> FastAPI:
     if not settings.admin_port:
         app.router.routes += administration.routes
     app.router.routes += page_routes()
-    _serve_document(app)
+    _serve_document(app, settings.root_path)
     app.user_middleware[:] = [
-        Middleware(Telemetry, metrics=registry.metrics),
+        _telemetry(services),
         *_cors(settings),
         _keys(settings),
         Middleware(Admission, settings=settings, registry=registry),
@@ -80,13 +80,12 @@ def _bare_app(settings: Settings, services: Services, *, lifespan: Any) -> FastA
         title="fieldmark",
         version=service_version(),
         lifespan=lifespan,
-        root_path=settings.root_path,
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
         redirect_slashes=False,
         exception_handlers=dict.fromkeys((FieldmarkError, HTTPException, RequestValidationError), answer_problem),
-        middleware=[Middleware(Telemetry, metrics=services.metrics), _keys(settings)],
+        middleware=[_telemetry(services), _keys(settings)],
     )
     app.state.services = services
     return app
@@ -102,6 +101,10 @@ def _lifespan(registry: Registry) -> Any:
             await registry.stop()
 
     return run
+
+
+def _telemetry(services: Services) -> Middleware:
+    return Middleware(Telemetry, metrics=services.metrics, root_path=services.settings.root_path)
 
 
 def _keys(settings: Settings) -> Middleware:
@@ -128,9 +131,12 @@ def _cors(settings: Settings) -> list[Middleware]:
     ]
 
 
-def _serve_document(app: FastAPI) -> None:
+def _serve_document(app: FastAPI, root_path: str) -> None:
+    def document() -> dict[str, Any]:
+        return openapi.document(app, oip.SCHEMAS, root_path)
+
     async def serve(_: Request) -> Response:
-        return JSONResponse(openapi.document(app, oip.SCHEMAS))
+        return JSONResponse(document())
 
     app.add_route("/openapi.json", serve, methods=["GET"], include_in_schema=False)
-    app.openapi = lambda: openapi.document(app, oip.SCHEMAS)  # type: ignore[method-assign]
+    app.openapi = document  # type: ignore[method-assign]

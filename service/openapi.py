@@ -242,17 +242,18 @@ RELOAD: dict[str, Any] = {
 }
 
 
-def document(app: FastAPI, further: Iterable[type[BaseModel]] = ()) -> dict[str, Any]:
+def document(app: FastAPI, further: Iterable[type[BaseModel]] = (), root_path: str = "") -> dict[str, Any]:
     """Return the OpenAPI document of an app, made once.
 
     Args:
         app: with all its routes.
         further: models that answers refer to by name, beside those of `schemas`.
+        root_path: prefix of all addresses, given by a proxy.
     """
     if app.openapi_schema is None:
         found = get_openapi(
             title=app.title, version=app.version, description=_DESCRIPTION, routes=app.routes, tags=_TAGS,
-            license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"}, servers=[{"url": app.root_path or "/"}],
+            license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"}, servers=[{"url": root_path or "/"}],
         )  # fmt: skip
         _drop_foreign_errors(found)
         pairs = [(model, "serialization") for model in (*_COMPONENTS, *further)]

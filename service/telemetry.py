@@ -101,17 +101,21 @@ class Telemetry:
     Args:
         app: what it wraps.
         metrics: where requests are counted.
+        root_path: prefix that a proxy in front serves this application under.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, root_path: str = "") -> None:
         self._app = app
         self._metrics = metrics
+        self._root_path = root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if self._root_path:
+            scope["root_path"] = self._root_path
         exchange = Exchange(_request_id(scope))
         scope.setdefault("state", {})["exchange"] = exchange
 

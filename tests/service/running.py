@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +44,22 @@ class Running:
         """Return a client of this server."""
         return httpx.Client(base_url=self.url, timeout=30, **options)  # type: ignore[arg-type]
 
+    def in_flight(self) -> float:
+        """Return the gauge of requests in flight."""
+        value = self.registry.metrics.registry.get_sample_value("fieldmark_requests_in_flight")
+        assert value is not None
+        return value
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Let the server's loop turn until a condition holds: an answer is read before its request is forgotten."""
+
+        async def turn() -> None:
+            async with asyncio.timeout(30):
+                while not condition():
+                    await asyncio.sleep(0)
+
+        asyncio.run_coroutine_threadsafe(turn(), self.loop).result()
+
     def connect(self) -> socket.socket:
         """Return a bare connection."""
         return socket.create_connection(("127.0.0.1", self.port), timeout=30)
@@ -52,10 +68,10 @@ class Running:
 @contextmanager
 def running(settings: Settings, registry: Registry | None = None) -> Iterator[Running]:
     """Serve until the block ends; ready when it begins. A set `admin_port` is replaced by a free one."""
-    listening = socket.create_server(("127.0.0.1", 0))
-    for_admin = socket.create_server(("127.0.0.1", 0)) if settings.admin_port else None
     registry = registry or Registry(settings, Metrics())
     server, admin = make_servers(settings, registry)
+    listening = socket.create_server(("127.0.0.1", 0))
+    for_admin = socket.create_server(("127.0.0.1", 0)) if settings.admin_port else None
     started = threading.Event()
     loops: list[asyncio.AbstractEventLoop] = []
 

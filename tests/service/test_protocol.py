@@ -1,0 +1,184 @@
+"""Limits of time and size below the application, on bare connections."""
+
+import json
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.service.running import Running, running, tiny_settings
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Return a server with little patience."""
+    settings = tiny_settings(
+        tmp_path_factory.mktemp("models"), header_timeout_s=0.2, body_timeout_s=0.4, max_header_bytes=4096
+    )
+    with running(settings) as found:
+        yield found
+
+
+def read_all(connection: socket.socket) -> bytes:
+    """Return everything until the server closes."""
+    received = b""
+    while chunk := connection.recv(65536):
+        received += chunk
+    return received
+
+
+def problem(received: bytes) -> dict[str, Any]:
+    """Return the problem document of a bare answer, after checking its head."""
+    head, _, body = received.partition(b"\r\n\r\n")
+    fields = dict(line.split(b": ", 1) for line in head.split(b"\r\n")[1:])
+    assert b"application/problem+json" == fields[b"content-type"]
+    assert b"close" == fields[b"connection"]
+    assert len(body) == int(fields[b"content-length"])
+    document: dict[str, Any] = json.loads(body)
+    assert document["request_id"] == fields[b"x-request-id"].decode()
+    assert fields[b"server-timing"].startswith(b"total;dur=")
+    assert str(document["status"]).encode() == head[9:12]
+    return document
+
+
+def read_one(connection: socket.socket) -> bytes:
+    """Return one whole answer with a declared length."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        received += connection.recv(65536)
+    head, _, body = received.partition(b"\r\n\r\n")
+    (length,) = (int(line[16:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length: "))
+    while len(body) < length:
+        body += connection.recv(65536)
+    return head + b"\r\n\r\n" + body
+
+
+def test_silence(server: Running) -> None:
+    """A connection that says nothing is closed without a word."""
+    with server.connect() as connection:
+        assert b"" == read_all(connection)
+
+
+def test_slow_header(server: Running) -> None:
+    """A header that does not end is answered and closed."""
+    with server.connect() as connection:
+        connection.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\n")
+        assert "slow_request" == problem(read_all(connection))["code"]
+
+
+def test_slow_header_behind_an_answer(server: Running) -> None:
+    """The second request of a connection has no more time than the first, and stray line ends do not stop the clock."""
+    with server.connect() as connection:
+        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b"200 OK" in read_one(connection)
+        connection.sendall(b"\r\n")
+        connection.sendall(b"GET /livez HTTP/1.1\r\n")
+        assert "slow_request" == problem(read_all(connection))["code"]
+
+
+def test_stray_line_ends(server: Running) -> None:
+    """Line ends alone keep no connection open."""
+    with server.connect() as connection:
+        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b"200 OK" in read_one(connection)
+        connection.sendall(b"\r\n")
+        assert "slow_request" == problem(read_all(connection))["code"]
+
+
+@pytest.mark.parametrize("address", ["/classify", "/explain", "/v2/models/tiny/infer"])
+def test_slow_body(server: Running, address: str) -> None:
+    """A body that does not end is answered with 408, counted as such, and leaves nothing in flight."""
+    metrics = server.registry.metrics.registry
+    before = metrics.get_sample_value("fieldmark_requests_refused_total", {"reason": "slow_request"}) or 0
+    with server.connect() as connection:
+        head = f"POST {address} HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 100\r\n\r\n"
+        connection.sendall(head.encode() + b"\x89PNG")
+        assert "slow_request" == problem(read_all(connection))["code"]
+    server.until(lambda: server.in_flight() == 0)
+    name, labels = "fieldmark_requests_refused_total", {"reason": "slow_request"}
+    server.until(lambda: metrics.get_sample_value(name, labels) == before + 1)
+
+
+def test_slow_body_after_the_answer(server: Running) -> None:
+    """An early answer gives no more time for the rest of the body."""
+    with server.connect() as connection:
+        connection.sendall(b"POST /nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nabc")
+        received = read_all(connection)
+    assert received.startswith(b"HTTP/1.1 404")
+    assert 1 == received.count(b"HTTP/1.1")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /livez HTTP/1.1\r\nX-Long: " + b"x" * 5000 + b"\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nX-Long: " + b"x" * 5000,
+        b"GET /livez HTTP/1.1\r\n" + b"".join(b"X-%d: y\r\n" % i for i in range(1000)) + b"\r\n",
+        b"GET /" + b"x" * 5000,
+    ],
+    ids=["whole", "unfinished", "many", "address"],
+)
+def test_large_header(server: Running, head: bytes) -> None:
+    """A header beyond the limit is refused, in one piece or before its end."""
+    with server.connect() as connection:
+        connection.sendall(head)
+        document = problem(read_all(connection))
+    assert ("malformed_request", "The header of the request is too large.") == (document["code"], document["detail"])
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"GET\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nHost : x\r\n\r\n",
+        b"POST /classify HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+        b"POST /classify HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"POST /classify HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    ],
+)
+def test_garbage(server: Running, garbage: bytes) -> None:
+    """What is no HTTP is refused with a problem like any other."""
+    with server.connect() as connection:
+        connection.sendall(garbage)
+        assert "malformed_request" == problem(read_all(connection))["code"]
+    server.until(lambda: server.in_flight() == 0)
+
+
+def test_early_answer_arrives(server: Running) -> None:
+    """The answer to a body that is not read reaches a client that goes on sending."""
+    with server.connect() as connection:
+        size = 40 * 1024 * 1024
+        connection.sendall(f"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n".encode())
+        connection.sendall(b"x" * 500_000)
+        assert "too_large" == problem(read_all(connection))["code"]
+
+
+def test_endless_body_is_cut(server: Running) -> None:
+    """A client that sends on and on behind its answer is cut off."""
+    with server.connect() as connection:
+        size = 40 * 1024 * 1024
+        connection.sendall(f"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n".encode())
+        with pytest.raises(OSError, match=r"reset|Broken pipe"):
+            connection.sendall(b"x" * size)
+
+
+def test_chunks_are_counted(server: Running) -> None:
+    """A body without a declared length is refused once it is too long."""
+    with server.connect() as connection:
+        connection.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        chunk = b"100000\r\n" + b"x" * 0x100000 + b"\r\n"
+        for _ in range(20):
+            connection.sendall(chunk)
+        connection.sendall(b"1\r\nx\r\n")
+        assert "too_large" == problem(read_all(connection))["code"]
+    server.until(lambda: server.in_flight() == 0)
+
+
+def test_pipelined_requests(server: Running) -> None:
+    """Requests sent in one piece are answered in order."""
+    with server.connect() as connection:
+        one = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+        connection.sendall(one + one + b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert 3 == read_all(connection).count(b"HTTP/1.1 200 OK")
