@@ -1,0 +1,184 @@
+"""What Prometheus reads: names by its rules, bounded series, and a real Prometheus that scrapes it."""
+
+import json
+import shutil
+import socket
+import subprocess
+import threading
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service import metrics as module
+from service.metrics import MAX_CLASS_SERIES, GpuMemoryCollector, Metrics
+from tests.service.running import Running, running, tiny_settings
+
+
+def test_classes_are_bounded() -> None:
+    """Classes beyond the bound are counted together."""
+    metrics = Metrics()
+    for index in range(MAX_CLASS_SERIES + 5):
+        metrics.predicted(f"class {index}")
+    assert 5 == metrics.registry.get_sample_value("fieldmark_predictions_total", {"label": "other"})
+    assert 1 == metrics.registry.get_sample_value("fieldmark_predictions_total", {"label": "class 0"})
+
+
+def test_methods_and_routes_are_bounded(client: httpx.Client, tiny_server: Running) -> None:
+    """Strange methods and addresses make no series of their own."""
+    for index in range(20):
+        client.request(f"ODD{index}" if index % 2 else "GET", f"/strange/{index}")
+    page = client.get("/metrics").text
+    assert "strange" not in page
+    assert "ODD" not in page
+    value = tiny_server.registry.metrics.registry.get_sample_value
+    assert value("fieldmark_http_requests_total", {"route": "unmatched", "method": "GET", "code": "404"})
+
+
+def test_first_events_are_seen() -> None:
+    """Series that alerts watch exist as zero from the start."""
+    value = Metrics().registry.get_sample_value
+    assert 0 == value("fieldmark_model_reloads_total", {"outcome": "failed"})
+    assert 0 == value("fieldmark_requests_refused_total", {"reason": "overloaded"})
+    assert 0 == value("fieldmark_stage_duration_seconds_count", {"stage": "render"})
+
+
+def test_unloaded_models_vanish() -> None:
+    """A model's series goes with it."""
+    metrics = Metrics()
+    metrics.model_loaded("cub", "1", "ab", "CPUExecutionProvider", "fp32")
+    assert b"CPUExecutionProvider" in metrics.exposition(None)[0]
+    metrics.model_unloaded("cub", "1", "ab", "CPUExecutionProvider", "fp32")
+    assert b"CPUExecutionProvider" not in metrics.exposition(None)[0]
+
+
+def test_gpu_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The memory of each GPU is told in bytes; without a GPU nothing is."""
+    monkeypatch.setattr(module, "_gpu_memory", lambda: [(10, 80), (20, 80)])
+    used, size = GpuMemoryCollector().collect()
+    assert [("fieldmark_gpu_memory_used_bytes", 20.0)] == [(one.name, one.value) for one in used.samples[1:]]
+    assert [80.0, 80.0] == [one.value for one in size.samples]
+    monkeypatch.setattr(module, "_gpu_memory", list)
+    assert [] == list(GpuMemoryCollector().collect())
+
+
+def used_page(client: httpx.Client, photo: bytes) -> str:
+    """Return the metrics of a server that has worked and refused."""
+    headers = {"Content-Type": "image/png"}
+    for address in ("/classify", "/explain"):
+        client.post(address, content=photo, headers=headers).raise_for_status()
+        client.post(address, content=b"junk", headers=headers)
+    return client.get("/metrics").raise_for_status().text
+
+
+def test_everything_is_told(client: httpx.Client, red_png: bytes) -> None:
+    """Every instrument that an operator needs has numbers once the service has worked."""
+    page = used_page(client, red_png)
+    for line in (
+        'fieldmark_http_requests_total{code="200",method="POST",route="/classify"}',
+        'fieldmark_http_requests_total{code="415",method="POST",route="/explain"}',
+        'fieldmark_http_request_duration_seconds_bucket{le="0.1",route="/classify"}',
+        'fieldmark_stage_duration_seconds_count{stage="decode"}',
+        'fieldmark_stage_duration_seconds_count{stage="queue"}',
+        'fieldmark_stage_duration_seconds_count{stage="infer"}',
+        'fieldmark_stage_duration_seconds_count{stage="render"}',
+        "fieldmark_batch_images_sum",
+        "fieldmark_queue_depth_images",
+        "fieldmark_queue_wait_seconds_sum",
+        "fieldmark_requests_in_flight",
+        'fieldmark_requests_refused_total{reason="overloaded"}',
+        'fieldmark_images_decoded_total{format="png"}',
+        "fieldmark_prediction_confidence_ratio_sum",
+        'fieldmark_predictions_total{label="Red bird"}',
+        'fieldmark_model_info{name="tiny"',
+        'provider="CPUExecutionProvider"',
+        'fieldmark_model_reloads_total{outcome="failed"}',
+        "process_resident_memory_bytes",
+        "fieldmark_build_info",
+    ):
+        assert line in page
+    counts = {}
+    for line in page.splitlines():
+        name, _, value = line.rpartition(" ")
+        if name.startswith("fieldmark_stage_duration_seconds_count"):
+            counts[name.split('"')[1]] = float(value)
+    assert counts["decode"] == counts["queue"] == counts["infer"] > 0
+    assert 0 < counts["render"] < counts["infer"]
+
+
+def test_openmetrics_on_request(client: httpx.Client) -> None:
+    """A scraper that asks for OpenMetrics gets it."""
+    answer = client.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
+    assert answer.headers["content-type"].startswith("application/openmetrics-text")
+    assert answer.text.endswith("# EOF\n")
+
+
+def test_promtool_finds_nothing(client: httpx.Client, red_png: bytes) -> None:
+    """Prometheus' own checker has no complaint."""
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed")
+    page = used_page(client, red_png)
+    done = subprocess.run([promtool, "check", "metrics"], input=page, capture_output=True, text=True, check=False)
+    assert (0, "", "") == (done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def prometheus(tmp_path: Path) -> Iterator[tuple[Running, str]]:
+    """Return a server, and the address of a Prometheus that scrapes its second port."""
+    program = shutil.which("prometheus")
+    if program is None:
+        pytest.skip("prometheus is not installed")
+    with running(tiny_settings(tmp_path, admin_port=1)) as server:
+        config = {
+            "global": {"scrape_interval": "200ms", "scrape_timeout": "200ms"},
+            "scrape_configs": [
+                {"job_name": "fieldmark", "static_configs": [{"targets": [f"127.0.0.1:{server.admin_port}"]}]}
+            ],
+        }
+        (tmp_path / "prometheus.yml").write_text(json.dumps(config))
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        arguments = [
+            program,
+            f"--config.file={tmp_path}/prometheus.yml",
+            f"--storage.tsdb.path={tmp_path}/data",
+            f"--web.listen-address=127.0.0.1:{port}",
+        ]
+        with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            try:
+                yield server, f"http://127.0.0.1:{port}"
+            finally:
+                process.kill()
+
+
+def query(url: str, expression: str) -> list[dict[str, str]]:
+    """Return the labels of what an expression finds, once it finds something."""
+    address = f"{url}/api/v1/query?{urllib.parse.urlencode({'query': expression})}"
+    pause, patience = threading.Event(), time.monotonic() + 60
+    while time.monotonic() < patience:
+        try:
+            with urllib.request.urlopen(address, timeout=5) as answer:  # noqa: S310 - our own address
+                found = json.load(answer)["data"]["result"]
+        except OSError:
+            found = []
+        if found:
+            return [one["metric"] for one in found]
+        pause.wait(0.1)
+    return []
+
+
+def test_a_real_prometheus_scrapes_it(prometheus: tuple[Running, str], red_png: bytes) -> None:
+    """A real Prometheus finds the target up, and requests, latencies and model by their names."""
+    server, url = prometheus
+    with server.client() as client:
+        client.post("/classify", content=red_png, headers={"Content-Type": "image/png"}).raise_for_status()
+    assert query(url, 'up{job="fieldmark"} == 1')
+    assert query(url, 'fieldmark_http_requests_total{route="/classify",code="200"} == 1')
+    assert query(url, 'fieldmark_stage_duration_seconds_count{stage="infer"} == 1')
+    (model,) = query(url, "fieldmark_model_info")
+    assert ("tiny", "CPUExecutionProvider") == (model["name"], model["provider"])
