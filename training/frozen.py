@@ -60,7 +60,10 @@ def forward_inputs(network: Network, inputs: Tensor, step: str | None) -> Attend
     """Return what the attention makes of normalised images, or of features that were computed up to a step."""
     if step is None:
         return network.forward_features(inputs)
-    return network.attend(network.backbone.forward_after(step, inputs))
+    steps = list(network.backbone._steps)
+    for name in steps[steps.index(step) + 1 :]:
+        inputs = network.backbone.get_submodule(name)(inputs)
+    return network.attend(inputs)
 
 
 class AsFloats:
