@@ -223,7 +223,7 @@ class RunRecipe:
 
     Attributes:
         amp: mixed precision on CUDA; the CPU always computes in float32.
-        channels_last: memory format on CUDA.
+        channels_last: memory format; on CUDA and on the CPU the faster one for these networks.
         ema_decay: of the averaged weights that are evaluated and exported; 0 is off.
         selection: which epoch is exported: the best on the held-out part, or the last.
     """

@@ -204,7 +204,7 @@ class Training:
             torch.backends.cudnn.benchmark = True
             torch.set_float32_matmul_precision("high")
         torch.manual_seed(recipe.seed)
-        channels_last = on_cuda and recipe.run.channels_last
+        channels_last = recipe.run.channels_last
         self.network: Network = build_network(network_config(recipe, self.job.dataset.num_classes), weights)
         self.network.to(device)
         if channels_last:
