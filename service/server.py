@@ -28,6 +28,10 @@ from service.settings import Settings
 KEEP_ALIVE_S = 75
 """How long an idle connection is kept: longer than the usual 60 s of a load balancer, which must close first."""
 BACKLOG = 2048
+QUIET_S = 0.25
+"""How long nobody must have asked for anything before the socket closes, seconds."""
+MOST_QUIET_S = 2.0
+"""How long that is waited for after the last accepted request was answered, seconds."""
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +55,9 @@ class DrainingServer(uvicorn.Server):
         self.registry = registry
         self._grace_s = grace_s
         self._stop_by: float | None = None
+        self._quiet_since: float | None = None
+        self._done_since: float | None = None
+        self._answered = 0
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to drain at the first signal, stop at once at the second."""
@@ -71,13 +78,31 @@ class DrainingServer(uvicorn.Server):
             return False
         if not self.registry.draining:
             self._begin_drain()
-        return self.registry.in_hand.requests == 0 or time.monotonic() >= self._stop_by
+        return self._is_quiet() or time.monotonic() >= self._stop_by
+
+    def _is_quiet(self) -> bool:
+        """Return whether nothing is in hand, and nothing was asked for a moment: those who ask learn to go elsewhere.
+
+        A connection that comes just as the socket closes is reset. Clients that go on asking are waited for only
+        so long.
+        """
+        now, answered = time.monotonic(), self.server_state.total_requests
+        if self.registry.in_hand.requests or self.server_state.tasks:
+            self._quiet_since = self._done_since = None
+            return False
+        if self._quiet_since is None or answered != self._answered:
+            self._quiet_since, self._answered = now, answered
+        self._done_since = self._done_since or now
+        return now - self._quiet_since >= QUIET_S or now - self._done_since >= MOST_QUIET_S
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close connections and sockets, giving unfinished answers what is left of the grace."""
         left_s = (self._stop_by or 0.0) - time.monotonic()
         self.config.timeout_graceful_shutdown = max(1, int(left_s))
         await super().shutdown(sockets)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()  # the grace is over for whoever still sends or reads
+        await asyncio.sleep(0)
 
     def _begin_drain(self) -> None:
         self.registry.draining = True
