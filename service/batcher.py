@@ -115,6 +115,7 @@ class DynamicBatcher(Generic[P, R]):
         self._alive = False
         self._running = 0
         self._item_s = 0.0
+        self._run_s = 0.0
 
     @property
     def alive(self) -> bool:
@@ -265,7 +266,7 @@ class DynamicBatcher(Generic[P, R]):
             item = queue[index]
             if item.future.done():
                 del queue[index]
-            elif item.deadline is not None and now >= item.deadline:
+            elif item.deadline is not None and now + self._needed_s(queue) >= item.deadline:
                 del queue[index]
                 item.future.set_exception(DeadlineExceeded("The deadline passed while the request waited."))
             elif match and item.key != key:
@@ -274,6 +275,13 @@ class DynamicBatcher(Generic[P, R]):
                 del queue[index]
                 return item
         return None
+
+    def _needed_s(self, queue: deque[_Item[P, R]]) -> float:
+        """Return the time that a run takes, so that none is begun whose answer would be late.
+
+        The last one waiting always gets its chance: else one slow run would refuse everybody for ever.
+        """
+        return self._run_s if len(queue) > 1 else 0.0
 
     async def _answer(self, batch: list[_Item[P, R]]) -> None:
         started = time.monotonic()
@@ -319,8 +327,8 @@ class DynamicBatcher(Generic[P, R]):
             raise WorkerLost(f"{type(error).__name__} in a run") from error
 
     def _measure(self, seconds: float, size: int) -> None:
-        share = seconds / size
-        self._item_s = share if self._item_s == 0 else self._item_s + _SMOOTHING * (share - self._item_s)
+        self._run_s = _smoothed(self._run_s, seconds)
+        self._item_s = _smoothed(self._item_s, seconds / size)
 
     # Supervision: a worker never ends by itself.
 
@@ -359,6 +367,10 @@ class DynamicBatcher(Generic[P, R]):
         for queue in self._lanes.values():
             _fail(queue, error)
             queue.clear()
+
+
+def _smoothed(old: float, new: float) -> float:
+    return new if old == 0 else old + _SMOOTHING * (new - old)
 
 
 def _fail(items: "Sequence[_Item[P, R]] | deque[_Item[P, R]]", error: Exception) -> None:

@@ -192,6 +192,22 @@ def test_deadline_counts_when_work_leaves_the_queue() -> None:
     run(test)
 
 
+def test_run_that_would_end_too_late_is_not_begun() -> None:
+    """By the measured time of a run, work is dropped whose answer would be late; the last one gets its chance."""
+
+    async def test() -> None:
+        async with Queue() as queue:
+            first = await queue.occupy()
+            late, last = (queue.submit(name, deadline=time.monotonic() + 600) for name in ("late", "last"))
+            await settle()
+            queue.batcher._run_s = 1e6
+            queue.engine.gate.set()
+            answers = await asyncio.gather(first, late, last, return_exceptions=True)
+            assert [Done, DeadlineExceeded, Done] == [type(answer) for answer in answers]
+
+    run(test)
+
+
 def test_cancelled_work_never_runs() -> None:
     """Work of a client that hung up leaves the queue at once."""
 

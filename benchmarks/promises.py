@@ -1,0 +1,161 @@
+"""The promises under load, on real photos and the bundled model: nothing accepted is lost.
+
+    python benchmarks/promises.py [corrupt|swaps|sigterm|memory|all] [--photos DIR] [--requests 10000] [--json]
+
+corrupt: 300 good and 20 corrupt photos, 32 at a time: 300 answers, 20 typed errors.
+swaps: 20 hot swaps under load: every request answered.
+sigterm: told to stop under load: what was accepted is answered, the exit code is 0.
+memory: 10,000 requests: growth after the first thousand.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import onnx
+import psutil
+
+from service.bench import Server, find_photos, run_load, started_server, summarise, write_photos
+from service.loadgen import Outcome, Plan
+from service.settings import BUNDLED_MODEL
+
+MAX_GROWTH_MB = 20.0
+
+
+def plan_for(server: Server, photos: list[Path], **options: Any) -> Plan:
+    """Return a plan that classifies these photos."""
+    fields = {"seconds": 600.0, "concurrency": 32, **options}
+    return Plan(server.host, server.port, "/classify", [str(photo) for photo in photos], **fields)
+
+
+def corrupt(photos: list[Path], folder: Path, _: argparse.Namespace) -> dict[str, Any]:
+    """Send corrupt photos among good ones."""
+    broken = folder / "broken.jpg"
+    broken.write_bytes(photos[0].read_bytes()[: photos[0].stat().st_size // 2])
+    order = [broken if index % 16 == 7 else photos[index % len(photos)] for index in range(320)]
+    with started_server(BUNDLED_MODEL) as server:
+        outcome = run_load(plan_for(server, order, max_requests=320))
+    # The load generator takes photos in turn, so each of the 320 was sent once.
+    wanted = {index: (422 if index % 16 == 7 else 200) for index in range(320)}
+    wrong = [(photo, code) for _, _, code, photo in outcome.requests if wanted[photo] != code]
+    codes = summarise("corrupt", outcome).codes
+    return {"codes": codes, "wrong": wrong, "holds": codes == {"200": 300, "422": 20} and not wrong}
+
+
+def swaps(photos: list[Path], folder: Path, _: argparse.Namespace) -> dict[str, Any]:
+    """Replace the model file twenty times while requests go on."""
+    source = next(iter(sorted(BUNDLED_MODEL.glob("*/*.onnx"))))
+    models = folder / "models" / source.parent.name
+    models.mkdir(parents=True)
+    served = models / "1.onnx"
+    shutil.copy(source, served)
+    model = onnx.load(str(source))
+    environment = {"FIELDMARK_POLL_INTERVAL_S": "0.2", "FIELDMARK_LOG_LEVEL": "error"}
+    seen: set[str] = set()
+    with started_server(models.parent, environment) as server:
+        loads: list[Outcome] = []
+        over = 60.0
+        client = threading.Thread(
+            target=lambda: loads.append(run_load(plan_for(server, photos, seconds=over, concurrency=8)))
+        )
+        client.start()
+        began = time.monotonic()
+        for number in range(20):
+            model.doc_string = f"swap {number}"  # other bytes, the same answers
+            new = models / f".{number}.tmp"
+            new.write_bytes(model.SerializeToString())
+            new.replace(served)
+            until = time.monotonic() + 20
+            before = len(seen)
+            while len(seen) == before and time.monotonic() < until:
+                seen.add(json.loads(server.get("/models"))["models"][0]["sha256"])
+                time.sleep(0.1)
+        swapping_s = time.monotonic() - began
+        client.join()
+    load = summarise("swaps", loads[0])
+    good = set(load.codes) == {"200"}
+    return {
+        "swaps_seen": len(seen),
+        "swapping_s": swapping_s,
+        "codes": load.codes,
+        "p99_ms": load.p99_ms,
+        "holds": good and len(seen) >= 20 and swapping_s <= over,
+    }
+
+
+def sigterm(photos: list[Path], _: Path, __: argparse.Namespace) -> dict[str, Any]:
+    """Stop the server while requests go on; 503 and refused connections are no accepted requests."""
+    loads: list[Outcome] = []
+    with started_server(BUNDLED_MODEL, {"FIELDMARK_LOG_LEVEL": "error"}) as server:
+        assert server.process is not None
+        client = threading.Thread(
+            target=lambda: loads.append(run_load(plan_for(server, photos, seconds=6.0, concurrency=16)))
+        )
+        client.start()
+        time.sleep(3.0)
+        told = time.monotonic()
+        server.process.terminate()
+        exit_code = server.process.wait(60)
+        stopping_s = time.monotonic() - told
+        client.join()
+    answered = [(began + latency, code) for began, latency, code, _ in loads[0].requests]
+    last_answer = max((at for at, code in answered if code in (200, 503)), default=0.0)
+    broken = [code for at, code in answered if code not in (200, 503) and at < last_answer]
+    codes = summarise("sigterm", loads[0]).codes
+    return {
+        "exit_code": exit_code,
+        "stopping_s": stopping_s,
+        "codes": codes,
+        "broken_before_the_last_answer": len(broken),
+        "holds": exit_code == 0 and not broken,
+    }
+
+
+def memory(photos: list[Path], _: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Read the memory after a thousand requests and after all of them."""
+    readings: dict[str, float] = {}
+    with started_server(BUNDLED_MODEL) as server:
+        assert server.process is not None
+        process = psutil.Process(server.process.pid)
+        done = 0
+        for count in (min(1000, options.requests), options.requests):
+            plan = plan_for(server, photos, concurrency=16, max_requests=count - done)
+            codes = summarise("memory", run_load(plan)).codes
+            done = count
+            readings[f"after_{count}_mb"] = process.memory_info().rss / 1e6
+    first, *_, last = readings.values()
+    return {**readings, "growth_mb": last - first, "codes": codes, "holds": last - first < MAX_GROWTH_MB}
+
+
+PROMISES = {"corrupt": corrupt, "swaps": swaps, "sigterm": sigterm, "memory": memory}
+
+
+def main() -> int:
+    """Keep the promises asked for, print, and return 1 where one is broken."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("promise", nargs="?", default="all", choices=(*PROMISES, "all"))
+    parser.add_argument("--photos", type=Path, nargs="*", default=[])
+    parser.add_argument("--requests", type=int, default=10_000)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    names = list(PROMISES) if options.promise == "all" else [options.promise]
+    report = {}
+    for name in names:
+        with tempfile.TemporaryDirectory() as folder:
+            photos = write_photos(Path(folder), find_photos(options.photos, 8), (640, 480))
+            report[name] = PROMISES[name](photos, Path(folder), options)
+        if not options.json:
+            print(f"{name}: {'kept' if report[name]['holds'] else 'BROKEN'} {json.dumps(report[name])}", flush=True)
+    if options.json:
+        print(json.dumps(report, indent=1))
+    return 0 if all(found["holds"] for found in report.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
