@@ -91,21 +91,20 @@ class Backbone(nn.Module):
             x = self.get_submodule(step)(x)
         return x
 
-    def forward_stages(self, x: Tensor) -> list[Tensor]:
-        """Return the feature map of every stage, first to last, of normalised images, (N, 3, H, W)."""
+    def forward_stages(self, x: Tensor, after: str | None = None) -> list[Tensor]:
+        """Return the feature map of every stage, first to last.
+
+        Args:
+            x: normalised images, (N, 3, H, W), or the feature map of the stage `after`.
+            after: name of the stage to go on from; its own map is not returned.
+        """
         names = {stage.name for stage in self.stages}
         maps = []
-        for step in self._steps:
+        for step in self._steps[self._steps.index(after) + 1 if after else 0 :]:
             x = self.get_submodule(step)(x)
             if step in names:
                 maps.append(x)
         return maps
-
-    def forward_after(self, stage: str, feature_map: Tensor) -> Tensor:
-        """Return the last feature map, given that of an earlier stage, (N, C, h, w)."""
-        for step in self._steps[self._steps.index(stage) + 1 :]:
-            feature_map = self.get_submodule(step)(feature_map)
-        return feature_map
 
     def load_weights(self, state: Mapping[str, Tensor], origin: str) -> None:
         """Load a torchvision state dict; the classifier's keys may be there or not.

@@ -3,7 +3,7 @@
 It runs eagerly, in any float type, as the reference of the parity check, and `model.graph` traces it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -26,6 +26,18 @@ class Passed(NamedTuple):
     attention: Tensor | None
 
 
+class Gradients(NamedTuple):
+    """Grad-CAM's channel weights of the layers before the last stage, computed in one pass over copies.
+
+    Attributes:
+        weights: `mean_hw(dy/dA)` of each layer, (N, T, C), later layers first.
+        copies: the feature map of each layer once for every target, (N·T, C, h, w): where its part starts.
+    """
+
+    weights: tuple[Tensor, ...]
+    copies: tuple[Tensor, ...]
+
+
 class Subject(nn.Module):
     """A classifier that can be explained: it shows its feature maps and how the logits depend on them."""
 
@@ -38,17 +50,20 @@ class Subject(nn.Module):
         """Classify normalised images, (N, 3, S, S)."""
         raise NotImplementedError
 
-    def channel_gradients(self, x: Tensor, passed: Passed, index: int, cotangent: Tensor) -> Tensor:
-        """Return `mean_hw(dy/dA)` of the layer `index`, (N, T, C), for y = sum_k cotangent_k · logit_k.
+    def last_gradients(self, x: Tensor, passed: Passed, cotangent: Tensor) -> Tensor:
+        """Return `mean_hw(dy/dA)` of the last stage, (N, T, C), for y = sum_k cotangent_k · logit_k.
 
         Args:
             x: normalised images, (N, 3, S, S).
             passed: of `forward`.
-            index: of the layer in `layers`.
-            cotangent: weights of the logits in y, (N, T, K).
+            cotangent: what each logit counts in y, (N, T, K).
 
         Source: Selvaraju et al. 2017, arXiv:1610.02391, eq. 1.
         """
+        raise NotImplementedError
+
+    def earlier_gradients(self, x: Tensor, passed: Passed, cotangent: Tensor) -> Gradients:
+        """Return the same for all other layers; the arguments are those of `last_gradients`."""
         raise NotImplementedError
 
     def named_constants(self) -> Iterator[tuple[str, Tensor]]:
@@ -61,30 +76,36 @@ class Subject(nn.Module):
 class NetworkSubject(Subject):
     """A network of this project: the last stage is explained behind the attention, earlier ones in the backbone."""
 
-    def __init__(self, network: Network, num_layers: int | None = None) -> None:
+    def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
-        stages = network.backbone.stages[::-1]
-        self.layers = tuple(stage.name for stage in stages[:num_layers])
+        self.layers = tuple(stage.name for stage in reversed(network.backbone.stages))
         self.has_attention = network.has_attention
 
     def forward(self, x: Tensor) -> Passed:
         """Classify normalised images, (N, 3, S, S)."""
         maps = self.network.backbone.forward_stages(x)
         attended = self.network.attend(maps[-1])
-        earlier = maps[:-1][::-1][: len(self.layers) - 1]
         logits = self.network.forward_head(attended.feature_map)
-        return Passed(logits, (attended.feature_map, *earlier), attended.attention)
+        return Passed(logits, (attended.feature_map, *reversed(maps[:-1])), attended.attention)
 
-    def channel_gradients(self, x: Tensor, passed: Passed, index: int, cotangent: Tensor) -> Tensor:
-        """Return `mean_hw(dy/dA)`; for the last stage at the cost of the head on one vector a target."""
-        feature_map = passed.maps[index]
-        if index > 0:
-            name = self.layers[index]
-            return gradients(lambda a: self.network.forward_from(name, a), feature_map, cotangent).mean((3, 4))
-        cells = feature_map.shape[2] * feature_map.shape[3]
+    def last_gradients(self, x: Tensor, passed: Passed, cotangent: Tensor) -> Tensor:
+        """Return `mean_hw(dy/dX')` at the cost of the head on one vector a target."""
+        feature_map = passed.maps[0]
+        copies = _copies(self.network.pool(feature_map), cotangent)
+        with torch.enable_grad():
+            (gradient,) = torch.autograd.grad(self.network.classify(copies), copies, cotangent.flatten(0, 1))
         # Global pooling: dy/dpooled = sum_hw(dy/dX'), whether it is the mean or the maximum.
-        return gradients(self.network.classify, self.network.pool(feature_map), cotangent) / cells
+        cells = feature_map.shape[2] * feature_map.shape[3]
+        return gradient.view(*cotangent.shape[:2], -1) / cells
+
+    def earlier_gradients(self, x: Tensor, passed: Passed, cotangent: Tensor) -> Gradients:
+        """Go from the earliest layer to the logits once, and back through all layers."""
+        earliest = _copies(passed.maps[-1], cotangent)
+        with torch.enable_grad():
+            *later, last = self.network.backbone.forward_stages(earliest, after=self.layers[-1])
+            logits = self.network.forward_head(self.network.attend(last).feature_map)
+            return _mean_gradients(logits, (*reversed(later), earliest), cotangent)
 
 
 class Explainer(nn.Module):
@@ -114,7 +135,7 @@ class Explainer(nn.Module):
         self.register_buffer("shift", shift.float(), persistent=False)
 
     def forward(self, image: Tensor, target: Tensor, versus: Tensor, layer: Tensor) -> tuple[Tensor, ...]:
-        """Answer the graph contract, with one `gradcam` for every layer at the end.
+        """Answer the graph contract, with one `gradcam` for every layer and what the branches are cut at.
 
         Args:
             image: RGB, uint8, (N, S, S, 3).
@@ -124,20 +145,24 @@ class Explainer(nn.Module):
 
         Returns:
             logits (N, K); probabilities (N, K); explained (N, T), -1 where a code is invalid; attention
-            (N, h, w) if there is one; then a map (N, T, h, w) for each layer, NaN where a code is invalid.
+            (N, h, w) if there is one; a map (N, T, h, w) for each layer, NaN where a code is invalid; the
+            feature map (N, C, h, w) of each layer but the last stage; its copies (N·T, C, h, w) likewise.
         """
         x = self.normalise(image)
         passed: Passed = self.subject(x)
         target, versus, valid = self._resolve(passed.logits, target, versus)
         valid = valid & (layer >= 0) & (layer < len(self.subject.layers))
         cotangent = self.cotangent(target, versus)
-        gradcams = [
-            _mask(activation_maps(self.subject.channel_gradients(x, passed, index, cotangent), feature_map), valid)
-            for index, feature_map in enumerate(passed.maps)
-        ]
+        weights = [self.subject.last_gradients(x, passed, cotangent)]
+        copies: tuple[Tensor, ...] = ()
+        if len(self.subject.layers) > 1:
+            earlier, copies = self.subject.earlier_gradients(x, passed, cotangent)
+            weights.extend(earlier)
+        gradcams = [_mask(activation_maps(alpha, a), valid) for alpha, a in zip(weights, passed.maps, strict=True)]
         attention = () if passed.attention is None else (passed.attention,)
         probabilities = torch.softmax(passed.logits / self.temperature, dim=1)
-        return passed.logits, probabilities, torch.where(valid, target, -1), *attention, *gradcams
+        explained = torch.where(valid, target, -1)
+        return passed.logits, probabilities, explained, *attention, *gradcams, *passed.maps[1:], *copies
 
     def named_constants(self) -> Iterator[tuple[str, Tensor]]:
         """Yield every parameter and buffer; the classifier's under the names of its own state dict."""
@@ -176,23 +201,16 @@ def activation_maps(channel_gradients: Tensor, feature_map: Tensor) -> Tensor:
     return torch.relu(maps).view(*maps.shape[:2], *feature_map.shape[2:])
 
 
-def gradients(tail: Callable[[Tensor], Tensor], value: Tensor, cotangent: Tensor) -> Tensor:
-    """Return d(cotangent · tail(value))/dvalue for every target, each on its own copy of the value.
+def _copies(value: Tensor, cotangent: Tensor) -> Tensor:
+    """Return a value (N, *) once for every target, (N·T, *), to differentiate by: targets must not mix."""
+    copies = value.detach().unsqueeze(1).expand(-1, cotangent.shape[1], *value.shape[1:])
+    return copies.flatten(0, 1).requires_grad_()
 
-    Args:
-        tail: from the value, (M, *), to logits, (M, K); must treat the rows apart.
-        value: (N, *).
-        cotangent: (N, T, K).
 
-    Returns:
-        (N, T, *).
-    """
-    num_targets = cotangent.shape[1]
-    copies = value.detach().unsqueeze(1).expand(-1, num_targets, *value.shape[1:]).flatten(0, 1)
-    with torch.enable_grad():
-        copies = copies.requires_grad_()
-        (gradient,) = torch.autograd.grad(tail(copies), copies, cotangent.flatten(0, 1))
-    return gradient.view(value.shape[0], num_targets, *value.shape[1:])
+def _mean_gradients(logits: Tensor, copies: tuple[Tensor, ...], cotangent: Tensor) -> Gradients:
+    """Differentiate the logits of all copies, (N·T, K), by every layer's copies."""
+    gradients = torch.autograd.grad(logits, copies, cotangent.flatten(0, 1))
+    return Gradients(tuple(g.mean((2, 3)).view(*cotangent.shape[:2], -1) for g in gradients), copies)
 
 
 def _mask(maps: Tensor, valid: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch import Tensor
 
 from model.explain import Explainer, NetworkSubject, Subject
-from model.graph import count_operators, initializers, trace
+from model.graph import count_operators, initializers, subgraphs, trace
 from model.manifest import Layer, Manifest, ManifestError, SelfCheck, synthetic_images
 from model.network import Network, NetworkConfig, build_network
 from model.parity import ParityReport, check_parity
@@ -60,7 +60,7 @@ def export(
     _check_fit(network, manifest, images)
     frozen = freeze(network, weights_dtype)
     explainer = Explainer(
-        NetworkSubject(frozen, 1), manifest.num_classes, manifest.mean, manifest.std, manifest.temperature
+        NetworkSubject(frozen), manifest.num_classes, manifest.mean, manifest.std, manifest.temperature
     )
     model = trace(explainer, manifest.input_size)
     if weights_dtype == "fp16":
@@ -163,9 +163,9 @@ def store_as_fp16(model: ModelProto, names: set[str]) -> None:
             tensor.CopyFrom(half)
             renamed[tensor.name] = tensor.name + STORED_SUFFIX
             casts.append(helper.make_node("Cast", [tensor.name], [renamed[tensor.name]], to=TensorProto.FLOAT))
-    for node in model.graph.node:
-        for index, name in enumerate(node.input):
-            node.input[index] = renamed.get(name, name)
+    for part in subgraphs(model.graph):
+        for node in part.node:
+            node.input[:] = [renamed.get(name, name) for name in node.input]
     nodes = [*casts, *model.graph.node]
     del model.graph.node[:]
     model.graph.node.extend(nodes)

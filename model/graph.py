@@ -6,10 +6,10 @@ operation, forward and backward, and the recording is exported like any network.
 
 import contextlib
 import io
+import itertools
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import onnx
 import onnxscript.optimizer
@@ -21,6 +21,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
+from model.branches import Branch, branch_by_layer
+from model.decompositions import INPUT_GRADIENTS
 from model.explain import Explainer
 
 OPSET = 20
@@ -48,13 +50,16 @@ def trace(explainer: Explainer, input_size: int) -> ModelProto:
     """
     example = _example(explainer, input_size)
     recording = record(explainer, example)
-    outputs = ["logits", "probabilities", "explained", *["attention"] * explainer.subject.has_attention, "gradcam"]
-    model = _translate(recording, example, outputs)
+    earlier = range(1, len(explainer.subject.layers))
+    always = ["logits", "probabilities", "explained", *["attention"] * explainer.subject.has_attention, "gradcam"]
+    branches = [[f"{kind}.{index}" for index in earlier] for kind in ("gradcam", "feature_map", "copies")]
+    model = _translate(recording, example, [*always, *itertools.chain(*branches)])
     _rename_initializers(model, _parameter_names(recording, explainer))
     model = _tidy(model)
-    ordered = sorted(model.graph.output, key=lambda value: OUTPUTS.index(value.name))
-    del model.graph.output[:]
-    model.graph.output.extend(ordered)
+    if earlier:
+        shapes = [_static_shape(model.graph, name) for name in branches[1]]
+        branch_by_layer(model, always, map(Branch, *branches, shapes))
+    _order_outputs(model.graph)
     _check_symbolic(model.graph)
     return model
 
@@ -65,7 +70,7 @@ def record(explainer: Explainer, example: Example) -> fx.GraphModule:
     The numbers of images and of targets are recorded as symbols of their own. With `tracing_mode="symbolic"`
     they would merge with every size that happens to be equal: a batch of 3 with the 3 channels.
     """
-    table = {**core_aten_decompositions(), torch.ops.aten.convolution_backward.default: _convolution_backward}
+    table = {**core_aten_decompositions(), **INPUT_GRADIENTS}
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
     stand_ins = [
         mode.from_tensor(tensor, symbolic_context=StatelessSymbolicContext(dynamic_sizes=_free_axes(name, tensor)))
@@ -77,6 +82,8 @@ def record(explainer: Explainer, example: Example) -> fx.GraphModule:
 
     with mode:
         recording: fx.GraphModule = make_fx(explain, decomposition_table=table, _allow_non_fake_inputs=True)(*stand_ins)
+    recording.graph.eliminate_dead_code()
+    recording.recompile()
     return recording.eval()
 
 
@@ -111,35 +118,6 @@ def _example(explainer: Explainer, size: int) -> Example:
     image = torch.zeros((EXAMPLE_IMAGES, size, size, 3), dtype=torch.uint8)
     codes = torch.zeros((EXAMPLE_IMAGES, EXAMPLE_TARGETS), dtype=torch.int64)
     return image, codes, codes + explainer.num_classes, torch.tensor(0)
-
-
-def _convolution_backward(
-    gradient: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias_sizes: object,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    transposed: bool,
-    output_padding: list[int],
-    groups: int,
-    output_mask: list[bool],
-) -> Any:
-    """Write a convolution's input gradient as the transposed convolution that it is."""
-    if transposed or output_mask[1] or output_mask[2]:
-        return NotImplemented
-    spatial = range(len(stride))
-    # What the forward pass dropped at the far border comes back as output padding.
-    extra = [
-        int(
-            x.shape[2 + d]
-            - ((gradient.shape[2 + d] - 1) * stride[d] - 2 * padding[d] + dilation[d] * (weight.shape[2 + d] - 1) + 1)
-        )
-        for d in spatial
-    ]
-    result = torch.ops.aten.convolution(gradient, weight, None, stride, padding, dilation, True, extra, groups)
-    return result, None, None
 
 
 def _translate(recording: fx.GraphModule, example: Example, outputs: list[str]) -> ModelProto:
@@ -203,6 +181,19 @@ def _tidy(model: ModelProto) -> ModelProto:
         del part.value_info[:]
     model.ClearField("metadata_props")
     return model
+
+
+def _static_shape(graph: GraphProto, output: str) -> tuple[int, int, int]:
+    """Return (C, h, w) of a feature map among the outputs."""
+    value = next(value for value in graph.output if value.name == output)
+    channels, height, width = (dim.dim_value for dim in value.type.tensor_type.shape.dim[1:])
+    return channels, height, width
+
+
+def _order_outputs(graph: GraphProto) -> None:
+    ordered = sorted(graph.output, key=lambda value: OUTPUTS.index(value.name))
+    del graph.output[:]
+    graph.output.extend(ordered)
 
 
 def _check_symbolic(graph: GraphProto) -> None:

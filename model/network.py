@@ -89,10 +89,6 @@ class Network(nn.Module):
         """Return feature map, attention and channel weights of normalised images, (N, 3, H, W)."""
         return self.attend(self.backbone(x))
 
-    def forward_from(self, stage: str, feature_map: Tensor) -> Tensor:
-        """Return the logits, (N, K), of an earlier stage's feature map, (N, C, h, w)."""
-        return self.forward_head(self.attend(self.backbone.forward_after(stage, feature_map)).feature_map)
-
     def attend(self, feature_map: Tensor) -> Attended:
         """Apply the attention to the backbone's last feature map, (N, C, h, w)."""
         attended: Attended = self.attention(feature_map)

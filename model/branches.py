@@ -1,0 +1,147 @@
+"""Put what few requests need behind an ONNX `If`: a runtime computes the whole graph, whatever is asked of it.
+
+ONNX Runtime runs every node, also those that only feed an output nobody fetches. The nodes that only the map of
+an earlier layer needs move into a branch, which sees the values and the weights of the graph around it: nothing
+is stored twice, and a branch that is not taken costs nothing.
+"""
+
+from collections.abc import Collection, Iterable
+from typing import NamedTuple
+
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
+
+
+class Branch(NamedTuple):
+    """The map of one layer inside the traced graph, by names of values.
+
+    Attributes:
+        gradcam: the map, (N, T, h, w).
+        feature_map: what it is a map of, (N, C, h, w).
+        copies: the feature map for every target, (N·T, C, h, w). The trace computes them on its way from an
+            earlier layer; the branch repeats the feature map instead.
+        shape: (C, h, w).
+    """
+
+    gradcam: str
+    feature_map: str
+    copies: str
+    shape: tuple[int, int, int]
+
+
+def branch_by_layer(model: ModelProto, always: Collection[str], branches: Iterable[Branch]) -> None:
+    """Make `gradcam` the map of the layer that the input `layer` names.
+
+    Args:
+        model: with the outputs `always` and those that the branches name; changed in place.
+        always: outputs that are computed whatever is asked; `gradcam` among them is that of layer 0.
+        branches: of the layers 1, 2, …
+    """
+    graph = model.graph
+    producers = {name: node for node in graph.node for name in node.output}
+    branches = [
+        branch._replace(feature_map=_origin(producers, branch.feature_map), copies=_origin(producers, branch.copies))
+        for branch in branches
+    ]
+    kept = _ancestors(producers, always, stop=())
+    default = _part("layer0", [helper.make_node("Identity", ["layer0/gradcam"], ["layer0/chosen"])], "layer0/chosen")
+    for index, traced in reversed(list(enumerate(branches, 1))):
+        branch = _resolve(traced, producers)
+        needed = _ancestors(producers, [branch.gradcam], stop={branch.copies}) - kept
+        nodes = [node for node in graph.node if id(node) in needed]
+        default = _choice(index, _taken(index, branch, nodes), default)
+    nodes = [node for node in graph.node if id(node) in kept]
+    for node in nodes:
+        node.output[:] = ["layer0/gradcam" if name == "gradcam" else name for name in node.output]
+    choice = list(default.node)
+    choice[-1].output[0] = "gradcam"
+    _set_nodes(graph, [*nodes, *choice])
+    outputs = [value for value in graph.output if value.name in always and value.name != "gradcam"]
+    del graph.output[:]
+    graph.output.extend(outputs)
+    graph.output.append(helper.make_tensor_value_info("gradcam", TensorProto.FLOAT, ["N", "T", None, None]))
+
+
+def _taken(index: int, branch: Branch, nodes: list[NodeProto]) -> GraphProto:
+    """Return the branch that computes one layer's map, its values under names of its own."""
+    prefix = f"layer{index}/"
+    names = {name: prefix + name for node in nodes for name in node.output} | {branch.copies: prefix + branch.copies}
+    own = []
+    for node in nodes:
+        copy = NodeProto()
+        copy.CopyFrom(node)
+        copy.name = prefix + node.name
+        copy.input[:] = [names.get(name, name) for name in node.input]
+        copy.output[:] = [names[name] for name in node.output]
+        own.append(copy)
+    return _part(f"layer{index}", [*_repeat(prefix, branch), *own], names[branch.gradcam])
+
+
+def _repeat(prefix: str, branch: Branch) -> list[NodeProto]:
+    """Return the nodes that repeat a feature map for every target: (N, C, h, w) → (N·T, C, h, w)."""
+
+    def constant(name: str, values: list[int]) -> NodeProto:
+        return helper.make_node("Constant", [], [prefix + name], value_ints=values)
+
+    return [
+        constant("ones", [1, 1, 1]),
+        constant("one", [1]),
+        constant("rows", [-1, *branch.shape]),
+        helper.make_node("Shape", ["target"], [prefix + "T"], start=1, end=2),
+        helper.make_node("Unsqueeze", [branch.feature_map, prefix + "one"], [prefix + "single"]),
+        helper.make_node("Concat", [prefix + "one", prefix + "T", prefix + "ones"], [prefix + "shape"], axis=0),
+        helper.make_node("Expand", [prefix + "single", prefix + "shape"], [prefix + "repeated"]),
+        helper.make_node("Reshape", [prefix + "repeated", prefix + "rows"], [prefix + branch.copies]),
+    ]
+
+
+def _choice(index: int, then: GraphProto, otherwise: GraphProto) -> GraphProto:
+    """Return a graph that takes one branch if this layer is asked for, else the other."""
+    prefix = f"choose{index}/"
+    return _part(
+        f"choose{index}",
+        [
+            helper.make_node("Constant", [], [prefix + "index"], value_int=index),
+            helper.make_node("Equal", ["layer", prefix + "index"], [prefix + "asked"]),
+            helper.make_node("If", [prefix + "asked"], [prefix + "map"], then_branch=then, else_branch=otherwise),
+        ],
+        prefix + "map",
+    )
+
+
+def _part(name: str, nodes: list[NodeProto], output: str) -> GraphProto:
+    value = helper.make_tensor_value_info(output, TensorProto.FLOAT, ["N", "T", None, None])
+    return helper.make_graph(nodes, name, [], [value])
+
+
+def _resolve(branch: Branch, producers: dict[str, NodeProto]) -> Branch:
+    return branch._replace(feature_map=_origin(producers, branch.feature_map), copies=_origin(producers, branch.copies))
+
+
+def _origin(producers: dict[str, NodeProto], name: str) -> str:
+    """Return the value that an output is a mere copy of."""
+    while producers[name].op_type == "Identity":
+        name = producers[name].input[0]
+    return name
+
+
+def _ancestors(producers: dict[str, NodeProto], outputs: Iterable[str], stop: Collection[str]) -> set[int]:
+    """Return the ids of the nodes that the outputs depend on, without going past the values in `stop`."""
+    found: set[int] = set()
+    pending = list(outputs)
+    while pending:
+        name = pending.pop()
+        node = None if name in stop else producers.get(name)
+        if node is not None and id(node) not in found:
+            found.add(id(node))
+            pending.extend(node.input)
+    return found
+
+
+def _set_nodes(graph: GraphProto, nodes: list[NodeProto]) -> None:
+    copies = []
+    for node in nodes:
+        copy = NodeProto()
+        copy.CopyFrom(node)
+        copies.append(copy)
+    del graph.node[:]
+    graph.node.extend(copies)
