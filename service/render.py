@@ -8,7 +8,9 @@ min-max), so that pictures can be compared; the raw range travels along, because
 import base64
 import io
 import math
+import struct
 import unicodedata
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -19,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from model.manifest import Resize
 from service.colormaps import COLORMAPS
-from service.errors import InvalidOption
+from service.errors import InvalidOption, TooManyPixels
 from service.image import DecodedImage
 
 View = Literal["overlay", "gradcam", "attention", "panel"]
@@ -32,7 +34,11 @@ UNSEEN = 255
 """Palette index of what the network did not see: outside the centre crop. The map uses 0 to 254."""
 UNSEEN_COLOUR = (96, 96, 96)
 MAX_SIDE = {"image/webp": 16383, "image/jpeg": 65535, "image/png": 65535}
+MAX_DRAWN_PIXELS = 25_000_000
+"""A larger original is classified all the same; its picture needs a `size`."""
 STRIP_PIXELS = 1_000_000
+_PNG_UP = 2
+"""PNG's filter type for differences to the row above."""
 
 
 @dataclass(frozen=True)
@@ -270,6 +276,7 @@ def render_view(
 
     Raises:
         InvalidOption: no such colormap, or a picture longer than the format can hold.
+        TooManyPixels: more than `MAX_DRAWN_PIXELS`.
     """
     if view == "panel":
         longest = size or min(max(decoded.width, decoded.height, 320), 768)
@@ -283,7 +290,7 @@ def render_view(
         shown = [(title, scaled, overlay(photo, scaled, placement, opacity, colormap)) for title, scaled in maps]
         return encode(panel(photo, shown, caption, probability, colormap), media_type)
     placement = Placement.on(resize, decoded.width, decoded.height, size)
-    _check_side(placement, media_type)
+    _check_size(placement, media_type)
     values = attention if view == "attention" else gradcam
     if values is None:
         raise InvalidOption(f"This model has no {view} map.")
@@ -305,13 +312,55 @@ def render_layer(
         height: of the original, pixels.
         colormap: one of `COLORMAPS`.
         size: longer side of the layer, pixels; None: the original's.
+
+    Raises:
+        InvalidOption: no such colormap.
+        TooManyPixels: more than `MAX_DRAWN_PIXELS`.
     """
     placement = Placement.on(resize, width, height, size)
-    layer = heatmap(scale_map(values, resize.crop), placement, colormap).convert("RGBA")
-    return "data:image/png;base64," + base64.b64encode(encode(layer, "image/png")).decode("ascii")
+    _check_size(placement, "image/png")
+    layer = _rgba_png(scale_map(values, resize.crop).grid, placement, _palette(colormap))
+    return "data:image/png;base64," + base64.b64encode(layer).decode("ascii")
 
 
-def _check_side(placement: Placement, media_type: str) -> None:
+def _rgba_png(grid: Floats, placement: Placement, palette: bytes) -> bytes:
+    """Return an RGBA PNG of a map, written strip by strip: the whole layer would be four bytes a pixel.
+
+    Rows are stored as differences to the row above, which are nearly all zero in an enlarged map.
+    """
+    colours = np.full((256, 4), 255, np.uint8)
+    colours[:, :3] = np.frombuffer(palette, np.uint8).reshape(256, 3)
+    colours[UNSEEN] = 0
+    table = colours.view(np.uint32)[:, 0]
+    width, height = placement.width, placement.height
+    left, top, right, bottom = placement.inside
+    above = np.zeros(4 * width, np.uint8)
+    packer, packed = zlib.compressobj(1), []
+    rows = max(1, STRIP_PIXELS // 4 // width)
+    for start in range(0, height, rows):
+        stop = min(start + rows, height)
+        indices = np.full((stop - start, width), UNSEEN, np.uint8)
+        first, last = max(start, top), min(stop, bottom)
+        if first < last:
+            seen = _indices(grid, placement, (left, first, right, last))
+            indices[first - start : last - start, left:right] = np.asarray(seen)
+        pixels = table[indices].view(np.uint8).reshape(stop - start, 4 * width)
+        filtered = np.full((stop - start, 1 + 4 * width), _PNG_UP, np.uint8)
+        filtered[0, 1:] = pixels[0] - above
+        filtered[1:, 1:] = pixels[1:] - pixels[:-1]
+        above = pixels[-1]
+        packed.append(packer.compress(filtered.data))
+    head = struct.pack(">LLBBBBB", width, height, 8, 6, 0, 0, 0)
+    chunks = ((b"IHDR", head), (b"IDAT", b"".join([*packed, packer.flush()])), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">L", len(body)) + kind + body + struct.pack(">L", zlib.crc32(kind + body)) for kind, body in chunks
+    )
+
+
+def _check_size(placement: Placement, media_type: str) -> None:
+    if placement.width * placement.height > MAX_DRAWN_PIXELS:
+        pixels = f"{placement.width}×{placement.height} pixels"
+        raise TooManyPixels(f"A picture of {pixels} is more than is drawn; ask for a smaller `size`.")
     longest = MAX_SIDE.get(media_type, 0)
     if max(placement.width, placement.height) > longest:
         raise InvalidOption(f"{media_type} holds at most {longest} pixels a side; ask for a smaller `size`.")

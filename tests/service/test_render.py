@@ -10,7 +10,7 @@ from PIL import Image
 
 from model.manifest import Resize
 from service.colormaps import COLORMAPS
-from service.errors import InvalidOption
+from service.errors import InvalidOption, TooManyPixels
 from service.image import DecodedImage
 from service.render import (
     UNSEEN,
@@ -227,6 +227,30 @@ def test_layer_is_an_rgba_data_url() -> None:
     alpha = np.asarray(layer)[:, :, 3]
     assert {0, 255} == set(np.unique(alpha).tolist())
     assert (255, 0) == (alpha[240, 320], alpha[0, 0])
+
+
+@pytest.mark.parametrize("size", [(640, 480), (2000, 1500), (3, 700), (1, 1)])
+def test_layer_equals_the_heatmap(size: tuple[int, int]) -> None:
+    """The layer written in strips has the heatmap's colours, and none where the network did not look."""
+    grid = RANDOM.random((7, 7))
+    layer = np.asarray(Image.open(io.BytesIO(base64.b64decode(render_layer(grid, RESIZE, *size).partition(",")[2]))))
+    placement = Placement.on(RESIZE, *size)
+    expected = np.asarray(heatmap(scale_map(grid), placement).convert("RGB"))
+    _, seen = place_map(scale_map(grid).grid, placement)
+    # Strips begin elsewhere, so the last bit of a value may round to the neighbouring colour.
+    assert (expected[seen] == layer[seen][:, :3]).all(axis=1).mean() > 0.999
+    assert np.array_equal(np.where(seen, 255, 0), layer[:, :, 3])
+
+
+def test_huge_pictures_need_a_size() -> None:
+    """An original of fifty megapixels is not drawn in full; smaller pictures of it are."""
+    with pytest.raises(TooManyPixels, match="`size`"):
+        render_layer(peak(1, 1), RESIZE, 8000, 6000)
+    with pytest.raises(TooManyPixels, match="`size`"):
+        render_view(
+            DecodedImage(Image.new("RGB", (8, 6)), 8000, 6000, "JPEG", 1000), RESIZE, view="overlay", gradcam=peak(1, 1)
+        )
+    assert render_layer(peak(1, 1), RESIZE, 8000, 6000, size=64)
 
 
 def test_missing_map_is_refused() -> None:
