@@ -117,7 +117,7 @@ def started_server(model: Path, environment: dict[str, str] | None = None) -> It
     Raises:
         RuntimeError: it did not become ready.
     """
-    port = _free_port()
+    port = free_port()
     settings = {"FIELDMARK_MODEL": str(model), "FIELDMARK_PORT": str(port), "FIELDMARK_LOG_LEVEL": "warning"}
     command = [sys.executable, "-c", "import sys; from service.bench import serve_here; sys.exit(serve_here())"]
     process = subprocess.Popen(command, env={**os.environ, **settings, **(environment or {})})  # noqa: S603
@@ -155,7 +155,8 @@ def wait_ready(server: Server, timeout_s: float = START_TIMEOUT_S) -> None:
     raise RuntimeError("the server did not become ready")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that nobody listens on."""
     import socket
 
     with socket.socket() as probe:

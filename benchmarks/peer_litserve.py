@@ -1,0 +1,40 @@
+"""LitServe with a worker process a core, each with one thread: its own way to use a CPU.
+
+python benchmarks/peer_litserve.py PORT
+"""
+
+import sys
+from typing import Any
+
+import litserve
+from peer_work import Work
+
+from service.cores import usable_cores
+
+
+class Classify(litserve.LitAPI):
+    """The same work, in LitServe's four steps."""
+
+    def setup(self, device: str) -> None:
+        """Load the model once a worker."""
+        self.work = Work()
+
+    def decode_request(self, request: Any) -> bytes:
+        """Take the photo out of the form."""
+        data: bytes = request["file"].file.read()
+        return data
+
+    def predict(self, data: bytes) -> dict[str, Any]:
+        """Answer one photo."""
+        return self.work(data)
+
+    def encode_response(self, answer: dict[str, Any]) -> dict[str, Any]:
+        """Return the answer as it is."""
+        return answer
+
+
+if __name__ == "__main__":
+    server = litserve.LitServer(
+        Classify(api_path="/classify"), accelerator="cpu", workers_per_device=usable_cores(), healthcheck_path="/readyz"
+    )
+    server.run(port=int(sys.argv[1]), generate_client_file=False, log_level="error", access_log=False)
