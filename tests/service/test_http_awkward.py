@@ -1,6 +1,7 @@
 """Every awkward image, in every position, over HTTP: a typed answer each, and the next request works."""
 
 import io
+import json
 from pathlib import Path
 
 import httpx
@@ -82,6 +83,30 @@ def test_many_in_one_request(bundled_server: Running, awkward: list[Path], alone
                 expected = alone[path.name].json()
                 assert expected.get("predictions") == result.get("predictions")
                 assert expected.get("code") == result.get("code")
+
+
+def test_inference_protocol(bundled_server: Running, awkward: list[Path], alone: dict[str, httpx.Response]) -> None:
+    """Each file as an encoded tensor gets the same class, or the same problem."""
+    with bundled_server.client() as client:
+        for path in awkward:
+            data = path.read_bytes()
+            tensor = {
+                "name": "encoded",
+                "shape": [1],
+                "datatype": "BYTES",
+                "parameters": {"binary_data_size": len(data) + 4},
+            }
+            text = json.dumps({"inputs": [tensor], "outputs": [{"name": "label"}]}).encode()
+            body = text + len(data).to_bytes(4, "little") + data
+            answer = client.post(
+                "/v2/models/cub50/infer", content=body, headers={"Inference-Header-Content-Length": str(len(text))}
+            )
+            expected = alone[path.name]
+            assert (path.name, expected.status_code) == (path.name, answer.status_code)
+            if answer.status_code == 200:
+                assert [expected.json()["predictions"][0]["label"]] == answer.json()["outputs"][0]["data"]
+            else:
+                assert expected.json()["code"] == answer.json()["code"]
 
 
 def test_rotated_files(alone: dict[str, httpx.Response]) -> None:
