@@ -92,7 +92,7 @@ class NetworkSubject(Subject):
     def last_gradients(self, x: Tensor, passed: Passed, cotangent: Tensor) -> Tensor:
         """Return `mean_hw(dy/dX')` at the cost of the head on one vector a target."""
         feature_map = passed.maps[0]
-        copies = _copies(self.network.pool(feature_map), cotangent)
+        copies = copies_of(self.network.pool(feature_map), cotangent)
         with torch.enable_grad():
             (gradient,) = torch.autograd.grad(self.network.classify(copies), copies, cotangent.flatten(0, 1))
         # Global pooling: dy/dpooled = sum_hw(dy/dX'), whether it is the mean or the maximum.
@@ -101,11 +101,11 @@ class NetworkSubject(Subject):
 
     def earlier_gradients(self, x: Tensor, passed: Passed, cotangent: Tensor) -> Gradients:
         """Go from the earliest layer to the logits once, and back through all layers."""
-        earliest = _copies(passed.maps[-1], cotangent)
+        earliest = copies_of(passed.maps[-1], cotangent)
         with torch.enable_grad():
             *later, last = self.network.backbone.forward_stages(earliest, after=self.layers[-1])
             logits = self.network.forward_head(self.network.attend(last).feature_map)
-            return _mean_gradients(logits, (*reversed(later), earliest), cotangent)
+            return mean_gradients(logits, (*reversed(later), earliest), cotangent)
 
 
 class Explainer(nn.Module):
@@ -201,13 +201,13 @@ def activation_maps(channel_gradients: Tensor, feature_map: Tensor) -> Tensor:
     return torch.relu(maps).view(*maps.shape[:2], *feature_map.shape[2:])
 
 
-def _copies(value: Tensor, cotangent: Tensor) -> Tensor:
+def copies_of(value: Tensor, cotangent: Tensor) -> Tensor:
     """Return a value (N, *) once for every target, (N·T, *), to differentiate by: targets must not mix."""
     copies = value.detach().unsqueeze(1).expand(-1, cotangent.shape[1], *value.shape[1:])
     return copies.flatten(0, 1).requires_grad_()
 
 
-def _mean_gradients(logits: Tensor, copies: tuple[Tensor, ...], cotangent: Tensor) -> Gradients:
+def mean_gradients(logits: Tensor, copies: tuple[Tensor, ...], cotangent: Tensor) -> Gradients:
     """Differentiate the logits of all copies, (N·T, K), by every layer's copies."""
     gradients = torch.autograd.grad(logits, copies, cotangent.flatten(0, 1))
     return Gradients(tuple(g.mean((2, 3)).view(*cotangent.shape[:2], -1) for g in gradients), copies)

@@ -3,7 +3,7 @@
 import copy
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -14,13 +14,15 @@ import onnx
 import torch
 import torchvision
 from onnx import ModelProto, TensorProto, helper, numpy_helper
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.explain import Explainer, NetworkSubject, Subject
+from model.foreign import ModuleSubject, check_separates
 from model.graph import count_operators, initializers, subgraphs, trace
 from model.manifest import Layer, Manifest, ManifestError, SelfCheck, synthetic_images
 from model.network import Network, NetworkConfig, build_network
 from model.parity import ParityReport, check_parity
+from model.peers import compare_with_peers
 
 WeightsDtype = Literal["fp32", "fp16"]
 SELF_CHECK_SEED, SELF_CHECK_IMAGES = 1, 2
@@ -34,46 +36,84 @@ class ExportError(ValueError):
 
 
 def export(
-    network: Network,
+    network: nn.Module,
     manifest: Manifest,
     path: Path,
     *,
     images: npt.NDArray[np.uint8],
+    layer: str | Sequence[str] = (),
     weights_dtype: WeightsDtype = "fp16",
+    peers: bool = False,
 ) -> ParityReport:
     """Write a network as one self-describing ONNX file, if it computes what the network computes.
 
     Args:
-        network: trained; is not changed.
+        network: trained; is not changed. A `Network` of this project, or any module that takes normalised
+            images, (N, 3, S, S), and returns logits, (N, K).
         manifest: what the exporter cannot know: name, labels, geometry, normalisation, temperature,
             provenance, metrics. What it can know better (layers, operators, parity…) is filled in anew.
         path: of the file; an old one is replaced, at once or not at all.
         images: real ones for the parity check, prepared as the manifest says, RGB, uint8, (n, S, S, 3).
+        layer: of a module that was not built here: path of the module whose output is explained, or several,
+            the last stage first.
         weights_dtype: of the stored weights; fp16 halves the file, computes in float32, and is compared with
             torch on the same rounded weights.
+        peers: compare with captum, torchcam and pytorch-grad-cam too, as far as they are installed.
 
     Raises:
         ExportError: network, manifest and images do not fit together.
+        LayerError: a layer of a foreign module cannot be explained.
         GraphError: an operation has no ONNX form.
         ParityError: the graph disagrees with torch; nothing was written.
     """
-    _check_fit(network, manifest, images)
-    frozen = freeze(network, weights_dtype)
-    explainer = Explainer(
-        NetworkSubject(frozen), manifest.num_classes, manifest.mean, manifest.std, manifest.temperature
-    )
+    check_images(images, manifest)
+    explainer = explainer_of(network, manifest, layer, weights_dtype)
     model = trace(explainer, manifest.input_size)
     if weights_dtype == "fp16":
         store_as_fp16(model, set(network.state_dict()))
     report = check_parity(model.SerializeToString(), explainer, images)
-    facts = {
-        "network": network.config.to_dict(),
-        "attention": network.config.attention,
-        "precision": "fp32",
-        "weights_dtype": weights_dtype,
-    }
+    if peers:
+        report = report.with_peers(compare_with_peers(model.SerializeToString(), explainer, images))
+    facts = {**architecture(network), "precision": "fp32", "weights_dtype": weights_dtype}
     write(model, complete(manifest, model, explainer, report, facts), path)
     return report
+
+
+def explainer_of(
+    network: nn.Module, manifest: Manifest, layer: str | Sequence[str] = (), weights_dtype: WeightsDtype = "fp32"
+) -> Explainer:
+    """Return the torch side of an export: the network frozen, rounded as it will be stored, and its maps.
+
+    Raises:
+        ExportError: labels and logits differ in number, or a layer is named for a network of this project.
+        LayerError: a layer of a foreign module cannot be explained.
+    """
+    layers = (layer,) if isinstance(layer, str) else tuple(layer)
+    frozen = freeze(network, weights_dtype)
+    subject: Subject
+    if isinstance(frozen, Network):
+        if layers:
+            raise ExportError("the layers of this network are its stages; none can be named")
+        subject = NetworkSubject(frozen)
+    elif not layers:
+        raise ExportError("name the layer whose output is to be explained")
+    else:
+        subject = ModuleSubject(frozen, layers)
+        check_separates(subject, manifest.input_size)
+    with torch.no_grad():
+        logits = subject(torch.zeros(2, 3, manifest.input_size, manifest.input_size)).logits
+    if logits.shape != (2, manifest.num_classes):
+        raise ExportError(
+            f"{manifest.num_classes} labels for logits of the shape (N, {', '.join(map(str, logits.shape[1:]))})"
+        )
+    return Explainer(subject, manifest.num_classes, manifest.mean, manifest.std, manifest.temperature)
+
+
+def architecture(network: nn.Module) -> dict[str, object]:
+    """Return what the manifest says of how a network is built."""
+    if isinstance(network, Network):
+        return {"network": network.config.to_dict(), "attention": network.config.attention}
+    return {"network": {}, "attention": "none"}
 
 
 def load_network(path: Path) -> tuple[Network, Manifest]:
@@ -133,7 +173,7 @@ def write(model: ModelProto, manifest: Manifest, path: Path) -> None:
             raise
 
 
-def freeze(network: Network, weights_dtype: WeightsDtype) -> Network:
+def freeze(network: nn.Module, weights_dtype: WeightsDtype) -> nn.Module:
     """Return a copy for tracing: on the CPU, in evaluation mode, without gradients, rounded as it will be stored."""
     frozen = copy.deepcopy(network).cpu().float().eval().requires_grad_(False)
     for module in frozen.modules():
@@ -191,12 +231,6 @@ def complete(
         **facts,
     }
     return Manifest.model_validate(manifest.model_copy(update=found).model_dump())
-
-
-def _check_fit(network: Network, manifest: Manifest, images: npt.NDArray[np.uint8]) -> None:
-    if manifest.num_classes != network.config.num_classes:
-        raise ExportError(f"{manifest.num_classes} labels for a network of {network.config.num_classes} classes")
-    check_images(images, manifest)
 
 
 def check_images(images: npt.NDArray[np.uint8], manifest: Manifest) -> None:

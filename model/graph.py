@@ -15,7 +15,7 @@ import onnx
 import onnxscript.optimizer
 import torch
 from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch._decomp import core_aten_decompositions
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -23,6 +23,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 
 from model.branches import Branch, branch_by_layer
 from model.decompositions import INPUT_GRADIENTS
+from model.diagnose import describe_failure, module_stack
 from model.explain import Explainer
 
 OPSET = 20
@@ -49,11 +50,18 @@ def trace(explainer: Explainer, input_size: int) -> ModelProto:
         GraphError: an operation has no ONNX form, or the number of images or targets was frozen.
     """
     example = _example(explainer, input_size)
-    recording = record(explainer, example)
+    with module_stack(_classifier(explainer)) as running:
+        try:
+            recording = record(explainer, example)
+        except Exception as error:  # whatever torch, or the module itself, has against being traced
+            raise GraphError(describe_failure(_classifier(explainer), _pixels(example), error, running)) from error
     earlier = range(1, len(explainer.subject.layers))
     always = ["logits", "probabilities", "explained", *["attention"] * explainer.subject.has_attention, "gradcam"]
     branches = [[f"{kind}.{index}" for index in earlier] for kind in ("gradcam", "feature_map", "copies")]
-    model = _translate(recording, example, [*always, *itertools.chain(*branches)])
+    try:
+        model = _translate(recording, example, [*always, *itertools.chain(*branches)])
+    except torch.onnx.OnnxExporterError as error:
+        raise GraphError(describe_failure(_classifier(explainer), _pixels(example), error, [])) from error
     _rename_initializers(model, _parameter_names(recording, explainer))
     model = _tidy(model)
     if earlier:
@@ -107,6 +115,16 @@ def subgraphs(graph: GraphProto) -> Iterator[GraphProto]:
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.GRAPH:
                 yield from subgraphs(attribute.g)
+
+
+def _classifier(explainer: Explainer) -> nn.Module:
+    """Return the network itself, whose module paths people know."""
+    return next(explainer.subject.children())
+
+
+def _pixels(example: Example) -> tuple[Tensor]:
+    """Return one blank image as the classifier takes it."""
+    return (example[0][:1].permute(0, 3, 1, 2).float(),)
 
 
 def _free_axes(name: str, tensor: Tensor) -> list[DimDynamic]:

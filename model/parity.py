@@ -1,7 +1,7 @@
 """Does the exported graph compute what the network computes? Measured on images, against torch in float64."""
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -32,11 +32,13 @@ class ParityReport:
             absolute; `gradcam.LAYER`: relative to the largest sum of its absolute terms, for the map is a sum
             whose terms cancel.
         tolerance: that no error exceeds.
+        peers: name of another implementation → largest difference from its maps, both scaled to [0, 1].
     """
 
     images: int
     errors: dict[str, float] = field(default_factory=dict)
     tolerance: float = TOLERANCE
+    peers: dict[str, float] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -45,10 +47,16 @@ class ParityReport:
 
     def to_metrics(self) -> dict[str, float]:
         """Return the figures as the manifest stores them."""
-        return {"images": float(self.images), "tolerance": self.tolerance, **self.errors}
+        peers = {f"peer.{name}": error for name, error in self.peers.items()}
+        return {"images": float(self.images), "tolerance": self.tolerance, **self.errors, **peers}
+
+    def with_peers(self, peers: dict[str, float]) -> "ParityReport":
+        """Return the report with the comparison with other implementations."""
+        return replace(self, peers=peers)
 
     def __str__(self) -> str:
         lines = [f"{name:<32} {error:.1e}" for name, error in self.errors.items()]
+        lines += [f"{name:<32} {error:.1e} (scaled map)" for name, error in self.peers.items()]
         return "\n".join(
             [f"parity with torch (float64) on {self.images} images, tolerance {self.tolerance:.0e}", *lines]
         )

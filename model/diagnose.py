@@ -1,0 +1,76 @@
+"""Which module is to blame when a network cannot be traced or written as ONNX."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+@contextmanager
+def module_stack(root: nn.Module) -> Iterator[list[str]]:
+    """Yield the paths of the modules that run at the moment, outermost first; an exception leaves it as it was."""
+    running: list[str] = []
+    hooks = []
+    for name, module in root.named_modules():
+        hooks.append(module.register_forward_pre_hook(lambda *_, name=name: running.append(name)))
+        hooks.append(module.register_forward_hook(lambda *_: (running.pop(), None)[1]))
+    try:
+        yield running
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def find_operator(root: nn.Module, inputs: tuple[Tensor, ...], operator: str) -> str:
+    """Return the path of the module that runs an operator, or an empty string.
+
+    Args:
+        root: the network.
+        inputs: small ones, to run it with.
+        operator: aten name; of a gradient (`…_backward`) the forward operator is looked for.
+    """
+    wanted = re.sub(r"_backward$", "", operator)
+    with module_stack(root) as running, _Witness(running) as witness:
+        root(*inputs)
+    return next((path for name, path in witness.seen.items() if name == wanted or name.startswith(wanted)), "")
+
+
+def operator_of(error: BaseException) -> str:
+    """Return the aten name that an exporter's error is about, or an empty string."""
+    seen: BaseException | None = error
+    while seen is not None:
+        match = re.search(r"target=torch\.ops\.aten\.(\w+)", str(seen)) or re.search(r"aten[.:]+(\w+)", str(seen))
+        if match:
+            return match.group(1)
+        seen = seen.__cause__ or seen.__context__
+    return ""
+
+
+class _Witness(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes in which module each operator first ran."""
+
+    def __init__(self, running: list[str]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.running = running
+        self.seen: dict[str, str] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.running:
+            self.seen.setdefault(func._schema.name.split("::")[-1], self.running[-1])
+        return func(*args, **(kwargs or {}))
+
+
+def describe_failure(root: nn.Module, inputs: tuple[Tensor, ...], error: BaseException, running: list[str]) -> str:
+    """Return what is wrong, with the module's path as far as it can be found."""
+    if running:
+        return f"{running[-1]} cannot be traced: {error}"
+    operator = operator_of(error)
+    if not operator:
+        return f"the network cannot be written as ONNX: {error}"
+    with torch.no_grad():
+        path = find_operator(root, inputs, operator)
+    return f"aten.{operator}{f' of {path}' if path else ''} has no ONNX form"

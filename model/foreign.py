@@ -1,0 +1,124 @@
+"""Classifiers that were not built here: any torch module with a convolutional feature map can be explained."""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from model.explain import Gradients, Passed, Subject, copies_of, mean_gradients
+
+
+class LayerError(ValueError):
+    """A layer cannot be explained; the message names it and says why."""
+
+
+class ModuleSubject(Subject):
+    """Any classifier, explained at the outputs of some of its modules.
+
+    Nothing is known of what follows a layer, so it runs once for every target, on copies of the layer's output:
+    for a last stage that is pooling and a linear layer.
+
+    Args:
+        module: takes normalised images, (N, 3, S, S), and returns logits, (N, K).
+        layers: paths of modules inside it, the last stage first; each must return (N, C, h, w), run once, and
+            have nothing going around it.
+
+    Raises:
+        LayerError: there is no such layer.
+    """
+
+    has_attention = False
+
+    def __init__(self, module: nn.Module, layers: Sequence[str]) -> None:
+        super().__init__()
+        self.module = module
+        self.layers = tuple(layers)
+        names = [name for name, _ in module.named_modules() if name]
+        for layer in self.layers:
+            if layer not in names:
+                nearest = difflib.get_close_matches(layer, names, n=5, cutoff=0) or names[-5:]
+                raise LayerError(f"there is no layer {layer!r}; near it are {', '.join(nearest)}")
+
+    def forward(self, x: Tensor) -> Passed:
+        """Classify normalised images, (N, 3, S, S)."""
+        with self._tapped() as maps:
+            logits = self.module(x)
+        for layer in self.layers:
+            _check_map(layer, maps.get(layer))
+        return Passed(logits, tuple(maps[layer] for layer in self.layers), None)
+
+    def last_gradients(self, x: Tensor, passed: Passed, cotangent: Tensor) -> Tensor:
+        """Return `mean_hw(dy/dA)` of the first layer in `layers`, (N, T, C)."""
+        return self._gradients(x, passed, cotangent, self.layers[:1]).weights[0]
+
+    def earlier_gradients(self, x: Tensor, passed: Passed, cotangent: Tensor) -> Gradients:
+        """Go from the earliest layer to the logits once, and back through all layers but the last stage."""
+        return self._gradients(x, passed, cotangent, self.layers[1:])
+
+    def _gradients(self, x: Tensor, passed: Passed, cotangent: Tensor, layers: tuple[str, ...]) -> Gradients:
+        start = layers[-1]
+        copies = copies_of(passed.maps[self.layers.index(start)], cotangent)
+        # Everything before the layer runs again and is thrown away: a trace drops it.
+        with torch.enable_grad(), self._tapped(start, copies) as maps:
+            logits = self.module(x)
+            return mean_gradients(logits, tuple(maps[layer] for layer in layers), cotangent)
+
+    @contextmanager
+    def _tapped(self, replaced: str | None = None, replacement: Tensor | None = None) -> Iterator[dict[str, Tensor]]:
+        """Collect the layers' outputs of the calls inside; one layer's output may be replaced."""
+        maps: dict[str, Tensor] = {}
+
+        def tap(layer: str, output: Tensor) -> Tensor:
+            if layer in maps:
+                raise LayerError(f"the layer {layer!r} runs more than once in a pass")
+            _check_map(layer, output)
+            maps[layer] = output if layer != replaced or replacement is None else replacement
+            # The network goes on with a copy: a following in-place activation must not change the map.
+            return maps[layer].clone()
+
+        hooks = [
+            self.module.get_submodule(layer).register_forward_hook(
+                lambda module, args, output, layer=layer: tap(layer, output)
+            )
+            for layer in self.layers
+        ]
+        try:
+            yield maps
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def check_separates(subject: Subject, size: int) -> None:
+    """Raise unless the logits depend on every layer, and on the image through the layer alone.
+
+    Args:
+        subject: in evaluation mode.
+        size: side S of the images, pixels.
+
+    Raises:
+        LayerError: a layer is not used, or something goes around it.
+    """
+    x = torch.zeros(2, 3, size, size)
+    with torch.no_grad():
+        passed: Passed = subject(x)
+    cotangent = torch.ones(2, 3, passed.logits.shape[1])
+    for index, layer in enumerate(subject.layers):
+        if not isinstance(subject, ModuleSubject):
+            continue
+        try:
+            subject._gradients(x, passed, cotangent, subject.layers[index : index + 1])
+        except RuntimeError as error:
+            raise LayerError(
+                f"the layer {layer!r} cannot be explained: the logits do not depend on it, "
+                f"or part of the network goes around it ({error})"
+            ) from error
+
+
+def _check_map(layer: str, output: object) -> None:
+    if not isinstance(output, Tensor):
+        raise LayerError(f"the layer {layer!r} did not run, or returns no tensor: {type(output).__name__}")
+    if output.dim() != 4:
+        raise LayerError(f"the layer {layer!r} returns {tuple(output.shape)}, not a feature map (N, C, h, w)")

@@ -1,0 +1,126 @@
+"""The same map by other people's code: captum, torchcam and pytorch-grad-cam, as far as they are installed.
+
+Each is pointed at an `Identity` behind the explained feature map and compared on display-scaled maps, for the
+peers differ in what they scale by before.
+"""
+
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from model.explain import Explainer
+from model.foreign import ModuleSubject
+from model.network import Network
+from model.parity import run, session
+
+EPSILON = 1e-7
+
+
+class Tapped(nn.Module):
+    """A classifier whose explained feature map passes through `tap`, where a hook can stand."""
+
+    def __init__(self, explainer: Explainer) -> None:
+        super().__init__()
+        self.classifier = next(explainer.subject.children())
+        self.tap: nn.Module = nn.Identity()
+        if isinstance(explainer.subject, ModuleSubject):
+            self.tap = self.classifier.get_submodule(explainer.subject.layers[0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits, (N, K), of normalised images, (N, 3, S, S)."""
+        if isinstance(self.classifier, Network):
+            return self.classifier.forward_head(self.tap(self.classifier.forward_features(x).feature_map))
+        logits: Tensor = self.classifier(x)
+        return logits
+
+
+def compare_with_peers(
+    model: bytes, explainer: Explainer, images: npt.NDArray[np.uint8], most: int = 20
+) -> dict[str, float]:
+    """Return for each installed peer the largest difference of its maps from the graph's, both scaled to [0, 1].
+
+    Args:
+        model: serialised ONNX.
+        explainer: the network that it was made of.
+        images: RGB, uint8, (n, S, S, 3).
+        most: images compared.
+    """
+    runtime, module = session(model), Tapped(explainer)
+    module.requires_grad_(True)  # the peers find the layer by the gradients that reach it
+    largest: dict[str, float] = {}
+    for image in images[:most]:
+        codes = np.array([[-1]], dtype=np.int64)
+        outputs = run(runtime, image[None], codes, np.full_like(codes, explainer.num_classes))
+        x, target = explainer.normalise(torch.from_numpy(image[None])), int(outputs["explained"][0, 0])
+        ours = _scaled(outputs["gradcam"][0, 0].astype(np.float64))
+        for name, explain in PEERS.items():
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # each of them uses something its dependencies deprecate
+                    theirs = explain(module, x.clone(), target)
+            except ImportError:
+                continue
+            error = float(np.abs(ours - _scaled(theirs)).max())
+            largest[name] = float(np.maximum(largest.get(name, 0.0), error))
+    module.requires_grad_(False)
+    return largest
+
+
+def captum_map(module: Tapped, x: Tensor, target: int) -> npt.NDArray[np.float64]:
+    """Return captum's map of one image, (h, w)."""
+    from captum.attr import LayerGradCam
+
+    attribution = LayerGradCam(module, module.tap).attribute(x, target, relu_attributions=True)
+    return _array(attribution[0, 0])
+
+
+def torchcam_map(module: Tapped, x: Tensor, target: int) -> npt.NDArray[np.float64]:
+    """Return torchcam's map of one image, (h, w)."""
+    from torchcam.methods import GradCAM
+
+    with GradCAM(module, target_layer=module.tap) as extractor:
+        return _array(extractor(target, module(x.requires_grad_()))[0][0])
+
+
+def pytorch_grad_cam_map(module: Tapped, x: Tensor, target: int) -> npt.NDArray[np.float64]:
+    """Return pytorch-grad-cam's map of one image, (h, w)."""
+    from pytorch_grad_cam import GradCAM
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    with GradCAM(module, [module.tap]) as extractor:
+        # Its public answer is resized to the image; the map before that is what can be compared.
+        extractor.outputs = extractor.activations_and_grads(x)
+        targets = [ClassifierOutputTarget(target)]
+        module.zero_grad()
+        sum(t(output) for t, output in zip(targets, extractor.outputs, strict=True)).backward(retain_graph=True)
+        activations = extractor.activations_and_grads.activations[0].numpy()
+        gradients = extractor.activations_and_grads.gradients[0].numpy()
+        cam = extractor.get_cam_image(x, module.tap, targets, activations, gradients, False)
+        module.zero_grad(set_to_none=True)
+        result: npt.NDArray[np.float64] = np.maximum(cam[0], 0).astype(np.float64)
+        return result
+
+
+PEERS: dict[str, Callable[[Tapped, Tensor, int], npt.NDArray[np.float64]]] = {
+    "captum": captum_map,
+    "torchcam": torchcam_map,
+    "pytorch-grad-cam": pytorch_grad_cam_map,
+}
+
+
+def _array(values: Tensor) -> npt.NDArray[np.float64]:
+    result: npt.NDArray[np.float64] = values.detach().double().numpy()
+    return result
+
+
+def _scaled(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return a map scaled to [0, 1] as pytorch-grad-cam does; one without any evidence stays zero."""
+    if not values.any():
+        return values
+    shifted = values - values.min()
+    result: npt.NDArray[np.float64] = shifted / (EPSILON + shifted.max())
+    return result
