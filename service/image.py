@@ -5,6 +5,7 @@ decode, never truncated → orientation, depth, alpha and colour profile → RGB
 come out. Idea of the order: Pillow's own pixel limit merely warns, and a 100 kB file can ask for gigabytes.
 """
 
+import ctypes
 import io
 import re
 import struct
@@ -12,7 +13,7 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
@@ -58,6 +59,19 @@ STRIP_PIXELS = 250_000
 warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
 # Decoding has its own thread pool; more threads inside would take the cores from the runtime.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+
+
+def _return_large_blocks() -> None:
+    """Make glibc give freed image buffers back to the system.
+
+    It raises its own threshold with every large block that is freed, up to 32 MB, and then keeps such blocks in each
+    thread's heap: after a few large photos the process would be larger by all of them.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(-3, 4 * MIB)  # M_MMAP_THRESHOLD; a fixed value also stops the raising
+
+
+_return_large_blocks()
 # Compressed text beside the pixels; Pillow's 64 MiB is most of what a bomb may take here.
 PngImagePlugin.MAX_TEXT_MEMORY = 8 * MIB
 

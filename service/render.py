@@ -33,6 +33,7 @@ FLAT_RANGE = 0.02
 UNSEEN = 255
 """Palette index of what the network did not see: outside the centre crop. The map uses 0 to 254."""
 UNSEEN_COLOUR = (96, 96, 96)
+_NOT_UNSEEN = [*range(UNSEEN), UNSEEN - 1]
 MAX_SIDE = {"image/webp": 16383, "image/jpeg": 65535, "image/png": 65535}
 MAX_DRAWN_PIXELS = 25_000_000
 """A larger original is classified all the same; its picture needs a `size`."""
@@ -145,10 +146,9 @@ def _indices(grid: Floats, placement: Placement, strip: tuple[int, int, int, int
         max(min((strip[2] - left) * x, width), 0.0),
         max(min((strip[3] - top) * y, height), 0.0),
     )
-    # Pillow cuts to 0…255 and drops the fraction; 254.49 keeps the greatest value off the index of the unseen.
-    return _enlarged(
-        grid * np.float32(253.99) + np.float32(0.5), (strip[2] - strip[0], strip[3] - strip[1]), box
-    ).convert("L")
+    # Pillow cuts to 0…255 and drops the fraction. Drawn larger than the network's input, a peak exceeds 1.
+    values = _enlarged(grid * np.float32(254) + np.float32(0.5), (strip[2] - strip[0], strip[3] - strip[1]), box)
+    return values.convert("L").point(_NOT_UNSEEN)
 
 
 def place_map(grid: Floats, placement: Placement) -> tuple[Floats, npt.NDArray[np.bool_]]:
