@@ -338,7 +338,7 @@ def _measure_size(server: Server, photos: list[Path], options: argparse.Namespac
         plan = Plan(**{**asdict(base), "concurrency": int(text)})
         loads.append(measure(server, plan, f"closed, C = {text}", options.warmup_s))
     if not options.no_open_loop:
-        rate = options.rate or max(load.per_s for load in loads) / 2
+        rate = options.rate or max(1.0, max(load.per_s for load in loads) / 2)
         for poisson in (False, True):
             name = f"open, {'Poisson' if poisson else 'even'}, {rate:.0f}/s"
             plan = Plan(**{**asdict(base), "rate": rate, "poisson": poisson})

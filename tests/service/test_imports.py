@@ -1,0 +1,38 @@
+"""What the serving process imports, looked at in processes of their own."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {"torch", "torchvision", "onnx", "onnxscript", "scipy", "matplotlib", "training", "pandas", "cv2"}
+
+
+def imported_by(statement: str) -> set[str]:
+    """Return the top-level modules of a fresh process after a statement."""
+    script = f"{statement}\nimport sys\nprint(' '.join({{name.partition('.')[0] for name in sys.modules}}))"
+    output = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+    return set(output.split())
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import service.app, service.server, service.protocol, service.cli, service.bench",
+        "from service.engine import OnnxEngine; from service.settings import *; "
+        "OnnxEngine(next(BUNDLED_MODEL.glob('*/*.onnx')), Settings(device='cpu'))",
+    ],
+)
+def test_the_service_never_imports_torch(statement: str) -> None:
+    """Neither importing the service nor loading the bundled model pulls in torch or anything of training."""
+    assert set() == imported_by(statement) & HEAVY
+
+
+def test_the_manifest_is_free_of_torch() -> None:
+    """The one module of `model` that the service uses stays light."""
+    assert set() == imported_by("import model.manifest") & (HEAVY | {"onnxruntime", "fastapi"})
+
+
+def test_settings_and_errors_are_free_of_the_runtime() -> None:
+    """`fieldmark --help` must not pay for ONNX Runtime or the web."""
+    assert set() == imported_by("import service.settings, service.errors") & (HEAVY | {"onnxruntime", "fastapi"})
