@@ -475,8 +475,8 @@ def _decode_bytes(data: bytes, format_: str, image: ImageFile.ImageFile, stored:
         read_orientation(image.info.get("exif")) != 1 or (format_ == "PNG" and b"eXIf" in data)
     ):
         each += 4
-    if image.size == stored:  # someone may draw on a copy
-        each = max(each, 8)
+    if image.size == stored:  # someone may draw on a copy, and encode that
+        each = max(each, 10)
     coefficients = 0
     if isinstance(image, _Jpeg) and _is_buffered(data, image):
         widest = max(h * v for _, h, v, _ in image.layer)

@@ -479,9 +479,9 @@ def _bombs() -> dict[str, bytes]:
     webp = bytearray(_flat("RGBA", "WEBP", 16, exif=b"x"))
     webp[24:30] = b"\xfe\x3f\0\xfe\x3f\0"
     return {
-        "png within the limit": _flat("RGB", "PNG", 3200),
+        "png within the limit": _flat("RGB", "PNG", 2800),
         "png beyond": _flat("RGB", "PNG", 7000),
-        "png with alpha": _flat("RGBA", "PNG", 3200),
+        "png with alpha": _flat("RGBA", "PNG", 2800),
         "png of 16 bits": _flat("I;16", "PNG", 3600),
         "png text": png(1, 1, 8, 0, b"\0\0", text),
         "png profile": png(1, 1, 8, 0, b"\0\0", chunk(b"iCCP", b"k\0\0" + zlib.compress(b"\0" * 50_000_000))),
@@ -495,7 +495,7 @@ def _bombs() -> dict[str, bytes]:
         "tiff tags": _overlapping_tags(4000, 300_000),
         "tiff strips": tiff([(256, 4, 1, long(8)), (257, 4, 1, long(8)), (273, 4, 10**6, long(50))], b"\0" * 4 * 10**6),
         "tiff tile": tiff([(322, 4, 1, long(60_000)), (323, 4, 1, long(60_000))]),
-        "tiff flat": _flat("RGB", "TIFF", 3200, compression="tiff_adobe_deflate"),
+        "tiff flat": _flat("RGB", "TIFF", 2800, compression="tiff_adobe_deflate"),
         "tiff floats": _flat("F", "TIFF", 2600, compression="tiff_adobe_deflate"),
         "jpeg exif": encoded(Image.new("RGB", (8, 8)), "JPEG", exif=exif[:65_500]),
         "jpeg progressive": _flat("RGB", "JPEG", 3500, progressive=True, subsampling=0),
@@ -567,14 +567,14 @@ def test_large_photos_may_take_more() -> None:
 
 def test_threads_share_the_budget() -> None:
     """Large images of several threads wait for each other and all are decoded."""
-    data = _flat("RGB", "PNG", 3000)
+    data = _flat("RGB", "PNG", 2800)
     sizes: list[tuple[int, int]] = []
     threads = [threading.Thread(target=lambda: sizes.append(decode_image(data).image.size)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [(3000, 3000)] * 4 == sizes
+    assert [(2800, 2800)] * 4 == sizes
 
 
 def test_decoding_is_repeatable() -> None:
