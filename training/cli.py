@@ -76,6 +76,8 @@ def evaluate_command(options: argparse.Namespace) -> int:
     from training.checkpoint import load_selected
     from training.datasets import load_dataset
     from training.evaluate import judge_file, judge_selected, part_of, predictions_csv
+    from training.faithfulness import faithfulness_of
+    from training.report import write_report
     from training.world import pick_device
 
     dataset = load_dataset(options.data, options.dataset)
@@ -88,11 +90,15 @@ def evaluate_command(options: argparse.Namespace) -> int:
         samples = part_of(dataset, selected.recipe, options.part)
         judged = judge_selected(selected, dataset, samples, pick_device(options.device), workers, visible)
     figures = judged.figures()
+    if options.faithfulness:
+        figures |= faithfulness_of(judged, options.model, options.faithfulness, dataset.banner)
     result = {"model": str(options.model), "dataset": dataset.name, "part": options.part, **figures}
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
         (options.out / "metrics.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
         (options.out / "predictions.csv").write_text(predictions_csv(judged), encoding="utf-8")
+        title = f"{options.model.name} on {dataset.name}, {options.part}"
+        write_report(judged, figures, title, options.out / "report.html", dataset.banner)
     _print(result, options.json)
     return 0
 
@@ -144,6 +150,20 @@ def compare_command(options: argparse.Namespace) -> int:
     return 0 if done else UNFINISHED
 
 
+def summary_command(options: argparse.Namespace) -> int:
+    """Print what every arm costs."""
+    from training.summary import summarise, summary_table
+
+    recipe = _recipe(options)
+    arms = tuple(name for name in ARMS if recipe.network.head == "mlp" or not ARMS[name].matched)
+    costs = summarise(recipe, arms, options.classes)
+    if options.json:
+        _print({"arms": [dataclasses.asdict(cost) for cost in costs]}, as_json=True)
+    else:
+        sys.stdout.write(summary_table(costs))
+    return 0
+
+
 def _recipe_of_file(path: Path) -> Recipe:
     """Return the recipe an exported file carries."""
     from model.export import load_network
@@ -173,7 +193,10 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("model", type=Path, metavar="RUN|FILE.onnx")
     _data_options(evaluate, required=True)
     evaluate.add_argument("--part", choices=("test", "held-out"), default="test", help="of the data set")
-    evaluate.add_argument("--out", type=Path, metavar="DIR", help="write figures and predictions there")
+    evaluate.add_argument("--out", type=Path, metavar="DIR", help="write figures, predictions and a report there")
+    evaluate.add_argument(
+        "--faithfulness", type=int, default=0, metavar="N", help="measure insertion and deletion on N photos, too"
+    )
     evaluate.add_argument("--device", default="auto", help="of a run: auto, cpu, cuda or cuda:N")
     evaluate.add_argument("--workers", type=int, help="processes that decode photos (default: one a core, at most 16)")
 
@@ -196,6 +219,10 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--jobs", type=int, default=1, help="runs at the same time: a small network leaves a GPU idle")
     compare.add_argument("--keep-weights", action="store_true", help="keep the selected weights of finished runs")
     compare.add_argument("--out", type=Path, required=True, metavar="DIR", help="of the comparison; one there goes on")
+
+    summary = _command(commands, "summary", summary_command, "print parameters, multiply-adds and memory of every arm")
+    _recipe_options(summary)
+    summary.add_argument("--classes", type=int, default=200, help="of the head (default: 200)")
     return parser
 
 

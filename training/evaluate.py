@@ -20,7 +20,7 @@ from model.gradcam import activation_map, channel_gradients
 from model.manifest import MANIFEST_KEY, Manifest, Resize
 from model.network import Network
 from training.batches import Photos, _one_thread, served_photos, served_preparation
-from training.checkpoint import Selected
+from training.checkpoint import Selected, load_selected
 from training.config import Recipe
 from training.datasets import Dataset, Sample, hold_out
 from training.errors import DatasetError, TrainingError
@@ -157,6 +157,15 @@ def torch_answers(network: Network, normalise: Callable[[Tensor], Tensor], step:
         return logits.cpu().numpy(), gradcam.cpu().numpy(), attention
 
     return ask
+
+
+def answers_of(model: Path) -> Ask:
+    """Return the function of a run's folder or of an exported file, on the CPU."""
+    if model.suffix == ".onnx":
+        return onnx_answers(model)[0]
+    selected = load_selected(model)
+    data = selected.recipe.data
+    return torch_answers(selected.network(), Normalise(data.mean, data.std, torch.device("cpu")))
 
 
 def onnx_answers(path: Path, threads: int = 0) -> tuple[Ask, Manifest]:

@@ -4,16 +4,19 @@ What never learns always answers the same, so a few random variations of every i
 kept as float16: on two cores the rest of a MobileNetV2 then trains ten times faster.
 """
 
+import copy
 import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from torchvision.transforms import v2
@@ -54,6 +57,20 @@ def frozen_part(network: Network, step: str | None) -> list[nn.Module]:
         return []
     steps = list(network.backbone._steps)
     return [network.backbone.get_submodule(name) for name in steps[: steps.index(step) + 1]]
+
+
+def fused(part: nn.Module) -> nn.Module:
+    """Return a copy in evaluation mode whose batch norms are folded into the convolutions right before them.
+
+    In evaluation a batch norm is a scale and a shift; on the CPU it takes half of the time of such a network.
+    """
+    part = copy.deepcopy(part).eval().requires_grad_(False)
+    for container in [module for module in part.modules() if isinstance(module, nn.Sequential)]:
+        for (name, first), (after, second) in pairwise(list(container.named_children())):
+            if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
+                setattr(container, name, fuse_conv_bn_eval(first, second))
+                setattr(container, after, nn.Identity())
+    return part
 
 
 def forward_inputs(network: Network, inputs: Tensor, step: str | None) -> Attended:
@@ -147,26 +164,34 @@ class FeatureCache:
         *,
         progress: bool = True,
     ) -> None:
-        self._modules = frozen_part(network, step)
+        frozen = frozen_part(network, step)
+        self._network_key = _weights_key(frozen)
+        self._part = fused(nn.Sequential(*frozen)).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._recipe, self._folder, self._device = recipe, folder, device
         self._workers, self._progress = workers, progress
-        self._normalise = Normalise(recipe.data.mean, recipe.data.std, device)
-        self._network_key = _weights_key(self._modules)
+        self._normalise = Normalise(recipe.data.mean, recipe.data.std, device, channels_last=True)
 
     def varied(self, photos: Photos, samples: Sequence[Sample]) -> Features:
         """Return the features of every variation of training images; the variations are the same for every seed."""
         transform = training_transform(self._recipe)
         views = self._recipe.data.cached_views
-        settings = {"augment": self._recipe.to_dict()["augment"], "data": self._recipe.to_dict()["data"]}
-        return self._open(photos, settings, self._varied_batches(photos, samples, transform, views), views)
+        return self._open(
+            photos, _settings(self._recipe), self._varied_batches(photos, samples, transform, views), views
+        )
 
     def served(self, photos: Photos, samples: Sequence[Sample]) -> Features:
         """Return the features of evaluation images."""
-        settings = {"data": self._recipe.to_dict()["data"]}
+        settings: dict[str, object] = {"mean": self._recipe.data.mean, "std": self._recipe.data.std}
         batches: Iterator[Tensor] = (
             images for images, _ in DataLoader(ServedPhotos(photos, samples), BATCH, num_workers=self._workers)
         )
         return self._open(photos, settings, batches, 1)
+
+    @torch.no_grad()
+    def answer(self, images: Tensor) -> Tensor:
+        """Return what the frozen part answers to uint8 images (n, 3, S, S): (n, C, h, w) floats."""
+        features: Tensor = self._part(self._normalise(images))
+        return features
 
     def _varied_batches(
         self, photos: Photos, samples: Sequence[Sample], transform: v2.Transform, views: int
@@ -185,7 +210,6 @@ class FeatureCache:
             self._write(path, batches, views, len(photos))
         return Features(path)
 
-    @torch.no_grad()
     def _write(self, path: Path, batches: Iterator[Tensor], views: int, count: int) -> None:
         partial = path.with_suffix(f".{os.getpid()}.partial")
         bar = tqdm(
@@ -195,13 +219,10 @@ class FeatureCache:
             disable=None if self._progress else True,
             leave=False,
         )
-        modes = [(module, module.training) for module in self._modules]
         at, kept = 0, None
         try:
             for images in batches:
-                features = self._normalise(images)
-                for module in self._modules:
-                    features = module.eval()(features)
+                features = self.answer(images)
                 if kept is None:
                     shape = (views, count, *features.shape[1:])
                     whole = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float16, shape=shape)
@@ -216,8 +237,14 @@ class FeatureCache:
         finally:
             bar.close()
             partial.unlink(missing_ok=True)
-            for module, training in modes:
-                module.train(training)
+
+
+def _settings(recipe: Recipe) -> dict[str, object]:
+    """Return what training features depend on beside photos and weights: mixing, for one, comes after them."""
+    augment, data = recipe.to_dict()["augment"], recipe.to_dict()["data"]
+    before = {name: value for name, value in augment.items() if name not in ("mixup", "cutmix", "mix_probability")}
+    geometry = ("input_size", "resize_mode", "resize_size", "mean", "std")
+    return before | {name: data[name] for name in geometry}
 
 
 def _weights_key(modules: Sequence[nn.Module]) -> str:
