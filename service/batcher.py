@@ -27,6 +27,9 @@ P = TypeVar("P")
 R = TypeVar("R")
 
 LANES = ("classify", "explain")
+TURNS = ("classify", "classify", "explain")
+"""Who is next where both wait. An explanation is two pieces of work, model and picture, and each may last as long as
+a classification: with equal turns saturating `/explain` would more than double the time of `/classify`."""
 RESTART_DELAYS_S = (0.0, 0.1, 0.5, 1.0, 5.0)
 """Pause before the first, second, … restart of a worker that keeps dying; the last one repeats."""
 _SMOOTHING = 0.1
@@ -106,7 +109,7 @@ class DynamicBatcher(Generic[P, R]):
         self._on_batch = on_batch
         self._revive = revive
         self._lanes: dict[str, deque[_Item[P, R]]] = {lane: deque() for lane in LANES}
-        self._turns: deque[str] = deque(LANES)
+        self._turns: deque[str] = deque(TURNS)
         self._idle: deque[asyncio.Future[None]] = deque()
         self._workers: set[asyncio.Task[None]] = set()
         self._restarts: set[asyncio.Task[None]] = set()
@@ -248,7 +251,7 @@ class DynamicBatcher(Generic[P, R]):
         """Take a batch out of the lanes in turn: one key, at most `max_batch_size`, only what is still wanted."""
         batch: list[_Item[P, R]] = []
         dry: set[str] = set()
-        while len(batch) < self.max_batch_size and len(dry) < len(self._turns):
+        while len(batch) < self.max_batch_size and len(dry) < len(LANES):
             lane = self._turns[0]
             self._turns.rotate(-1)
             item = self._next_of(self._lanes[lane], batch[0].key if batch else None, bool(batch))

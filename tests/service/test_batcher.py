@@ -123,7 +123,7 @@ def test_batch_never_mixes_keys() -> None:
 
 
 def test_lanes_take_turns() -> None:
-    """A long line of explanations delays a classification by one run, not by the line."""
+    """A long line of explanations does not stand before a classification."""
 
     async def test() -> None:
         async with Queue() as queue:
@@ -133,7 +133,23 @@ def test_lanes_take_turns() -> None:
             await settle()
             queue.engine.gate.set()
             await asyncio.gather(first, *explain, *classify)
-            assert [["first"], ["e0"], ["c0"], ["e1"], ["c1"], ["e2"], ["e3"]] == queue.engine.batches
+            assert [["first"], ["c0"], ["e0"], ["c1"], ["e1"], ["e2"], ["e3"]] == queue.engine.batches
+
+    run(test)
+
+
+def test_no_lane_starves() -> None:
+    """Where both lanes are full, an explanation runs in every third turn."""
+
+    async def test() -> None:
+        async with Queue() as queue:
+            first = await queue.occupy()
+            tasks = [queue.submit("c", lane="classify") for _ in range(8)]
+            tasks += [queue.submit("e", lane="explain") for _ in range(4)]
+            await settle()
+            queue.engine.gate.set()
+            await asyncio.gather(first, *tasks)
+            assert "cecceccecc" == "".join(batch[0] for batch in queue.engine.batches[1:11])
 
     run(test)
 
@@ -149,7 +165,7 @@ def test_lanes_share_a_batch() -> None:
             await settle()
             queue.engine.gate.set()
             await asyncio.gather(first, *tasks)
-            assert [["c0", "c1", "e0", "e1"], ["c2", "c3", "e2", "e3"]] == [
+            assert [["c0", "c1", "c2", "e0"], ["c3", "e1", "e2", "e3"]] == [
                 sorted(batch) for batch in queue.engine.batches[1:]
             ]
 
