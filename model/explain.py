@@ -84,10 +84,16 @@ class NetworkSubject(Subject):
 
     def forward(self, x: Tensor) -> Passed:
         """Classify normalised images, (N, 3, S, S)."""
-        maps = self.network.backbone.forward_stages(x)
-        attended = self.network.attend(maps[-1])
+        *earlier, last = self.network.backbone.forward_stages(x.to(self._dtype))
+        attended = self.network.attend(last.to(x.dtype))
         logits = self.network.forward_head(attended.feature_map)
-        return Passed(logits, (attended.feature_map, *reversed(maps[:-1])), attended.attention)
+        maps = (attended.feature_map, *reversed(earlier))[: len(self.layers)]
+        return Passed(logits, maps, attended.attention)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """In which the backbone computes; head and attention have the input's."""
+        return next(self.network.backbone.parameters()).dtype
 
     def last_gradients(self, x: Tensor, passed: Passed, cotangent: Tensor) -> Tensor:
         """Return `mean_hw(dy/dX')` at the cost of the head on one vector a target."""
@@ -104,7 +110,7 @@ class NetworkSubject(Subject):
         earliest = copies_of(passed.maps[-1], cotangent)
         with torch.enable_grad():
             *later, last = self.network.backbone.forward_stages(earliest, after=self.layers[-1])
-            logits = self.network.forward_head(self.network.attend(last).feature_map)
+            logits = self.network.forward_head(self.network.attend(last.to(x.dtype)).feature_map)
             return mean_gradients(logits, (*reversed(later), earliest), cotangent)
 
 
@@ -197,7 +203,7 @@ class Explainer(nn.Module):
 
 def activation_maps(channel_gradients: Tensor, feature_map: Tensor) -> Tensor:
     """Return relu(sum_k alpha_k A_k) of every target: alpha (N, T, C) and A (N, C, h, w) → (N, T, h, w)."""
-    maps = torch.bmm(channel_gradients, feature_map.flatten(2))
+    maps = torch.bmm(channel_gradients, feature_map.to(channel_gradients.dtype).flatten(2))
     return torch.relu(maps).view(*maps.shape[:2], *feature_map.shape[2:])
 
 
@@ -209,8 +215,11 @@ def copies_of(value: Tensor, cotangent: Tensor) -> Tensor:
 
 def mean_gradients(logits: Tensor, copies: tuple[Tensor, ...], cotangent: Tensor) -> Gradients:
     """Differentiate the logits of all copies, (N·T, K), by every layer's copies."""
-    gradients = torch.autograd.grad(logits, copies, cotangent.flatten(0, 1))
-    return Gradients(tuple(g.mean((2, 3)).view(*cotangent.shape[:2], -1) for g in gradients), copies)
+    # A float16 gradient would vanish: it is a thousandth of what float16 can hold, or less.
+    scale = 1024.0 if copies[0].dtype == torch.float16 else 1.0
+    gradients = torch.autograd.grad(logits, copies, cotangent.flatten(0, 1) * scale)
+    means = (gradient.to(cotangent.dtype).mean((2, 3)) / scale for gradient in gradients)
+    return Gradients(tuple(mean.view(*cotangent.shape[:2], -1) for mean in means), copies)
 
 
 def _mask(maps: Tensor, valid: Tensor) -> Tensor:

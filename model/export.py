@@ -21,7 +21,7 @@ from model.foreign import ModuleSubject, check_separates
 from model.graph import count_operators, initializers, subgraphs, trace
 from model.manifest import Layer, Manifest, ManifestError, SelfCheck, synthetic_images
 from model.network import Network, NetworkConfig, build_network
-from model.parity import ParityReport, check_parity
+from model.parity import ParityReport, check_parity, run, session
 from model.peers import compare_with_peers
 
 WeightsDtype = Literal["fp32", "fp16"]
@@ -227,7 +227,7 @@ def complete(
         "operators": count_operators(model.graph),
         "provenance": provenance,
         "parity": report.to_metrics(),
-        "self_check": _self_check(explainer, manifest.input_size),
+        "self_check": _self_check(model, manifest),
         **facts,
     }
     return Manifest.model_validate(manifest.model_copy(update=found).model_dump())
@@ -250,10 +250,11 @@ def _layers(explainer: Explainer, size: int) -> tuple[Layer, ...]:
     )
 
 
-def _self_check(explainer: Explainer, size: int) -> SelfCheck:
-    images = torch.from_numpy(synthetic_images(SELF_CHECK_SEED, SELF_CHECK_IMAGES, size))
-    with torch.no_grad():
-        logits = explainer.subject(explainer.normalise(images)).logits
-    tolerance = SELF_CHECK_TOLERANCE * max(1.0, float(logits.abs().max()))
+def _self_check(model: ModelProto, manifest: Manifest) -> SelfCheck:
+    images = synthetic_images(SELF_CHECK_SEED, SELF_CHECK_IMAGES, manifest.input_size)
+    codes = np.full((len(images), 1), -1, dtype=np.int64)
+    none = np.full_like(codes, manifest.num_classes)
+    logits = run(session(model.SerializeToString()), images, codes, none)["logits"].astype(np.float64)
+    tolerance = SELF_CHECK_TOLERANCE * max(1.0, float(np.abs(logits).max()))
     rows = tuple(tuple(round(value, 5) for value in row) for row in logits.tolist())
     return SelfCheck(seed=SELF_CHECK_SEED, logits=rows, tolerance=tolerance)

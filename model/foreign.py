@@ -44,7 +44,7 @@ class ModuleSubject(Subject):
     def forward(self, x: Tensor) -> Passed:
         """Classify normalised images, (N, 3, S, S)."""
         with self._tapped() as maps:
-            logits = self.module(x)
+            logits = self._logits(x)
         for layer in self.layers:
             _check_map(layer, maps.get(layer))
         return Passed(logits, tuple(maps[layer] for layer in self.layers), None)
@@ -62,8 +62,14 @@ class ModuleSubject(Subject):
         copies = copies_of(passed.maps[self.layers.index(start)], cotangent)
         # Everything before the layer runs again and is thrown away: a trace drops it.
         with torch.enable_grad(), self._tapped(start, copies) as maps:
-            logits = self.module(x)
+            logits = self._logits(x)
             return mean_gradients(logits, tuple(maps[layer] for layer in layers), cotangent)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        """Run the module in its own float type."""
+        dtype = next((parameter.dtype for parameter in self.module.parameters()), x.dtype)
+        logits: Tensor = self.module(x.to(dtype))
+        return logits.to(x.dtype)
 
     @contextmanager
     def _tapped(self, replaced: str | None = None, replacement: Tensor | None = None) -> Iterator[dict[str, Tensor]]:

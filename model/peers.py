@@ -26,15 +26,20 @@ class Tapped(nn.Module):
     def __init__(self, explainer: Explainer) -> None:
         super().__init__()
         self.classifier = next(explainer.subject.children())
-        self.tap: nn.Module = nn.Identity()
-        if isinstance(explainer.subject, ModuleSubject):
-            self.tap = self.classifier.get_submodule(explainer.subject.layers[0])
+        self.tap = nn.Identity()
+        self.layer = explainer.subject.layers[0] if isinstance(explainer.subject, ModuleSubject) else ""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits, (N, K), of normalised images, (N, 3, S, S)."""
         if isinstance(self.classifier, Network):
             return self.classifier.forward_head(self.tap(self.classifier.forward_features(x).feature_map))
-        logits: Tensor = self.classifier(x)
+        # What follows works on a copy: the peers would take a map that is changed in place for the original.
+        layer = self.classifier.get_submodule(self.layer)
+        hook = layer.register_forward_hook(lambda module, args, output: self.tap(output).clone())
+        try:
+            logits: Tensor = self.classifier(x)
+        finally:
+            hook.remove()
         return logits
 
 

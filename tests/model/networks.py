@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 import torch
+from torch import Tensor, nn
 
 from model.manifest import Layer, Manifest, Resize, synthetic_images
 from model.network import Network, NetworkConfig, build_network
@@ -50,3 +51,54 @@ class Exported:
     report: ParityReport
     runtime: onnxruntime.InferenceSession
     images: npt.NDArray[np.uint8]
+
+
+class _Residual(nn.Module):
+    """A residual added in place, as torchvision's ResNets do."""
+
+    def __init__(self, width: int, groups: int) -> None:
+        super().__init__()
+        self.convolve = nn.Conv2d(width, width, 3, 1, 1, groups=groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a map of the same shape."""
+        convolved = torch.relu(self.convolve(x))
+        convolved += x
+        return convolved
+
+
+class SmallNet(nn.Module):
+    """A classifier that was not built here, with everything that makes tracing a gradient hard.
+
+    Grouped and strided convolutions, overlapping max-pooling, a residual added in place, an activation in place
+    right behind an explained layer, and a module whose padding drops the last column.
+    """
+
+    def __init__(self, width: int = 8, groups: int = 2, num_classes: int = CLASSES, pool: int = 3) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, width, 3, 2, 1), nn.BatchNorm2d(width), nn.ReLU(inplace=True))
+        self.block = _Residual(width, groups)
+        self.second = nn.Conv2d(width, width, 3, 2, 1, bias=False)
+        self.pool = nn.MaxPool2d(pool, 2, 1)
+        self.last = nn.Conv2d(width, 2 * width, 1)
+        self.fc = nn.Linear(2 * width, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits, (N, K), of images, (N, 3, S, S)."""
+        x = self.block(self.stem(x))
+        x = self.last(self.pool(nn.functional.silu(self.second(x))))
+        x = nn.functional.relu(x, inplace=True)
+        logits: Tensor = self.fc(x.mean((2, 3)))
+        return logits
+
+
+SMALL_LAYERS = ("last", "block", "stem")
+
+
+def make_small(seed: int = 0, **options: int) -> SmallNet:
+    """Return a `SmallNet` whose batch norm has seen images."""
+    torch.manual_seed(seed)
+    network = SmallNet(**options)
+    with torch.no_grad():
+        network.train()(torch.rand(8, 3, 40, 40))
+    return network.eval()

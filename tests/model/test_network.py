@@ -19,8 +19,6 @@ def test_parts_make_the_whole(pooling: str, head: str, attention: str) -> None:
     assert pooled.shape == (2, network.in_channels)
     assert network.in_channels == (1024 if attention == "mixed" else 512)
     assert torch.equal(network(x), network.classify(pooled))
-    first = network.backbone.forward_stages(x)[0]
-    assert torch.equal(network(x), network.forward_from("features.1", first))
 
 
 def test_head_is_the_methods() -> None:

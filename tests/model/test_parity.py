@@ -14,7 +14,7 @@ from tests.model.networks import Exported
 
 def _explainer(tiny: Exported, **changes: float) -> Explainer:
     network, manifest = load_network(tiny.path)
-    subject = NetworkSubject(network.requires_grad_(False), len(manifest.layers))
+    subject = NetworkSubject(network.requires_grad_(False))
     options = {"mean": manifest.mean, "std": manifest.std, "temperature": manifest.temperature} | changes
     return Explainer(subject, manifest.num_classes, **options)  # type: ignore[arg-type]
 
