@@ -1,0 +1,175 @@
+"""What the gradient costs inside the graph, and how much faster the graph is than pytorch-grad-cam.
+
+    python benchmarks/graph_cost.py                                 the bundled model
+    python benchmarks/graph_cost.py --model FILE.onnx
+    python benchmarks/graph_cost.py --backbone resnet50 --size 448  random weights: the time is the same
+    python benchmarks/graph_cost.py --int8 FILE.onnx                compares that file with the fp32 model too
+
+One process, one thread, processor time, medians of interleaved rounds, so that a busy machine slows all alike.
+The class alone is the same graph cut at `logits`; the last stage alone is the same graph without its `If`.
+Each line says what the project promises of it, and the exit status is 1 where a promise is not kept.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnx.utils import Extractor
+
+from model.explain import Explainer
+from model.export import explainer_of, load_network
+from model.graph import trace
+from model.manifest import Layer, Manifest, Resize, synthetic_images
+from model.network import Network, NetworkConfig, build_network
+from model.peers import Tapped
+
+BUNDLED = Path(__file__).parent.parent / "service" / "bundled"
+LAST_LIMIT, FIVE_LIMIT, UNUSED_LIMIT, PEER_LIMIT = {"resnet50": 1.02}, 1.10, 1.01, 3.0
+INT8_LIMITS = {"resnet50": 2.5, "mobilenet_v2": 1.3}
+
+Call = Callable[[], object]
+
+
+def main() -> int:
+    """Measure, print, and return 1 where a promise is not kept."""
+    options = _parse()
+    torch.set_num_threads(1)
+    network, manifest = _subject(options)
+    rows = measure(network, manifest, options.runs, options.int8)
+    if options.json:
+        print(json.dumps(rows, indent=2))
+    else:
+        print(f"{network.config.backbone} at {manifest.input_size} px, one thread, medians of {options.runs} rounds")
+        for row in rows:
+            promise = "" if row["limit"] is None else f"  promised {row['promise']} {row['limit']:.2f}×"
+            verdict = "" if row["kept"] else "  NOT KEPT"
+            print(f"{row['name']:<44} {row['ms']:9.2f} ms {row['ratio']:7.3f}×{promise}{verdict}")
+    return 0 if all(row["kept"] for row in rows) else 1
+
+
+def measure(network: Network, manifest: Manifest, runs: int, int8: Path | None) -> list[dict[str, Any]]:
+    """Return median times and the ratios that are promised."""
+    backbone, image = network.config.backbone, synthetic_images(0, 1, manifest.input_size)
+    explainer = explainer_of(network, manifest)
+    whole = trace(explainer, manifest.input_size)
+    layers, explainer.subject.layers = explainer.subject.layers, explainer.subject.layers[:1]
+    last = trace(explainer, manifest.input_size)
+    explainer.subject.layers = layers
+    calls: dict[str, Call] = {
+        "class alone": _call(Extractor(last).extract_model(["image"], ["logits"]), image, None),
+        "class, attention, Grad-CAM": _call(last, image, manifest, 1),
+        "class, attention, Grad-CAM of 5 classes": _call(last, image, manifest, 5),
+        "the same file with earlier layers, unused": _call(whole, image, manifest, 1),
+        "pytorch-grad-cam, torch eager": _peer(explainer, image),
+    }
+    if int8 is not None:
+        calls["int8"] = _call(onnx.load(str(int8)), image, manifest, 1)
+    times = interleave(calls, runs)
+    five = FIVE_LIMIT if backbone in LAST_LIMIT else None
+    rows = [
+        _row(times, "class alone", "class alone", None),
+        _row(times, "class, attention, Grad-CAM", "class alone", LAST_LIMIT.get(backbone, 1.10)),
+        _row(
+            times,
+            "class, attention, Grad-CAM of 5 classes",
+            "class alone",
+            FIVE_LIMIT if backbone in LAST_LIMIT else None,
+        ),
+        _row(times, "the same file with earlier layers, unused", "class, attention, Grad-CAM", UNUSED_LIMIT),
+        _row(times, "pytorch-grad-cam, torch eager", "class, attention, Grad-CAM", PEER_LIMIT, at_least=True),
+    ]
+    if int8 is not None:
+        # How many times faster: fp32 by int8.
+        rows.append(_row(times, "class, attention, Grad-CAM", "int8", INT8_LIMITS.get(backbone), at_least=True))
+    return rows
+
+
+def interleave(calls: dict[str, Call], runs: int) -> dict[str, list[float]]:
+    """Return the processor time of every call in every round, seconds; the first two rounds warm up."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for round_ in range(runs + 2):
+        for name, call in calls.items():
+            start = time.process_time()
+            call()
+            if round_ >= 2:
+                times[name].append(time.process_time() - start)
+    return times
+
+
+def _row(
+    times: dict[str, list[float]], name: str, base: str, limit: float | None, at_least: bool = False
+) -> dict[str, Any]:
+    # The median of the ratios within a round: a slow minute slows both sides of it.
+    ratio = statistics.median(a / b for a, b in zip(times[name], times[base], strict=True))
+    kept = limit is None or (ratio >= limit if at_least else ratio <= limit)
+    label = f"fp32 by {base}" if base == "int8" else name
+    promise = "at least" if at_least else "at most"
+    return {
+        "name": label,
+        "ms": statistics.median(times[name]) * 1e3,
+        "base": base,
+        "ratio": ratio,
+        "promise": promise,
+        "limit": limit,
+        "kept": kept,
+    }
+
+
+def _call(model: onnx.ModelProto, image: np.ndarray, manifest: Manifest | None, targets: int = 0) -> Call:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    inputs = {"image": image}
+    if manifest is not None:
+        ranks = -np.arange(1, targets + 1, dtype=np.int64)[None]
+        inputs |= {"target": ranks, "versus": np.full_like(ranks, manifest.num_classes), "layer": np.array(0)}
+    return lambda: session.run(None, inputs)
+
+
+def _peer(explainer: Explainer, image: np.ndarray) -> Call:
+    """Return pytorch-grad-cam's own way to class and map, its preprocessing left out."""
+    from pytorch_grad_cam import GradCAM
+
+    module = Tapped(explainer).requires_grad_(True)
+    x = explainer.normalise(torch.from_numpy(image))
+    return lambda: GradCAM(module, [module.tap])(x)
+
+
+def _subject(options: argparse.Namespace) -> tuple[Network, Manifest]:
+    if options.backbone is None:
+        return load_network(options.model or sorted(BUNDLED.glob("*/*.onnx"))[-1])
+    network = build_network(NetworkConfig(options.backbone, "guided", 200)).eval()
+    manifest = Manifest(
+        name=options.backbone,
+        labels=tuple(f"class {index}" for index in range(200)),
+        resize=Resize(size=options.size, crop=options.size),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        layers=(Layer(name="unknown", channels=1, grid=(1, 1)),),
+    )
+    return network, manifest
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, help="an exported file of this project (default: the bundled one)")
+    parser.add_argument("--backbone", help="time a network with random weights instead")
+    parser.add_argument("--size", type=int, default=224, help="its input, pixels")
+    parser.add_argument("--int8", type=Path, help="an int8 file of the same network")
+    parser.add_argument("--runs", type=int, default=50)
+    parser.add_argument("--json", action="store_true")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
