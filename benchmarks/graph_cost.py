@@ -82,7 +82,7 @@ def measure(network: Network, manifest: Manifest, runs: int, int8: Path | None) 
             times,
             "class, attention, Grad-CAM of 5 classes",
             "class alone",
-            FIVE_LIMIT if backbone in LAST_LIMIT else None,
+            five,
         ),
         _row(times, "the same file with earlier layers, unused", "class, attention, Grad-CAM", UNUSED_LIMIT),
         _row(times, "pytorch-grad-cam, torch eager", "class, attention, Grad-CAM", PEER_LIMIT, at_least=True),

@@ -241,7 +241,7 @@ def check_images(images: npt.NDArray[np.uint8], manifest: Manifest) -> None:
 
 
 def _layers(explainer: Explainer, size: int) -> tuple[Layer, ...]:
-    subject: Subject = explainer.subject
+    subject: Subject = copy.deepcopy(explainer.subject).float()  # torch has not every float16 kernel on the CPU
     with torch.no_grad():
         maps = subject(torch.zeros(1, 3, size, size)).maps
     return tuple(

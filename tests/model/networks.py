@@ -62,9 +62,9 @@ class _Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return a map of the same shape."""
-        convolved = torch.relu(self.convolve(x))
+        convolved: Tensor = self.convolve(x)
         convolved += x
-        return convolved
+        return torch.relu(convolved)
 
 
 class SmallNet(nn.Module):
