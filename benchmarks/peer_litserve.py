@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 import litserve
+from fastapi import Request
 from peer_work import Work
 
 from service.cores import usable_cores
@@ -19,9 +20,10 @@ class Classify(litserve.LitAPI):
         """Load the model once a worker."""
         self.work = Work()
 
-    def decode_request(self, request: Any) -> bytes:
+    def decode_request(self, request: Request) -> bytes:
         """Take the photo out of the form."""
-        data: bytes = request["file"].file.read()
+        form: Any = request  # LitServe hands over the parsed form, whatever the annotation says
+        data: bytes = form["file"].file.read()
         return data
 
     def predict(self, data: bytes) -> dict[str, Any]:
