@@ -9,12 +9,15 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.error import URLError
 
 from training.arms import ARMS, apply_arm
 from training.config import Recipe, load_recipe, parse_change, recipe_names
 from training.errors import TrainingError
+
+if TYPE_CHECKING:  # importing torch takes seconds: only the commands that need it do
+    from training.datasets import Dataset
 
 COMPARED = "plain,se,cbam,spatial,mixed,unguided,guided,guided-uniform,guided-shuffled"
 INTERRUPTED = 130
@@ -31,6 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status: int = options.command(options)
     except (TrainingError, URLError, ValueError) as error:
         _say(f"fieldmark-train {options.name}: {error}")
+        return 1
+    except RuntimeError as error:
+        if not type(error).__module__.startswith("model."):
+            raise
+        _say(f"fieldmark-train {options.name}: {error}")  # parity, gate or graph: the model refuses to be written
         return 1
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -108,13 +116,61 @@ def export_command(options: argparse.Namespace) -> int:
     from training.datasets import load_dataset
     from training.publish import load_source, publish
 
+    if (options.model is None) == (options.torchvision is None):
+        raise TrainingError("give a run, an .onnx file, or --torchvision NAME")
+    if options.torchvision:
+        return _export_torchvision(options)
     dataset = load_dataset(options.data, options.dataset) if options.data else None
+    if options.precision != "fp32":
+        return _export_variant(options, dataset)
     source = load_source(options.model, options.name_of_model, dataset)
     if not source.images_are_real:
         _say("note: no photos at hand, parity is checked on synthetic images; --data DIR takes real ones")
     report = publish(source, options.out, weights_dtype=options.weights_dtype, temperature=options.temperature)
     result = {"file": str(options.out), "bytes": options.out.stat().st_size, **report.to_metrics()}
     _print(result, options.json)
+    return 0
+
+
+def _export_variant(options: argparse.Namespace, dataset: "Dataset | None") -> int:
+    """Write a smaller precision, if it passes its gate on the photos that the run held out."""
+    from model.precision import export_variant
+    from training.checkpoint import load_selected
+    from training.publish import load_source, variant_photos
+
+    if dataset is None:
+        raise TrainingError(f"--precision {options.precision} needs --data DIR: it is judged on held-out photos")
+    from_file = options.model.suffix == ".onnx"
+    recipe = _recipe_of_file(options.model) if from_file else load_selected(options.model).recipe
+    source = load_source(options.model, options.name_of_model, dataset)
+    held_out, calibration = variant_photos(dataset, recipe, source.manifest.resize)
+    figures = export_variant(
+        source.network, source.manifest, options.out, options.precision, held_out=held_out, calibration=calibration
+    )
+    _print({"file": str(options.out), "bytes": options.out.stat().st_size, **figures}, options.json)
+    return 0
+
+
+def _export_torchvision(options: argparse.Namespace) -> int:
+    """Write one of torchvision's classifiers with the user's weights, explained as it is."""
+    from model.manifest import Resize
+    from model.zoo import export_torchvision
+
+    if not (options.weights and options.layer and options.labels):
+        raise TrainingError("--torchvision needs --weights FILE, --layer PATH and --labels FILE (one label a line)")
+    labels = options.labels.read_text(encoding="utf-8").splitlines()
+    report = export_torchvision(
+        options.torchvision,
+        options.weights,
+        options.layer.split(","),
+        [label.strip() for label in labels if label.strip()],
+        options.out,
+        resize=Resize(size=options.resize or round(options.size * 8 / 7), crop=options.size),
+        mean=tuple(options.mean),
+        std=tuple(options.std),
+        weights_dtype=options.weights_dtype,
+    )
+    _print({"file": str(options.out), "bytes": options.out.stat().st_size, **report.to_metrics()}, options.json)
     return 0
 
 
@@ -203,11 +259,29 @@ def _parser() -> argparse.ArgumentParser:
     export = _command(
         commands, "export", export_command, "write one .onnx file, gradient inside, checked against torch"
     )
-    export.add_argument("model", type=Path, metavar="RUN|FILE.onnx")
+    export.add_argument("model", type=Path, nargs="?", metavar="RUN|FILE.onnx")
     _data_options(export, required=False)
     export.add_argument("--out", type=Path, required=True, metavar="FILE.onnx")
     export.add_argument("--name", dest="name_of_model", help="of the model (default: the run's folder)")
     export.add_argument("--weights-dtype", choices=("fp16", "fp32"), default="fp16", help="in which weights are stored")
+    export.add_argument(
+        "--precision",
+        choices=("fp32", "fp16", "int8"),
+        default="fp32",
+        help="of the arithmetic; smaller ones need --data",
+    )
+    export.add_argument("--torchvision", metavar="NAME", help="instead of a run: one of torchvision's classifiers")
+    export.add_argument("--weights", type=Path, metavar="FILE", help="its whole state dict")
+    export.add_argument(
+        "--layer", metavar="PATH", help="its module to explain, e.g. layer4; several by comma, last first"
+    )
+    export.add_argument(
+        "--labels", type=Path, metavar="FILE", help="its classes, one a line, in the order of the logits"
+    )
+    export.add_argument("--size", type=int, default=224, help="its input, pixels (default: 224)")
+    export.add_argument("--resize", type=int, help="shorter side before the crop, pixels (default: 8/7 of the size)")
+    export.add_argument("--mean", type=float, nargs=3, default=(0.485, 0.456, 0.406), help="its normalisation, RGB")
+    export.add_argument("--std", type=float, nargs=3, default=(0.229, 0.224, 0.225), help="likewise")
     export.add_argument("--temperature", type=float, help="of the probabilities, instead of the fitted one")
 
     compare = _command(commands, "compare", compare_command, "train arms × seeds under one recipe and write the table")

@@ -158,6 +158,7 @@ class Training:
             return self._outcome(finished=True)
         if self.epoch or self.batch:
             self.progress.say(f"going on after epoch {self.epoch}, step {self.batch}")
+        self.stop.begin()
         try:
             while self.epoch < self.recipe.optim.epochs:
                 if not self._train_epoch():

@@ -1,5 +1,6 @@
 """From a run, or from an exported file, to one `.onnx` file: what the manifest says, and the images of the check."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,12 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from model.export import WeightsDtype, export, load_network
+from model.gate import HeldOut
 from model.manifest import Layer, Manifest, Provenance, Resize, synthetic_images
 from model.network import Network
 from model.parity import ParityReport
 from training.checkpoint import Selected, load_selected
-from training.config import DataRecipe
-from training.datasets import Dataset, Sample
+from training.config import DataRecipe, Recipe
+from training.datasets import Dataset, Sample, hold_out
 from training.errors import TrainingError
 from training.store import decode_photo
 from training.transforms import served_image
@@ -116,11 +118,40 @@ def manifest_of(selected: Selected, name: str) -> Manifest:
     )
 
 
+def variant_photos(
+    dataset: Dataset, recipe: Recipe, resize: Resize, most: int = 200
+) -> tuple[HeldOut, npt.NDArray[np.uint8]]:
+    """Return held-out photos for the gate of a smaller precision, and photos trained on for its calibration.
+
+    Args:
+        dataset: the run's.
+        recipe: says which photos were held out.
+        resize: the manifest's geometry.
+        most: photos of either.
+
+    Raises:
+        TrainingError: the run held nothing out.
+    """
+    kept, held = hold_out(dataset.train, recipe.data.held_out, recipe.data.held_out_seed)
+    if not held:
+        raise TrainingError("the run held no photos out: there is nothing to judge a smaller precision by")
+    held = held[:: max(1, len(held) // most)][:most]
+    labels = np.array([sample.label for sample in held], np.int64)
+    images = prepared_images(held, resize, dataset.banner)
+    calibration = kept[:: max(1, len(kept) // most)][:most]
+    return HeldOut(images, labels), prepared_images(calibration, resize, dataset.banner)
+
+
 def parity_images(samples: tuple[Sample, ...] | list[Sample], resize: Resize, banner: int) -> npt.NDArray[np.uint8]:
     """Return a few photos, spread over the samples, as the network sees them, (n, S, S, 3)."""
     count = min(NUM_PARITY_IMAGES, len(samples))
     chosen = [samples[index * len(samples) // count] for index in range(count)]
-    prepared = [served_image(decode_photo(sample.path, banner), resize) for sample in chosen]
+    return prepared_images(chosen, resize, banner)
+
+
+def prepared_images(samples: Sequence[Sample], resize: Resize, banner: int) -> npt.NDArray[np.uint8]:
+    """Return photos as the network sees them, (n, S, S, 3)."""
+    prepared = [served_image(decode_photo(sample.path, banner), resize) for sample in samples]
     return np.stack([np.asarray(image) for image in prepared])
 
 

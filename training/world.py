@@ -105,6 +105,8 @@ def pick_device(name: str) -> torch.device:
 class StopRequest:
     """Turns Ctrl-C, SIGTERM and a time budget into a stop after the present step; a second Ctrl-C stops at once.
 
+    Before the first step there is nothing to save, so there even the first one stops at once.
+
     Args:
         budget_s: stop after so many seconds; None: no limit.
     """
@@ -112,6 +114,7 @@ class StopRequest:
     def __init__(self, budget_s: float | None = None) -> None:
         self._deadline = None if budget_s is None else time.monotonic() + budget_s
         self._signalled = False
+        self._stepping = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -133,7 +136,11 @@ class StopRequest:
         """Whether a person or a supervisor asked, rather than the budget."""
         return self._signalled
 
+    def begin(self) -> None:
+        """Note that steps are taken from now on: a signal waits for the present one."""
+        self._stepping = True
+
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self._signalled:
+        if self._signalled or not self._stepping:
             raise KeyboardInterrupt
         self._signalled = True
