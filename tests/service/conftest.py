@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from service.settings import Settings
-from tests.service.running import Running, running, tiny_settings
+from tests.service.running import PATIENCE_S, Running, running, tiny_settings
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +21,7 @@ def tiny_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 @pytest.fixture(scope="session")
 def bundled_server() -> Iterator[Running]:
     """Return a server of the bundled model."""
-    with running(Settings(device="cpu")) as server:
+    with running(Settings(device="cpu", request_timeout_ms=PATIENCE_S * 1000)) as server:
         yield server
 
 

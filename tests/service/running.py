@@ -16,6 +16,9 @@ from service.registry import Registry
 from service.server import make_servers
 from service.settings import Settings
 
+PATIENCE_S = 120
+"""How long a test waits for what must come; the machine may be busy with other things."""
+
 
 @dataclass(frozen=True)
 class Running:
@@ -42,7 +45,7 @@ class Running:
 
     def client(self, **options: object) -> httpx.Client:
         """Return a client of this server."""
-        return httpx.Client(base_url=self.url, timeout=30, **options)  # type: ignore[arg-type]
+        return httpx.Client(base_url=self.url, timeout=PATIENCE_S, **options)  # type: ignore[arg-type]
 
     def in_flight(self) -> float:
         """Return the gauge of requests in flight."""
@@ -54,7 +57,7 @@ class Running:
         """Let the server's loop turn until a condition holds: an answer is read before its request is forgotten."""
 
         async def turn() -> None:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE_S):
                 while not condition():
                     await asyncio.sleep(0)
 
@@ -62,7 +65,7 @@ class Running:
 
     def connect(self) -> socket.socket:
         """Return a bare connection."""
-        return socket.create_connection(("127.0.0.1", self.port), timeout=30)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S)
 
 
 @contextmanager
@@ -92,13 +95,13 @@ def running(settings: Settings, registry: Registry | None = None) -> Iterator[Ru
     thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()
     try:
-        assert started.wait(60)
+        assert started.wait(PATIENCE_S)
         app: FastAPI = server.config.app  # type: ignore[assignment]
         admin_port = for_admin.getsockname()[1] if for_admin is not None else 0
         yield Running(listening.getsockname()[1], admin_port, registry, app, loops[0])
     finally:
         server.handle_exit(15, None)
-        thread.join(60)
+        thread.join(PATIENCE_S)
         assert not thread.is_alive()
 
 
@@ -109,4 +112,5 @@ def tiny_settings(folder: Path, **changes: object) -> Settings:
     path = folder / "tiny" / "1.onnx"
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(tiny_model())
-    return Settings(model=folder, device="cpu", **changes)  # type: ignore[arg-type]
+    options: dict[str, object] = {"model": folder, "device": "cpu", "request_timeout_ms": PATIENCE_S * 1000}
+    return Settings(**(options | changes))  # type: ignore[arg-type]

@@ -146,39 +146,39 @@ def test_garbage(server: Running, garbage: bytes) -> None:
     server.until(lambda: server.in_flight() == 0)
 
 
-def test_early_answer_arrives(server: Running) -> None:
+def test_early_answer_arrives(tiny_server: Running) -> None:
     """The answer to a body that is not read reaches a client that goes on sending."""
-    with server.connect() as connection:
+    with tiny_server.connect() as connection:
         size = 40 * 1024 * 1024
         connection.sendall(f"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n".encode())
         connection.sendall(b"x" * 500_000)
         assert "too_large" == problem(read_all(connection))["code"]
 
 
-def test_endless_body_is_cut(server: Running) -> None:
+def test_endless_body_is_cut(tiny_server: Running) -> None:
     """A client that sends on and on behind its answer is cut off."""
-    with server.connect() as connection:
+    with tiny_server.connect() as connection:
         size = 40 * 1024 * 1024
         connection.sendall(f"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n".encode())
         with pytest.raises(OSError, match=r"reset|Broken pipe"):
             connection.sendall(b"x" * size)
 
 
-def test_chunks_are_counted(server: Running) -> None:
+def test_chunks_are_counted(tiny_server: Running) -> None:
     """A body without a declared length is refused once it is too long."""
-    with server.connect() as connection:
+    with tiny_server.connect() as connection:
         connection.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
         chunk = b"100000\r\n" + b"x" * 0x100000 + b"\r\n"
         for _ in range(20):
             connection.sendall(chunk)
         connection.sendall(b"1\r\nx\r\n")
         assert "too_large" == problem(read_all(connection))["code"]
-    server.until(lambda: server.in_flight() == 0)
+    tiny_server.until(lambda: tiny_server.in_flight() == 0)
 
 
-def test_pipelined_requests(server: Running) -> None:
+def test_pipelined_requests(tiny_server: Running) -> None:
     """Requests sent in one piece are answered in order."""
-    with server.connect() as connection:
+    with tiny_server.connect() as connection:
         one = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
         connection.sendall(one + one + b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         assert 3 == read_all(connection).count(b"HTTP/1.1 200 OK")
