@@ -21,8 +21,12 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     device: Literal["auto", "cuda", "cpu"] = Field("auto", description="`cuda` refuses to start without a GPU.")
 
-    cpu_runs: int = Field(0, ge=0, le=256, description="Threads that decode, run and render without a GPU; 0: one a core.")
-    decode_threads: int = Field(0, ge=0, le=256, description="Threads that decode and render beside a GPU; 0: one a core.")
+    cpu_runs: int = Field(
+        0, ge=0, le=256, description="Threads that decode, run and render without a GPU; 0: one a core."
+    )
+    decode_threads: int = Field(
+        0, ge=0, le=256, description="Threads that decode and render beside a GPU; 0: one a core."
+    )
     max_batch_size: int = Field(32, ge=1, le=256, description="Most images in one CUDA batch.")
     max_wait_ms: float = Field(0, ge=0, le=1000, description="How long a CUDA batch waits to fill.")
     gpu_tf32: bool = Field(False, description="Let CUDA round to TF32: faster, maps differ by about 1e-3.")
