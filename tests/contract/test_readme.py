@@ -1,0 +1,56 @@
+"""The README's own words against the service: its photo, posted as it says, gets the answer it shows."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[str]:
+    """Yield the address of a real `fieldmark serve` with the bundled model."""
+    command = [sys.executable, "-m", "service.cli", "serve", "--port", "0", "--log-format", "console"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        address = next(filter(None, (re.search(r"http://[\d.]+:\d+", line) for line in process.stderr)), None)
+        assert address is not None
+        yield address[0]
+        process.terminate()
+        process.communicate()
+        assert process.returncode == 0
+
+
+def test_answer_is_the_one_shown(served: str, cub_dir: Path) -> None:
+    """The class, its probability and the image's size are those of the README's example."""
+    (name,) = re.findall(r"here CUB-200-2011's `([^`]+\.jpg)`", README)
+    (line,) = re.findall(r"^(\{\"predictions\".*\})$", README, re.MULTILINE)
+    shown = json.loads(line)
+    photo = cub_dir / "images" / name
+    given = httpx.post(f"{served}/classify?top_k=2", files={"file": ("bird.jpg", photo.read_bytes())}).json()
+    assert given.keys() == shown.keys()
+    for one, other in zip(given["predictions"], shown["predictions"], strict=True):
+        assert (one["label"], one["index"]) == (other["label"], other["index"])
+        assert one["probability"] == pytest.approx(other["probability"], abs=0.01)  # other processors round otherwise
+    for key in ("model", "filename", "width", "height"):
+        assert given[key] == shown[key]
+
+
+@pytest.mark.parametrize("query", re.findall(r"8000/(explain[^']*)'", README))
+def test_pictures_are_given(served: str, cub_dir: Path, query: str) -> None:
+    """Every address of a picture in the README gives one."""
+    (name,) = re.findall(r"here CUB-200-2011's `([^`]+\.jpg)`", README)
+    answer = httpx.post(f"{served}/{query}", files={"file": (cub_dir / "images" / name).read_bytes()})
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
+
+
+def test_length_is_bounded() -> None:
+    """A page that is longer than 150 lines is not read."""
+    assert len(README.splitlines()) <= 150
