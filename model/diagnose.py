@@ -25,25 +25,29 @@ def module_stack(root: nn.Module) -> Iterator[list[str]]:
             hook.remove()
 
 
-def find_operator(root: nn.Module, inputs: tuple[Tensor, ...], operator: str) -> str:
-    """Return the path of the module that runs an operator, or an empty string.
+def find_operator(root: nn.Module, inputs: tuple[Tensor, ...], operator: str) -> tuple[str, str]:
+    """Return the aten name of an operator as a module runs it, and that module's path; empty where none does.
 
     Args:
         root: the network.
         inputs: small ones, to run it with.
-        operator: aten name; of a gradient (`…_backward`) the forward operator is looked for.
+        operator: as the exporter names it; of a gradient (`…_backward`) the forward operator is looked for.
     """
     wanted = re.sub(r"_backward$", "", operator)
     with module_stack(root) as running, _Witness(running) as witness:
         root(*inputs)
-    return next((path for name, path in witness.seen.items() if name == wanted or name.startswith(wanted)), "")
+    # Torch may have split the operator before the exporter saw it: aten.special_bessel_j0 arrives as prims.bessel_j0.
+    return next(
+        (seen for seen in witness.seen.items() if seen[0].startswith(wanted) or seen[0].endswith(wanted)), ("", "")
+    )
 
 
 def operator_of(error: BaseException) -> str:
-    """Return the aten name that an exporter's error is about, or an empty string."""
+    """Return the name of the operator that an exporter's error is about, or an empty string."""
     seen: BaseException | None = error
     while seen is not None:
-        match = re.search(r"target=torch\.ops\.aten\.(\w+)", str(seen)) or re.search(r"aten[.:]+(\w+)", str(seen))
+        text = str(seen)
+        match = re.search(r"target=torch\.ops\.(?:aten|prims)\.(\w+)", text) or re.search(r"aten[.:]+(\w+)", text)
         if match:
             return match.group(1)
         seen = seen.__cause__ or seen.__context__
@@ -72,5 +76,5 @@ def describe_failure(root: nn.Module, inputs: tuple[Tensor, ...], error: BaseExc
     if not operator:
         return f"the network cannot be written as ONNX: {error}"
     with torch.no_grad():
-        path = find_operator(root, inputs, operator)
-    return f"aten.{operator}{f' of {path}' if path else ''} has no ONNX form"
+        name, path = find_operator(root, inputs, operator)
+    return f"aten.{name or operator}{f' of {path}' if path else ''} has no ONNX form"

@@ -44,7 +44,7 @@ def _hooked_map(network: nn.Module, layer: str, x: Tensor, target: int) -> Tenso
     score = network(x)[:, target].sum()
     handle.remove()
     (gradient,) = torch.autograd.grad(score, kept[0])
-    return torch.relu((gradient.mean((2, 3), keepdim=True) * kept[0]).sum(1))
+    return torch.relu((gradient.mean((2, 3), keepdim=True) * kept[0].detach()).sum(1))
 
 
 @pytest.mark.parametrize("layer", range(3))
