@@ -142,7 +142,7 @@ def _peer(explainer: Explainer, image: np.ndarray) -> Call:
 
     module = Tapped(explainer).requires_grad_(True)
     x = explainer.normalise(torch.from_numpy(image))
-    return lambda: GradCAM(module, [module.tap])(x)
+    return lambda: GradCAM(module, [module.tap])(x, None)
 
 
 def _subject(options: argparse.Namespace) -> tuple[Network, Manifest]:

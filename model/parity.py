@@ -1,6 +1,7 @@
 """Does the exported graph compute what the network computes? Measured on images, against torch in float64."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -14,8 +15,12 @@ from model.explain import Explainer, Passed, activation_maps
 TOLERANCE = 1e-4
 """Largest error of an export that is still written; see `ParityReport` for the units."""
 BATCHES = (1, 2, 7)
+KINKS = 2.0
+"""How much larger than torch's own float32 error the error of an earlier layer's map may be; see `check_parity`."""
 
 Array = npt.NDArray[np.generic]
+Ask = Callable[[Array, Array, Array, int], dict[str, Array]]
+"""Images, targets, versus, layer → outputs by name, as the graph contract has them."""
 
 
 class ParityError(RuntimeError):
@@ -31,7 +36,8 @@ class ParityReport:
         errors: name → error. `logits`: relative to the largest logit or 1; `probabilities` and `attention`:
             absolute; `gradcam.LAYER`: relative to the largest sum of its absolute terms, for the map is a sum
             whose terms cancel.
-        tolerance: that no error exceeds.
+        tolerance: that no error exceeds, except where `limits` names another.
+        limits: name → the limit of an error that cannot be held to the tolerance in float32; see `check_parity`.
         peers: name of another implementation → largest difference from its maps, both scaled to [0, 1].
     """
 
@@ -39,23 +45,28 @@ class ParityReport:
     errors: dict[str, float] = field(default_factory=dict)
     tolerance: float = TOLERANCE
     peers: dict[str, float] = field(default_factory=dict)
+    limits: dict[str, float] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
-        """Whether every error is within the tolerance; NaN is not."""
-        return all(error <= self.tolerance for error in self.errors.values())
+        """Whether every error is within its limit; NaN is not."""
+        return all(error <= self.limits.get(name, self.tolerance) for name, error in self.errors.items())
 
     def to_metrics(self) -> dict[str, float]:
         """Return the figures as the manifest stores them."""
         peers = {f"peer.{name}": error for name, error in self.peers.items()}
-        return {"images": float(self.images), "tolerance": self.tolerance, **self.errors, **peers}
+        limits = {f"limit.{name}": limit for name, limit in self.limits.items()}
+        return {"images": float(self.images), "tolerance": self.tolerance, **self.errors, **limits, **peers}
 
     def with_peers(self, peers: dict[str, float]) -> "ParityReport":
         """Return the report with the comparison with other implementations."""
         return replace(self, peers=peers)
 
     def __str__(self) -> str:
-        lines = [f"{name:<32} {error:.1e}" for name, error in self.errors.items()]
+        lines = [
+            f"{name:<32} {error:.1e}" + (f" (limit {self.limits[name]:.1e})" if name in self.limits else "")
+            for name, error in self.errors.items()
+        ]
         lines += [f"{name:<32} {error:.1e} (scaled map)" for name, error in self.peers.items()]
         return "\n".join(
             [f"parity with torch (float64) on {self.images} images, tolerance {self.tolerance:.0e}", *lines]
@@ -87,6 +98,11 @@ def check_parity(
     The images are sent in batches of 1, 2 and 7 in turn; of each the first two ranks and their contrast are
     explained, on every layer.
 
+    The last stage's maps are held to the tolerance. On the way back to an earlier stage the gradient passes the
+    network's ReLUs, and is not continuous there: among millions of units a few lie within rounding of the kink,
+    and pass it in one arithmetic and not in the other. How much that moves a map is measured with torch's own
+    float32 against float64, and the graph may differ from float64 by `KINKS` times as much.
+
     Args:
         model: serialised ONNX.
         explainer: the network in torch, with the very weights that the file holds.
@@ -100,19 +116,42 @@ def check_parity(
     reference = copy.deepcopy(explainer).double().eval()
     errors: dict[str, float] = {}
 
-    def compare(batch: npt.NDArray[np.uint8], layers: range) -> None:
-        for name, error in _compare(runtime, reference, batch, layers).items():
-            errors[name] = float(np.maximum(errors.get(name, 0.0), error))  # keeps NaN
+    def ask_graph(images: Array, target: Array, versus: Array, layer: int) -> dict[str, Array]:
+        return run(runtime, images, target, versus, layer)
+
+    def ask_torch(images: Array, target: Array, versus: Array, layer: int) -> dict[str, Array]:
+        return _answer(explainer, images, target, versus, layer)
 
     for batch in _batches(images):
-        compare(batch, range(1))
-    # In float64 the way through a whole network and back is slow: two images have to do for the other layers.
-    if len(reference.subject.layers) > 1:
-        compare(images[:2], range(1, len(reference.subject.layers)))
-    report = ParityReport(len(images), errors, tolerance)
+        for name, error in _compare(ask_graph, reference, batch, range(1)).items():
+            errors[name] = float(np.maximum(errors.get(name, 0.0), error))  # keeps NaN
+    limits: dict[str, float] = {}
+    earlier = range(1, len(reference.subject.layers))
+    if earlier:
+        # In float64 the way through a whole network and back is slow: two images have to do for the other layers.
+        found = _compare(ask_graph, reference, images[:2], earlier)
+        rounding = _compare(ask_torch, reference, images[:2], earlier)
+        for name, error in found.items():
+            if name.startswith("gradcam."):
+                errors[name] = error
+                limits[name] = max(tolerance, KINKS * rounding[name])
+            else:
+                errors[name] = float(np.maximum(errors[name], error))
+    report = ParityReport(len(images), errors, tolerance, limits=limits)
     if not report.passed:
         raise ParityError(f"the graph disagrees with the network; nothing was written\n{report}")
     return report
+
+
+def _answer(explainer: Explainer, images: Array, target: Array, versus: Array, layer: int) -> dict[str, Array]:
+    """Return what torch answers in float32, in the form of the graph's outputs."""
+    with torch.no_grad():
+        tensors = explainer(*map(torch.from_numpy, (images, target, versus)), torch.tensor(layer))
+    first_map = len(tensors) - 3 * len(explainer.subject.layers) + 2
+    names = {"logits": 0, "probabilities": 1, "explained": 2, "gradcam": first_map + layer}
+    if first_map == 4:
+        names["attention"] = 3
+    return {name: tensors[index].detach().numpy() for name, index in names.items()}
 
 
 def _batches(images: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.uint8]]:
@@ -126,14 +165,12 @@ def _batches(images: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.uint8]]:
     return batches
 
 
-def _compare(
-    runtime: onnxruntime.InferenceSession, reference: Explainer, images: npt.NDArray[np.uint8], layers: range
-) -> dict[str, float]:
+def _compare(ask: Ask, reference: Explainer, images: npt.NDArray[np.uint8], layers: range) -> dict[str, float]:
     """Return the errors of one batch, maps of the given layers."""
     none = reference.num_classes
     target = np.tile(np.array([-1, -2, -1], dtype=np.int64), (len(images), 1))
     versus = np.tile(np.array([none, none, -2], dtype=np.int64), (len(images), 1))
-    answers = [run(runtime, images, target, versus, layer) for layer in layers]
+    answers = [ask(images, target, versus, layer) for layer in layers]
     outputs = answers[0]
     explained = torch.from_numpy(outputs["explained"])
     contrast = torch.full_like(explained, none)
