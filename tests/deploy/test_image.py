@@ -112,10 +112,25 @@ def running(
         process = subprocess.Popen([*alone, *command], stdout=sink, stderr=subprocess.STDOUT)
     try:
         address = f"http://127.0.0.1:{port}"
+        assert not _is_ready(address)  # nobody else's
         wait(lambda: process.poll() is not None or _is_ready(address), "the container's service gets ready")
         assert process.poll() is None, log.read_text()
         yield Running(address, process, log)
     finally:
+        _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill a container: its process number 1, with which all of it goes; the process outside then ends by itself.
+
+    The other way round would leave it running: a change of user clears the signal of a parent's death.
+    """
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+            os.kill(int(child), signal.SIGKILL)
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
 
