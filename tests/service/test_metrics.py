@@ -106,8 +106,9 @@ def test_everything_is_told(client: httpx.Client, red_png: bytes) -> None:
         name, _, value = line.rpartition(" ")
         if name.startswith("fieldmark_stage_duration_seconds_count"):
             counts[name.split('"')[1]] = float(value)
-    assert counts["decode"] == counts["queue"] == counts["infer"] > 0
-    assert 0 < counts["render"] < counts["infer"]
+    # The server is shared with other tests: tensors of the inference protocol pass the queue, and are not decoded.
+    assert counts["queue"] == counts["infer"] >= counts["decode"] > 0
+    assert 0 < counts["render"] <= counts["infer"]
 
 
 def test_openmetrics_on_request(client: httpx.Client) -> None:

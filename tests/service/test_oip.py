@@ -96,7 +96,7 @@ def test_classification_extension(triton_client: triton.InferenceServerClient, r
 def test_errors_reach_the_client(triton_client: triton.InferenceServerClient) -> None:
     """Triton's client finds the message of a problem where it looks for it."""
     files = np.array([b"no image"], dtype=object)
-    with pytest.raises(InferenceServerException, match="no image format"):
+    with pytest.raises(InferenceServerException, match="no known image format"):
         triton_client.infer("tiny", [tensor("encoded", files, binary=True)])
     with pytest.raises(InferenceServerException, match="not served"):
         triton_client.get_model_metadata("huge")
