@@ -96,7 +96,14 @@ class DrainingServer(uvicorn.Server):
         return now - self._quiet_since >= QUIET_S or now - self._done_since >= MOST_QUIET_S
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close connections and sockets, giving unfinished answers what is left of the grace."""
+        """Close sockets, then connections, giving unfinished answers what is left of the grace.
+
+        uvicorn closes both at once, and a client that has just connected loses what it is about to ask. Here whoever
+        is connected by then has a moment to ask, and is told to go elsewhere.
+        """
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(QUIET_S)
         left_s = (self._stop_by or 0.0) - time.monotonic()
         self.config.timeout_graceful_shutdown = max(1, int(left_s))
         await super().shutdown(sockets)
