@@ -1,7 +1,9 @@
 """What the serving process imports, looked at in processes of their own."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -36,3 +38,19 @@ def test_the_manifest_is_free_of_torch() -> None:
 def test_settings_and_errors_are_free_of_the_runtime() -> None:
     """`fieldmark --help` must not pay for ONNX Runtime or the web."""
     assert set() == imported_by("import service.settings, service.errors") & (HEAVY | {"onnxruntime", "fastapi"})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_the_runtime_tells_nobody(tmp_path: Path) -> None:
+    """ONNX Runtime starts no uploader, writes no identifier of the machine, and does not complain that it cannot."""
+    script = (
+        "import os; from service.engine import OnnxEngine; from service.settings import *; "
+        "OnnxEngine(next(BUNDLED_MODEL.glob('*/*.onnx')), Settings(device='cpu', cpu_runs=1)); "
+        "print(len(os.listdir('/proc/self/task')))"
+    )
+    switches = {"CI", "GITHUB_ACTIONS", "ORT_DISABLE_TELEMETRY", "ORT_RUNNING_UNIT_TESTS"}  # it is quiet under these
+    environment = {name: value for name, value in os.environ.items() if name not in switches}
+    environment |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache"), "OPENBLAS_NUM_THREADS": "1"}
+    run = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, env=environment)
+    assert ("1", "") == (run.stdout.strip(), run.stderr)
+    assert [] == list(tmp_path.iterdir())
