@@ -11,6 +11,7 @@ and "Classification Extension".
 import asyncio
 import base64
 import binascii
+import math
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -404,13 +405,13 @@ def _tensors(request: InferRequest, raw: bytes) -> Iterator[tuple[str, Array | l
 
 
 def _count(shape: list[int]) -> int:
-    """Return the number of elements; the shape is a client's and may be absurd."""
-    count = 1
-    for side in shape:
-        if not 0 <= side <= 2**31:
-            raise MalformedRequest("A shape has a side out of range.")
-        count *= side
-    return count
+    """Return the number of elements; the shape is a client's and may be absurd.
+
+    Beside a side of 0 the others are bounded too: numpy refuses a shape whose sides alone exceed its sizes.
+    """
+    if any(side < 0 for side in shape) or math.prod(side or 1 for side in shape) > 2**31:
+        raise MalformedRequest("A shape has a side out of range.")
+    return math.prod(shape)
 
 
 def _from_bytes(tensor: TensorIn, raw: bytes) -> Array | list[bytes]:

@@ -164,9 +164,9 @@ class Registry:
         versions = self._index.get(name or self.settings.default_model or min(self._index))
         if versions is None:
             raise UnknownModel(extensions={"models": sorted(self._index)})
-        if version is None:
+        if version is None or version == "":
             return versions[max(versions)]
-        served = versions.get(int(version)) if str(version).isdecimal() else None
+        served = versions.get(int(version)) if _is_number(str(version)) else None
         if served is None:
             raise UnknownModel("That version is not loaded.", extensions={"versions": sorted(versions)})
         return served

@@ -124,6 +124,8 @@ BROKEN: list[tuple[dict[str, Any], int]] = [
     (request_with(shape=[2, SIDE, SIDE, 3]), 400),
     (request_with(shape=[-1, SIDE, SIDE, 3]), 400),
     (request_with(shape=[2**31] * 8), 400),
+    (request_with(shape=[0, 2**31, 2**31, 2**31], data=[]), 400),
+    (also(int64("target", [0, 2**31, 2**31], [])), 400),
     (request_with(data=[256] * (SIDE * SIDE * 3)), 400),
     (request_with(data=[0.5] * (SIDE * SIDE * 3)), 400),
     (request_with(data=[[1, 2], [3]]), 400),
@@ -184,6 +186,22 @@ def test_too_many_raw_bytes(client: httpx.Client) -> None:
     assert 200 == client.post(INFER, content=text + bytes(size), headers=headers).status_code
     assert 400 == client.post(INFER, content=text + bytes(size + 1), headers=headers).status_code
     assert 400 == client.post(INFER, content=text + bytes(size - 1), headers=headers).status_code
+
+
+def test_no_bytes_of_a_shape_without_bounds(client: httpx.Client) -> None:
+    """A shape of no elements with sides beyond any array is refused, also by the binary extension."""
+    shape = [0, 2**31, 2**31, 2**31]
+    text = json.dumps(request_with(shape=shape, data=None, parameters={"binary_data_size": 0})).encode()
+    assert 400 == client.post(INFER, content=text, headers={HEADER_LENGTH: str(len(text))}).status_code
+
+
+@pytest.mark.parametrize("version", ["9" * 5000, "%D9%A1", "1.0", "-1", "+1"])
+def test_versions_that_are_none(client: httpx.Client, version: str) -> None:
+    """What is no whole number of a sane length in plain digits is no version."""
+    for address in (f"/v2/models/tiny/versions/{version}", f"/v2/models/tiny/versions/{version}/ready"):
+        answer = client.get(address)
+        assert (404, "unknown_model") == (answer.status_code, answer.json()["code"])
+    assert 404 == client.post(f"/v2/models/tiny/versions/{version}/infer", json=request_with()).status_code
 
 
 def test_coded_bodies_are_refused(client: httpx.Client) -> None:
