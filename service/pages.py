@@ -59,7 +59,7 @@ class Asset:
 
     def response(self, request: Request, headers: dict[str, str]) -> Response:
         """Return the file, or 304 where the client has it already."""
-        known = request.headers.get("if-none-match", "")
+        known = ",".join(request.headers.getlist("if-none-match"))
         fixed = {**headers, "ETag": self.etag, "Cache-Control": "no-cache"}
         if self.etag in {tag.strip().removeprefix("W/") for tag in known.split(",")} or known.strip() == "*":
             return Response(status_code=304, headers=fixed)

@@ -37,7 +37,7 @@ async def classify(request: Request) -> Response:
     several get `results` in their order, with a problem in the place of an image that cannot be answered.
     """
     options = read_options(request.scope, ClassifyOptions)
-    choose(request.headers.get("accept"), [JSON])
+    choose(_accept(request), [JSON])
     services, exchange = services_of(request), exchange_of(request.scope)
     served = services.registry.get(options.model, options.version)
     uploads = await _uploads(request, services, exchange)
@@ -61,7 +61,7 @@ async def explain(request: Request) -> Response:
     `Accept: application/json`; several images get JSON.
     """
     options = read_options(request.scope, ExplainOptions)
-    accept = request.headers.get("accept")
+    accept = _accept(request)
     choose(accept, [PNG, WEBP, JPEG, JSON])
     services, exchange = services_of(request), exchange_of(request.scope)
     served = services.registry.get(options.model, options.version)
@@ -99,9 +99,14 @@ async def explain(request: Request) -> Response:
 @router.get("/models", tags=["models"], **openapi.MODELS)
 async def models(request: Request) -> Response:
     """List the loaded models: labels, layers, provenance."""
-    choose(request.headers.get("accept"), [JSON])
+    choose(_accept(request), [JSON])
     loaded = services_of(request).registry.models()
     return Response(to_json({"models": [model_info(served) for served in loaded]}), media_type=JSON)
+
+
+def _accept(request: Request) -> str | None:
+    """Return the `Accept` of a request, which may come in several lines."""
+    return ", ".join(request.headers.getlist("accept")) or None
 
 
 async def _uploads(request: Request, services: Services, exchange: Exchange) -> list[Upload]:
@@ -152,13 +157,14 @@ def _picture_headers(prediction: Prediction, options: ExplainOptions) -> dict[st
     """Return the class in header form: percent-encoded UTF-8, since headers are ASCII."""
     label, probability = first_class(prediction)
     labels = prediction.served.manifest.labels
+    shown = f"{probability:.6f}"
     headers = {
         "X-Fieldmark-Label": quote(label),
-        "X-Fieldmark-Probability": f"{probability:.6f}",
+        "X-Fieldmark-Probability": shown,
         "X-Fieldmark-Target": quote(labels[int(prediction.explained[0])]),
         "X-Fieldmark-Model": f"{prediction.served.name}/{prediction.served.version}",
         "Vary": "Accept",
     }
     if options.threshold is not None:
-        headers["X-Fieldmark-Accepted"] = "true" if probability >= options.threshold else "false"
+        headers["X-Fieldmark-Accepted"] = "true" if float(shown) >= options.threshold else "false"
     return headers

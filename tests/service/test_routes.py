@@ -78,6 +78,7 @@ def test_model_by_name(client: httpx.Client, red_png: bytes) -> None:
     ok = client.post("/classify?model=tiny&version=1", content=red_png, headers=RAW)
     assert 200 == ok.status_code
     problem(client.post("/classify?model=huge", content=red_png, headers=RAW), 404, "unknown_model")
+    assert 200 == client.post("/classify?model=&version=", content=red_png, headers=RAW).status_code
     problem(client.post("/classify?version=7", content=red_png, headers=RAW), 404, "unknown_model")
 
 
@@ -234,6 +235,22 @@ def test_not_acceptable(client: httpx.Client, red_png: bytes) -> None:
     for address in ("/classify", "/explain"):
         answer = client.post(address, content=red_png, headers={**RAW, "Accept": "text/html"})
         problem(answer, 406, "not_acceptable")
+
+
+def test_accept_in_several_lines(client: httpx.Client, red_png: bytes) -> None:
+    """A header in several lines is one list (RFC 9110, section 5.3)."""
+    headers = [("Content-Type", "image/png"), ("Accept", "text/html"), ("Accept", "image/webp")]
+    assert "image/webp" == client.post("/explain", content=red_png, headers=headers).headers["content-type"]
+
+
+def test_threshold_of_a_picture(client: httpx.Client, red_png: bytes) -> None:
+    """A probability that is sent back as the threshold accepts its image, as a picture and as JSON."""
+    header = client.post("/explain", content=red_png, headers=RAW).headers["x-fieldmark-probability"]
+    shown = client.post("/classify", content=red_png, headers=RAW).json()["predictions"][0]["probability"]
+    assert shown == float(header)
+    picture = client.post(f"/explain?threshold={shown}", content=red_png, headers=RAW)
+    answer = client.post(f"/classify?threshold={shown}", content=red_png, headers=RAW)
+    assert ("true", True) == (picture.headers["x-fieldmark-accepted"], answer.json()["accepted"])
 
 
 def test_models(client: httpx.Client) -> None:
