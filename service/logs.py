@@ -11,6 +11,8 @@ import traceback
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
+from pydantic_core import to_json
+
 from service.settings import Settings
 
 _NOISY = ("python_multipart", "python_multipart.multipart", "multipart", "PIL", "asyncio", "uvicorn.access")
@@ -27,6 +29,8 @@ def configure_logs(settings: Settings, stream: TextIO | None = None) -> None:
     handler = logging.StreamHandler(target)
     as_json = settings.log_format == "json" or (settings.log_format == "auto" and not target.isatty())
     handler.setFormatter(JsonFormatter() if as_json else ConsoleFormatter())
+    # No line of ours tells these, and every record would look them up.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level.upper())
@@ -53,7 +57,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info and record.exc_info[1] is not None:
             entry["exception"] = "".join(traceback.format_exception(record.exc_info[1]))
-        return json.dumps(entry, default=str, separators=(",", ":"))
+        return to_json(entry, fallback=str).decode()
 
 
 class ConsoleFormatter(logging.Formatter):
