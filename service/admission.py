@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import Draining, FieldmarkError, InvalidOption, MalformedRequest, Overloaded, TooLarge
+from service.errors import Draining, InvalidOption, MalformedRequest, Overloaded, TooLarge
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -102,12 +102,8 @@ class Admission:
         if scope["type"] != "http" or scope["method"] != "POST" or not _is_guarded(scope["path"], scope):
             await self._app(scope, receive, send)
             return
-        try:
-            header = _Header(scope, self._settings.request_timeout_ms)
-            self._check(header)
-        except FieldmarkError as error:
-            self._registry.metrics.refused(error.code)
-            raise
+        header = _Header(scope, self._settings.request_timeout_ms)
+        self._check(header)
         await self._admit(header, scope, receive, send)
 
     async def _admit(self, header: "_Header", scope: Scope, receive: Receive, send: Send) -> None:

@@ -116,7 +116,7 @@ class Metrics:
         )
         self._refused = Counter(
             "fieldmark_requests_refused_total",
-            "Requests refused at the door, by problem code.",
+            "Requests refused for load, size or time, by problem code.",
             ["reason"],
             registry=registry,
         )
@@ -173,7 +173,7 @@ class Metrics:
         self._queue_seconds.observe(seconds)
 
     def refused(self, reason: str) -> None:
-        """Count a request refused at the door, by its problem code."""
+        """Count a refused request, by its problem code, one of `REFUSALS`."""
         self._refused.labels(reason).inc()
 
     def decoded(self, image_format: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.metrics import Metrics
+from service.metrics import REFUSALS, Metrics
 from service.problems import problem_response
 
 CLIENT_GONE = 499
@@ -122,6 +122,8 @@ class Telemetry:
         def send_told(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 exchange.status = message["status"]
+                if exchange.problem in REFUSALS and scope["method"] == "POST":  # a probe's 503 refuses nobody
+                    self._metrics.refused(exchange.problem)
                 message["headers"] = [*message.get("headers", ()), *_common_headers(scope, exchange)]
             elif message["type"] == "http.response.body":
                 exchange.bytes_out += len(message.get("body", b""))

@@ -111,6 +111,26 @@ def test_everything_is_told(client: httpx.Client, red_png: bytes) -> None:
     assert 0 < counts["render"] <= counts["infer"]
 
 
+def test_refusals_count_wherever_they_happen(tmp_path: Path, red_png: bytes) -> None:
+    """A request is refused at the door, while its body is read, or in the queue; a probe is not."""
+    with running(tiny_settings(tmp_path, max_upload_bytes=1024, max_files=1)) as server, server.client() as client:
+
+        def refused(reason: str) -> float | None:
+            labels = {"reason": reason}
+            return server.registry.metrics.registry.get_sample_value("fieldmark_requests_refused_total", labels)
+
+        headers = {"Content-Type": "image/png"}
+        declared = client.post("/classify", content=bytes(2000), headers=headers)
+        counted = client.post("/classify", content=iter([bytes(2000)]), headers=headers)
+        several = client.post("/classify", files=[("file", red_png), ("file", red_png)])
+        assert [413] * 3 == [answer.status_code for answer in (declared, counted, several)]
+        late = client.post("/classify", content=red_png, headers={**headers, "X-Request-Timeout-Ms": "1e-9"})
+        assert 504 == late.status_code
+        server.registry.draining = True
+        assert [503, 503] == [client.get("/readyz").status_code, client.post("/classify", content=red_png).status_code]
+        assert [3, 1, 1] == [refused(reason) for reason in ("too_large", "deadline_exceeded", "draining")]
+
+
 def test_openmetrics_on_request(client: httpx.Client) -> None:
     """A scraper that asks for OpenMetrics gets it."""
     answer = client.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
