@@ -3,10 +3,12 @@
 Keys never come from the environment itself, where `docker inspect` and crash reports show them.
 """
 
+import codecs
 import hashlib
 import hmac
 import logging
 import os
+import re
 from pathlib import Path
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -19,10 +21,11 @@ _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="fieldmark"'}
 _GUARDED = ("/classify", "/explain", "/models", "/v2")
 _PROBES = ("/v2/health/",)
 _ADMIN = ("/admin",)
+_COMMENT = re.compile(rb"(^|\s)#.*")
 
 
 class KeyFile:
-    """The keys of a file: one a line, `#` starts a comment. Read again when the file has changed.
+    """The keys of a file: one a line; `#` starts a comment, but not within a word. Read again when it has changed.
 
     Only digests are kept. A file that vanishes or cannot be read closes the door rather than opening it.
 
@@ -56,13 +59,13 @@ class KeyFile:
             seen = (status.st_mtime_ns, status.st_size, status.st_ino)
             if seen == self._seen:
                 return
-            lines = self._path.read_bytes().splitlines()
+            lines = self._path.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines()
         except OSError:
             if self._digests:
                 _LOG.error("the key file cannot be read any more: nobody is let in")
             self._seen, self._digests = None, ()
             return
-        keys = {line.partition(b"#")[0].strip() for line in lines} - {b""}
+        keys = {_COMMENT.sub(b"", line).strip() for line in lines} - {b""}
         self._seen, self._digests = seen, tuple(hashlib.sha256(key).digest() for key in sorted(keys))
 
 

@@ -49,7 +49,9 @@ class Settings(BaseSettings):
     shutdown_grace_s: float = Field(20, gt=0, description="Time for accepted requests to finish when stopping.")
     poll_interval_s: float = Field(2, gt=0, description="How often the models folder is looked at.")
 
-    api_keys_file: Path | None = Field(None, description="Keys, one a line; guard /classify, /explain, /models, /v2.")
+    api_keys_file: Path | None = Field(
+        None, description="Keys, one a line, # for comments; guard /classify, /explain, /models, /v2."
+    )
     admin_key_file: Path | None = Field(None, description="The key for /admin; without it /admin answers 403.")
     admin_port: int = Field(0, ge=0, le=65535, description="Own port of /metrics and /admin; 0: on the main one.")
     cors_origins: str = Field("", description="Origins that browsers may call from, comma-separated; `*`: all.")

@@ -25,12 +25,13 @@ OPEN = [
 
 
 def test_several_keys(tmp_path: Path) -> None:
-    """Every line is a key; comments, blanks and line ends are not."""
+    """Every line is a key; comments, blanks, line ends and a byte order mark are not."""
     path = tmp_path / "keys"
-    path.write_bytes(b"first-key # Ann\r\n\n# second-key\n  third-key  \n")
+    path.write_bytes(b"\xef\xbb\xbffirst-key # Ann\r\n\n# second-key\n  third-key  \nfourth#key\t#\n #fifth")
     keys = KeyFile(path)
-    assert [True, True] == [keys.knows(b"first-key"), keys.knows(b"third-key")]
-    assert [False] * 4 == [keys.knows(key) for key in (b"second-key", b"", b"first", b"first-key # Ann")]
+    assert [True] * 3 == [keys.knows(key) for key in (b"first-key", b"third-key", b"fourth#key")]
+    strange = (b"second-key", b"", b"first", b"first-key # Ann", b"fourth", b"key", b"#fifth", b"\xef\xbb\xbffirst-key")
+    assert [False] * 8 == [keys.knows(key) for key in strange]
 
 
 def test_changes_count_at_once(tmp_path: Path) -> None:
