@@ -3,12 +3,19 @@
 ONNX Runtime runs every node, also those that only feed an output nobody fetches. The nodes that only the map of
 an earlier layer needs move into a branch, which sees the values and the weights of the graph around it: nothing
 is stored twice, and a branch that is not taken costs nothing.
+
+Nearly nothing: a feature map that a branch takes from the main graph must be kept there, and laid out as ONNX has
+it rather than as the runtime's convolutions like it. That is paid by all requests, so only the latest of these
+maps is taken, the smallest and the dearest to come by; a branch for an earlier one computes it again from the image.
 """
 
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
+
+CAPTURED = 1
+"""The branches up to this one take their feature map from the main graph; the others compute it again."""
 
 
 class Branch(NamedTuple):
@@ -38,15 +45,13 @@ def branch_by_layer(model: ModelProto, always: Collection[str], branches: Iterab
     """
     graph = model.graph
     producers = {name: node for node in graph.node for name in node.output}
-    branches = [
-        branch._replace(feature_map=_origin(producers, branch.feature_map), copies=_origin(producers, branch.copies))
-        for branch in branches
-    ]
     kept = _ancestors(producers, always, stop=())
     default = _part("layer0", [helper.make_node("Identity", ["layer0/gradcam"], ["layer0/chosen"])], "layer0/chosen")
     for index, traced in reversed(list(enumerate(branches, 1))):
         branch = _resolve(traced, producers)
         needed = _ancestors(producers, [branch.gradcam], stop={branch.copies}) - kept
+        if index > CAPTURED:
+            needed |= _ancestors(producers, [branch.feature_map], stop=())
         nodes = [node for node in graph.node if id(node) in needed]
         default = _choice(index, _taken(index, branch, nodes), default)
     nodes = [node for node in graph.node if id(node) in kept]
@@ -65,7 +70,7 @@ def _taken(index: int, branch: Branch, nodes: list[NodeProto]) -> GraphProto:
     """Return the branch that computes one layer's map, its values under names of its own."""
     prefix = f"layer{index}/"
     names = {name: prefix + name for node in nodes for name in node.output} | {branch.copies: prefix + branch.copies}
-    own = []
+    own, start = [], 0
     for node in nodes:
         copy = NodeProto()
         copy.CopyFrom(node)
@@ -73,10 +78,13 @@ def _taken(index: int, branch: Branch, nodes: list[NodeProto]) -> GraphProto:
         copy.input[:] = [names.get(name, name) for name in node.input]
         copy.output[:] = [names[name] for name in node.output]
         own.append(copy)
-    return _part(f"layer{index}", [*_repeat(prefix, branch), *own], names[branch.gradcam])
+        if branch.feature_map in node.output:
+            start = len(own)
+    repeat = _repeat(prefix, branch, names.get(branch.feature_map, branch.feature_map))
+    return _part(f"layer{index}", [*own[:start], *repeat, *own[start:]], names[branch.gradcam])
 
 
-def _repeat(prefix: str, branch: Branch) -> list[NodeProto]:
+def _repeat(prefix: str, branch: Branch, feature_map: str) -> list[NodeProto]:
     """Return the nodes that repeat a feature map for every target: (N, C, h, w) → (N·T, C, h, w)."""
 
     def constant(name: str, values: list[int]) -> NodeProto:
@@ -87,7 +95,7 @@ def _repeat(prefix: str, branch: Branch) -> list[NodeProto]:
         constant("one", [1]),
         constant("rows", [-1, *branch.shape]),
         helper.make_node("Shape", ["target"], [prefix + "T"], start=1, end=2),
-        helper.make_node("Unsqueeze", [branch.feature_map, prefix + "one"], [prefix + "single"]),
+        helper.make_node("Unsqueeze", [feature_map, prefix + "one"], [prefix + "single"]),
         helper.make_node("Concat", [prefix + "one", prefix + "T", prefix + "ones"], [prefix + "shape"], axis=0),
         helper.make_node("Expand", [prefix + "single", prefix + "shape"], [prefix + "repeated"]),
         helper.make_node("Reshape", [prefix + "repeated", prefix + "rows"], [prefix + branch.copies]),

@@ -1,7 +1,6 @@
 """Does the exported graph compute what the network computes? Measured on images, against torch in float64."""
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -18,9 +17,10 @@ BATCHES = (1, 2, 7)
 KINKS = 2.0
 """How much larger than torch's own float32 error the error of an earlier layer's map may be; see `check_parity`."""
 
+EARLIER_IMAGES = 2
+"""Of how many images the earlier layers' maps are compared: in float64 they take seconds each."""
+
 Array = npt.NDArray[np.generic]
-Ask = Callable[[Array, Array, Array, int], dict[str, Array]]
-"""Images, targets, versus, layer → outputs by name, as the graph contract has them."""
 
 
 class ParityError(RuntimeError):
@@ -96,7 +96,7 @@ def check_parity(
     """Compare a graph with the network it was made of.
 
     The images are sent in batches of 1, 2 and 7 in turn; of each the first two ranks and their contrast are
-    explained, on every layer.
+    explained, on the last stage, and of the first `EARLIER_IMAGES` on every other layer.
 
     The last stage's maps are held to the tolerance. On the way back to an earlier stage the gradient passes the
     network's ReLUs, and is not continuous there: among millions of units a few lie within rounding of the kink,
@@ -114,98 +114,143 @@ def check_parity(
     """
     runtime = session(model)
     reference = copy.deepcopy(explainer).double().eval()
+    # In float64 a batch would be gigabytes, and the maps of earlier layers are kept for few images alone.
+    passed = [_pass(reference, image, all_maps=index < EARLIER_IMAGES) for index, image in enumerate(images)]
     errors: dict[str, float] = {}
-
-    def ask_graph(images: Array, target: Array, versus: Array, layer: int) -> dict[str, Array]:
-        return run(runtime, images, target, versus, layer)
-
-    def ask_torch(images: Array, target: Array, versus: Array, layer: int) -> dict[str, Array]:
-        return _answer(explainer, images, target, versus, layer)
-
-    for batch in _batches(images):
-        for name, error in _compare(ask_graph, reference, batch, range(1)).items():
-            errors[name] = float(np.maximum(errors.get(name, 0.0), error))  # keeps NaN
     limits: dict[str, float] = {}
-    earlier = range(1, len(reference.subject.layers))
-    if earlier:
-        # In float64 the way through a whole network and back is slow: two images have to do for the other layers.
-        found = _compare(ask_graph, reference, images[:2], earlier)
-        rounding = _compare(ask_torch, reference, images[:2], earlier)
-        for name, error in found.items():
-            if name.startswith("gradcam."):
-                errors[name] = error
-                limits[name] = max(tolerance, KINKS * rounding[name])
-            else:
-                errors[name] = float(np.maximum(errors[name], error))
+    for batch in _batches(len(images)):
+        for index, row in zip(batch, _ask(runtime, images[batch], reference.num_classes, 0), strict=True):
+            _keep_larger(errors, _compare_classes(reference, passed[index], row))
+            _keep_larger(errors, _compare_last(reference, images[index], passed[index], row))
+    layers = range(1, len(reference.subject.layers))
+    few = images[: EARLIER_IMAGES if layers else 0]
+    answers = [_ask(runtime, few, reference.num_classes, layer) for layer in layers]
+    for index, rows in enumerate(zip(*answers, strict=True)):
+        for row in rows:
+            _keep_larger(errors, _compare_classes(reference, passed[index], row))
+        found, rounding = _compare_earlier(reference, explainer, few[index], passed[index], rows)
+        _keep_larger(errors, found)
+        _keep_larger(limits, {name: max(tolerance, KINKS * error) for name, error in rounding.items()})
     report = ParityReport(len(images), errors, tolerance, limits=limits)
     if not report.passed:
         raise ParityError(f"the graph disagrees with the network; nothing was written\n{report}")
     return report
 
 
-def _answer(explainer: Explainer, images: Array, target: Array, versus: Array, layer: int) -> dict[str, Array]:
-    """Return what torch answers in float32, in the form of the graph's outputs."""
+def _ask(runtime: onnxruntime.InferenceSession, images: Array, num_classes: int, layer: int) -> list[dict[str, Array]]:
+    """Return what a graph answers to each image: outputs by name, (1, …), maps of ranks 1, 2, and 1 against 2."""
+    target = np.tile(np.array([-1, -2, -1], dtype=np.int64), (len(images), 1))
+    versus = np.tile(np.array([num_classes, num_classes, -2], dtype=np.int64), (len(images), 1))
+    outputs = run(runtime, images, target, versus, layer)
+    for name, value in outputs.items():
+        if len(value) != len(images):
+            raise ParityError(f"the output {name} has {len(value)} rows for {len(images)} images")
+    return [{name: value[[index]] for name, value in outputs.items()} for index in range(len(images))]
+
+
+def _pass(explainer: Explainer, image: Array, all_maps: bool) -> Passed:
+    """Return torch's forward pass of one image, of its maps the last stage's or all."""
     with torch.no_grad():
-        tensors = explainer(*map(torch.from_numpy, (images, target, versus)), torch.tensor(layer))
-    first_map = len(tensors) - 3 * len(explainer.subject.layers) + 2
-    names = {"logits": 0, "probabilities": 1, "explained": 2, "gradcam": first_map + layer}
-    if first_map == 4:
-        names["attention"] = 3
-    return {name: tensors[index].detach().numpy() for name, index in names.items()}
+        passed: Passed = explainer.subject(_normalised(explainer, image))
+    return passed if all_maps else passed._replace(maps=passed.maps[:1])
 
 
-def _batches(images: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.uint8]]:
-    """Return the images in batches of the sizes in turn; the last of each size is filled up from the start."""
-    batches: list[npt.NDArray[np.uint8]] = []
+def _normalised(explainer: Explainer, image: Array) -> Tensor:
+    return explainer.normalise(torch.from_numpy(image[None]))
+
+
+def _cotangent(explainer: Explainer, row: dict[str, Array]) -> Tensor:
+    """Return what each logit counts in the three maps that `_ask` asked for, (1, 3, K)."""
+    explained = torch.from_numpy(row["explained"])
+    contrast = torch.full_like(explained, explainer.num_classes)
+    contrast[:, 2] = explained[:, 1]
+    return explainer.cotangent(explained, contrast)
+
+
+def _batches(count: int) -> list[list[int]]:
+    """Return the images' indices in batches of the sizes in turn; the last of each size is filled from the start."""
+    batches: list[list[int]] = []
     start = 0
-    while start < len(images) or len(batches) < len(BATCHES):
+    while start < count or len(batches) < len(BATCHES):
         size = BATCHES[len(batches) % len(BATCHES)]
-        batches.append(np.take(images, range(start, start + size), axis=0, mode="wrap"))
+        batches.append([index % count for index in range(start, start + size)])
         start += size
     return batches
 
 
-def _compare(ask: Ask, reference: Explainer, images: npt.NDArray[np.uint8], layers: range) -> dict[str, float]:
-    """Return the errors of one batch, maps of the given layers."""
-    none = reference.num_classes
-    target = np.tile(np.array([-1, -2, -1], dtype=np.int64), (len(images), 1))
-    versus = np.tile(np.array([none, none, -2], dtype=np.int64), (len(images), 1))
-    answers = [ask(images, target, versus, layer) for layer in layers]
-    outputs = answers[0]
-    explained = torch.from_numpy(outputs["explained"])
-    contrast = torch.full_like(explained, none)
-    contrast[:, 2] = explained[:, 1]
-    with torch.no_grad():
-        x = reference.normalise(torch.from_numpy(images))
-        passed = reference.subject(x)
-        weights = _weights(reference, x, passed, reference.cotangent(explained, contrast), layers)
+def _compare_classes(reference: Explainer, passed: Passed, row: dict[str, Array]) -> dict[str, float]:
+    """Return the errors of everything but the maps of gradients, of one image."""
     logits = passed.logits
     largest = float(logits.abs().max().clamp_min(1))
     errors = {
-        "logits": _largest(outputs["logits"], logits) / largest,
+        "logits": _largest(row["logits"], logits) / largest,
         # By how much a class that was explained as second is above the first, and so on.
-        "ranks": _disorder(logits, explained) / largest,
-        "probabilities": _largest(outputs["probabilities"], torch.softmax(logits / reference.temperature, 1)),
+        "ranks": _disorder(logits, torch.from_numpy(row["explained"])) / largest,
+        "probabilities": _largest(row["probabilities"], torch.softmax(logits / reference.temperature, 1)),
     }
     if passed.attention is not None:
-        errors["attention"] = _largest(outputs["attention"], passed.attention)
-    for layer, alpha, answer in zip(layers, weights, answers, strict=True):
-        feature_map = passed.maps[layer]
-        maps, terms = activation_maps(alpha, feature_map), activation_maps(alpha.abs(), feature_map.abs())
-        scale = terms.amax((2, 3), keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
-        name = f"gradcam.{reference.subject.layers[layer]}"
-        errors[name] = _largest(answer["gradcam"] / scale.numpy(), maps / scale)
+        errors["attention"] = _largest(row["attention"], passed.attention)
     return errors
 
 
-def _weights(reference: Explainer, x: Tensor, passed: Passed, cotangent: Tensor, layers: range) -> tuple[Tensor, ...]:
-    if layers.start == 0:
-        return (reference.subject.last_gradients(x, passed, cotangent),)
+def _compare_last(reference: Explainer, image: Array, passed: Passed, row: dict[str, Array]) -> dict[str, float]:
+    """Return the error of the last stage's maps of one image."""
+    with torch.no_grad():
+        weights = reference.subject.last_gradients(_normalised(reference, image), passed, _cotangent(reference, row))
+    maps, scale = _maps(weights, passed.maps[0])
+    return {_name(reference, 0): _largest(row["gradcam"] / scale.numpy(), maps / scale)}
+
+
+def _compare_earlier(
+    reference: Explainer, explainer: Explainer, image: Array, passed: Passed, rows: tuple[dict[str, Array], ...]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the errors of the other layers' maps of one image, the graph's and those of torch's own float32.
+
+    Both are compared with the same maps in float64, for in float64 the way to the logits and back is slow.
+
+    Args:
+        reference: in float64.
+        explainer: in the float type of the graph.
+        image: RGB, uint8, (S, S, 3).
+        passed: of the reference.
+        rows: what the graph answers, layer by layer.
+    """
+    own = _pass(explainer, image, all_maps=True)
+    weights = _earlier_weights(reference, image, passed, rows[0])
+    own_weights = _earlier_weights(explainer, image, own, rows[0])
+    errors, rounding = {}, {}
+    for layer, row in enumerate(rows, 1):
+        name = _name(reference, layer)
+        maps, scale = _maps(weights[layer - 1], passed.maps[layer])
+        own_maps = activation_maps(own_weights[layer - 1], own.maps[layer])
+        errors[name] = _largest(row["gradcam"] / scale.numpy(), maps / scale)
+        rounding[name] = _largest((own_maps / scale).numpy(), maps / scale)
+    return errors, rounding
+
+
+def _earlier_weights(explainer: Explainer, image: Array, passed: Passed, row: dict[str, Array]) -> list[Tensor]:
+    """Return `mean_hw(dy/dA)` of each layer but the last stage, (1, 3, C)."""
+    x, cotangent = _normalised(explainer, image), _cotangent(explainer, row)
     # One target at a time: the activations of all copies would be gigabytes.
-    parts = [
-        reference.subject.earlier_gradients(x, passed, one).weights for one in cotangent.transpose(0, 1)[:, :, None]
-    ]
-    return tuple(torch.cat(of_layer, dim=1) for of_layer in zip(*parts, strict=True))
+    parts = [explainer.subject.earlier_gradients(x, passed, one).weights for one in torch.split(cotangent, 1, 1)]
+    return [torch.cat(of_layer, dim=1) for of_layer in zip(*parts, strict=True)]
+
+
+def _maps(weights: Tensor, feature_map: Tensor) -> tuple[Tensor, Tensor]:
+    """Return Grad-CAM, (1, T, h, w), and the largest sum of its absolute terms, (1, T, 1, 1)."""
+    terms = activation_maps(weights.abs(), feature_map.abs())
+    smallest = torch.finfo(torch.float64).tiny
+    return activation_maps(weights, feature_map), terms.amax((2, 3), keepdim=True).clamp_min(smallest)
+
+
+def _name(explainer: Explainer, layer: int) -> str:
+    return f"gradcam.{explainer.subject.layers[layer]}"
+
+
+def _keep_larger(largest: dict[str, float], found: dict[str, float]) -> None:
+    """Keep the larger figure of each name; NaN is kept."""
+    for name, value in found.items():
+        largest[name] = float(np.maximum(largest.get(name, 0.0), value))
 
 
 def _largest(found: Array, expected: Tensor) -> float:

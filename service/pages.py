@@ -84,7 +84,7 @@ def errors_page() -> str:
     """Return the page that explains every code of `service.errors`."""
     entries = "\n".join(
         f'<h2 id="{kind.code}"><code>{kind.code}</code> <span class="status">{kind.status}</span></h2>\n'
-        f"<p>{html.escape(kind.title)}. {html.escape(kind.__doc__.splitlines()[0] if kind.__doc__ else '')}</p>\n"
+        f"<p>{html.escape(kind.title)}. {_with_code(kind.__doc__.splitlines()[0] if kind.__doc__ else '')}</p>\n"
         f"<p>{_with_code(kind.remedy)}</p>"
         for kind in error_types()
     )

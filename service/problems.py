@@ -1,6 +1,7 @@
 """Any failure → one `application/problem+json` document (RFC 9457), in our own words and no library's."""
 
 import logging
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -88,7 +89,7 @@ def problem_response(error: Exception, scope: Scope) -> Response:
     if exchange is not None:
         exchange.problem = known.code
     document = problem_document(known, request_id=_request_id(scope), root_path=scope.get("root_path", ""))
-    if "/v2/" in scope["path"]:
+    if re.search(r"/v2(/|$)", scope["path"]):
         document["error"] = known.detail  # where clients of the Open Inference Protocol look
     return Response(to_json(document), known.status, known.headers or None, PROBLEM_MEDIA_TYPE)
 

@@ -100,6 +100,7 @@ def test_errors_page_names_every_code(client: httpx.Client) -> None:
     """Every code has its place on the page that problems point to."""
     page = client.get("/errors").raise_for_status().text
     assert errors_page() == page
+    assert "`" not in page
     for kind in error_types():
         assert f'id="{kind.code}"' in page
 
