@@ -27,6 +27,9 @@ DRAIN_BYTES = 1024 * 1024
 """Longest unread body that is worth reading to keep the connection; beyond, it is closed."""
 _MEMORY = 64
 """Requests over which the pace is smoothed."""
+HEADROOM = 1.1
+"""What is expected is taken this much longer: the pace varies, and the client's clock runs before the header is here and
+after the answer is gone."""
 _ADDRESSES = frozenset({"/classify", "/explain"})
 
 
@@ -140,7 +143,7 @@ class Admission:
         if in_hand.bytes + (header.num_bytes or 0) > self._settings.max_bytes_in_flight and in_hand.requests:
             raise _overloaded("Too many bytes are in hand.", in_hand.expected_s(), close)
         expected_s = in_hand.expected_s()
-        if in_hand.requests and header.arrived + expected_s > header.deadline:
+        if in_hand.requests and header.arrived + HEADROOM * expected_s > header.deadline:
             raise _overloaded("The deadline could not be met.", expected_s, close)
 
 
