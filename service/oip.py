@@ -41,6 +41,7 @@ from service.metrics import service_version
 from service.negotiation import JSON
 from service.predictor import Prediction
 from service.registry import ServedModel
+from service.schemas import EXAMPLE_IMAGE
 from service.services import Services, services_of
 from service.telemetry import Exchange, exchange_of
 from service.uploads import read_body
@@ -132,8 +133,8 @@ class ServerMetadata(BaseModel):
 class Health(BaseModel):
     """An answer of the protocol's probes."""
 
-    live: bool | None = None
-    ready: bool | None = None
+    live: bool | None = Field(None, examples=[True])
+    ready: bool | None = Field(None, examples=[True])
 
 
 SCHEMAS: tuple[type[BaseModel], ...] = (InferRequest, InferResponse, ModelMetadata, ServerMetadata, Health)
@@ -163,9 +164,7 @@ _INFER_BODY: dict[str, Any] = {
                     "encoded": {
                         "summary": "One image file",
                         "value": {
-                            "inputs": [
-                                {"name": "encoded", "shape": [1], "datatype": "BYTES", "data": ["iVBORw0KGgo="]}
-                            ],
+                            "inputs": [{"name": "encoded", "shape": [1], "datatype": "BYTES", "data": [EXAMPLE_IMAGE]}],
                             "outputs": [{"name": "probabilities", "parameters": {"classification": 3}}],
                         },
                     }

@@ -80,7 +80,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
         examples = {kind.code: {"summary": kind.title, "value": problem_example(kind)} for kind in kinds}
         entries[status] = {
             "description": "; or: ".join(kind.title for kind in kinds),
-            "headers": _HEADERS,
+            "headers": _HEADERS | _PROBLEM_HEADERS.get(status, {}),
             "content": {"application/problem+json": {"schema": ref(schemas.Problem), "examples": examples}},
         }
     return entries
@@ -121,6 +121,16 @@ _HEADERS: dict[str, Any] = {
         "required": True,
     },
 }
+_PROBLEM_HEADERS: dict[int, dict[str, Any]] = {
+    401: {"WWW-Authenticate": {"schema": {"type": "string"}, "example": 'Bearer realm="fieldmark"'}},
+    429: {
+        "Retry-After": {
+            "description": "When it is worth trying again, seconds.",
+            "schema": {"type": "integer", "minimum": 1},
+            "required": True,
+        }
+    },
+}
 _PICTURE_HEADERS: dict[str, Any] = _HEADERS | {
     "X-Fieldmark-Label": {
         "description": "The likeliest class, percent-encoded UTF-8.",
@@ -136,6 +146,16 @@ _PICTURE_HEADERS: dict[str, Any] = _HEADERS | {
         "description": "The class explained, percent-encoded UTF-8.",
         "schema": {"type": "string"},
         "example": "Laysan%20Albatross",
+    },
+    "X-Fieldmark-Model": {
+        "description": "Name and version of the model.",
+        "schema": {"type": "string"},
+        "example": "cub50/1",
+    },
+    "X-Fieldmark-Accepted": {
+        "description": "With `threshold`: whether the likeliest class reaches it.",
+        "schema": {"type": "boolean"},
+        "example": True,
     },
 }
 _IMAGE_BODY = {

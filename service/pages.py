@@ -91,6 +91,7 @@ def errors_page() -> str:
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>fieldmark: errors</title>\n'
+        '<link rel="icon" href="page/icon.svg" type="image/svg+xml">\n'
         '<link rel="stylesheet" href="docs/errors.css">\n</head>\n<body>\n<h1>Errors</h1>\n'
         "<p>Every error is a problem document (RFC 9457, <code>application/problem+json</code>); "
         "<code>code</code> is stable, <code>request_id</code> finds the request in the server's log.</p>\n"

@@ -14,7 +14,8 @@ Colormap = Literal["turbo", "viridis", "inferno", "jet"]
 _LABEL = "Black footed Albatross"
 _SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 _REQUEST_ID = "5f2b9d1c3e8a4f6b8d7c6e5f4a3b2c1d"
-_PNG = "data:image/png;base64,iVBORw0KGgo="
+EXAMPLE_IMAGE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR42mNoAAAAggCB2kUIOwAAAABJRU5ErkJggg=="
+"""A picture of one grey pixel, base64 of a PNG: an example that can be sent as it stands."""
 
 
 class ModelChoice(BaseModel):
@@ -94,7 +95,10 @@ class ClassMap(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    png: str = Field(description="Data URL of a transparent layer in the size of the image.", examples=[_PNG])
+    png: str = Field(
+        description="Data URL of a transparent layer in the size of the image.",
+        examples=[f"data:image/png;base64,{EXAMPLE_IMAGE}"],
+    )
     min: float = Field(description="Lowest raw value, before scaling for display.", examples=[0.0])
     max: float = Field(description="Highest raw value.", examples=[3.2])
     shape: list[int] = Field(min_length=2, max_length=2, description="Rows and columns.", examples=[[7, 7]])
@@ -132,6 +136,9 @@ class Problem(BaseModel):
     filename: str | None = Field(None, description="In `results`: of the image at fault.")
     nearest: list[str] | None = Field(None, description="With unknown_class: similar labels.", examples=[[_LABEL]])
     invalid: list[InvalidParameter] | None = Field(None, description="With invalid_option: the parameters at fault.")
+    models: list[str] | None = Field(None, description="With unknown_model: names that are served.")
+    versions: list[int] | None = Field(None, description="With unknown_model: versions of it that are served.")
+    error: str | None = Field(None, description="Below `/v2`: `detail`, where clients of that protocol look.")
 
 
 class Classifications(BaseModel):
@@ -184,15 +191,40 @@ class Liveness(BaseModel):
     status: Literal["alive"] = "alive"
 
 
+class ReadyModel(ModelId):
+    """A model that answers."""
+
+    provider: str = Field(description="What runs it.", examples=["CPUExecutionProvider"])
+
+
 class Readiness(BaseModel):
     """Models are loaded and warm; what else is in here is for people."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="forbid")
 
     status: Literal["ready"] = "ready"
+    ready: bool = Field(examples=[True])
+    draining: bool = Field(description="Whether it is stopping.", examples=[False])
+    models: list[ReadyModel]
+    provider: str | None = Field(description="What runs the first model.", examples=["CPUExecutionProvider"])
+    workers_alive: bool = Field(examples=[True])
+    requests_in_hand: int = Field(ge=0, description="Admitted and not yet answered.", examples=[3])
+    waiting: int = Field(ge=0, description="Images that wait for a run.", examples=[1])
+
+
+class FailedModel(BaseModel):
+    """A file that is not served, or an older content of it is."""
+
+    model: str = Field(examples=["cub50/2"])
+    reason: str = Field(examples=["not an ONNX file, or a truncated one"])
 
 
 class Reloaded(BaseModel):
-    """What a reload changed."""
+    """What a reload changed; models as `NAME/VERSION`."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="forbid")
+
+    loaded: list[str] = Field(examples=[["cub50/3"]])
+    unchanged: list[str] = Field(examples=[["cub50/1"]])
+    removed: list[str] = Field(examples=[[]])
+    failed: list[FailedModel]

@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -22,7 +23,7 @@ from service.openapi import IMAGE_TYPES
 from service.registry import Registry
 from service.settings import Settings
 from tests.service.conftest import encoded
-from tests.service.running import Running
+from tests.service.running import Running, running, tiny_settings
 
 OPERATIONS = {
     "/classify", "/explain", "/models", "/livez", "/readyz", "/metrics", "/admin/reload",
@@ -131,11 +132,34 @@ def test_models_have_examples(document: dict[str, Any]) -> None:
             assert not is_plain or "examples" in entry or "const" in entry, f"{name}.{member}"
 
 
+def test_examples_of_requests_are_answered(client: httpx.Client, document: dict[str, Any]) -> None:
+    """Who sends an example as it stands gets an answer."""
+    count = 0
+    for path, operations in document["paths"].items():
+        content = operations.get("post", {}).get("requestBody", {}).get("content", {})
+        for example in content.get("application/json", {}).get("examples", {}).values():
+            client.post(path.format(model="tiny", version="1"), json=example["value"]).raise_for_status()
+            count += 1
+    assert 2 == count
+
+
+def test_operation_keeps_its_schemas(client: httpx.Client, tmp_path: Path) -> None:
+    """What probes and reloads answer has no member that the document does not name."""
+    schemas.Readiness.model_validate(client.get("/readyz").raise_for_status().json())
+    key = tmp_path / "key"
+    key.write_text("the-admin-key")
+    with running(tiny_settings(tmp_path, admin_key_file=key)) as server, server.client() as admin:
+        (tmp_path / "tiny" / "2.onnx").write_bytes(b"no model")
+        answer = admin.post("/admin/reload", headers={"X-API-Key": "the-admin-key"}).raise_for_status()
+        report = schemas.Reloaded.model_validate(answer.json())
+        assert (["tiny/1"], ["tiny/2"]) == (report.unchanged, [one.model for one in report.failed])
+
+
 def test_docs_work_offline(client: httpx.Client) -> None:
     """`/docs` asks for nothing from elsewhere and runs no inline script; its files have ETags."""
     page = client.get("/docs").raise_for_status()
     links = re.findall(r'(?:src|href)="([^"]*)"', page.text)
-    assert 3 == len(links)
+    assert 4 == len(links)
     for link in links:
         assert not re.match(r"[a-z]+:|//|/", link)
         file = client.get(f"/{link}").raise_for_status()
