@@ -88,7 +88,7 @@ def create_app(settings: Settings, registry: Registry) -> Application:
         registry: the models, not yet started.
 
     Raises:
-        ValueError: a key file is set and cannot be read.
+        NoKey: a key file is set and cannot be read.
     """
     services = Services(settings, registry, Predictor(registry, settings, registry.metrics), registry.metrics)
     app = _bare_app(settings, services, lifespan=_lifespan(registry))

@@ -24,6 +24,10 @@ _ADMIN = ("/admin",)
 _COMMENT = re.compile(rb"(^|\s)#.*")
 
 
+class NoKey(ValueError):
+    """A key file without a key, or none that can be read."""
+
+
 class KeyFile:
     """The keys of a file: one a line; `#` starts a comment, but not within a word. Read again when it has changed.
 
@@ -33,7 +37,7 @@ class KeyFile:
         path: of the file.
 
     Raises:
-        ValueError: the file cannot be read or holds no key; raised here so that a start with a typo fails.
+        NoKey: the file cannot be read or holds no key; raised here so that a start with a typo fails.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,7 +46,7 @@ class KeyFile:
         self._digests: tuple[bytes, ...] = ()
         self._refresh()
         if not self._digests:
-            raise ValueError(f"no key can be read from {path}")
+            raise NoKey(f"no key can be read from {path}")
 
     def knows(self, key: bytes) -> bool:
         """Return whether this is one of the keys, in a time that tells nothing about them."""

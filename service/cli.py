@@ -108,9 +108,13 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    from service.auth import NoKey
     from service.server import serve
 
-    return serve(_settings(options))
+    try:
+        return serve(_settings(options))
+    except NoKey as error:
+        return _fail(str(error), 1)
 
 
 # ── without a server ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -13,7 +13,9 @@ MIB = 1024 * 1024
 class Settings(BaseSettings):
     """Serving options; sizes, times and counts carry their unit in the name."""
 
-    model_config = SettingsConfigDict(env_prefix="FIELDMARK_", frozen=True, extra="ignore", protected_namespaces=())
+    model_config = SettingsConfigDict(
+        env_prefix="FIELDMARK_", env_ignore_empty=True, frozen=True, extra="ignore", protected_namespaces=()
+    )
 
     model: Path = Field(BUNDLED_MODEL, description="An .onnx file, or a folder of NAME/VERSION.onnx.")
     default_model: str = Field("", description="Model that answers without `?model=`; empty: the first by name.")

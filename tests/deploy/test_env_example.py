@@ -29,7 +29,7 @@ def test_shows_the_defaults(listed: dict[str, str], monkeypatch: pytest.MonkeyPa
         monkeypatch.delenv(f"FIELDMARK_{name.upper()}", raising=False)
     expected = Settings()
     for name, value in listed.items():
-        if value and name.startswith("FIELDMARK_"):
+        if name.startswith("FIELDMARK_"):
             monkeypatch.setenv(name, value)
     assert expected == Settings()
 

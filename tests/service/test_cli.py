@@ -181,3 +181,10 @@ def test_wrong_settings_name_their_flag(capsys: pytest.CaptureFixture[str]) -> N
     """A setting that cannot be read stops the server before it starts."""
     assert main(["serve", "--max-files", "many"]) == 2
     assert "--max-files" in capsys.readouterr().err
+
+
+def test_serve_without_its_keys(tmp_path: Path) -> None:
+    """A key file that cannot be read stops the server in one line, rather than leaving it open."""
+    command = [Path(sys.executable).with_name("fieldmark"), "serve", "--port", "0"]
+    run = subprocess.run([*command, "--api-keys-file", tmp_path / "keys"], capture_output=True, text=True)
+    assert (1, f"fieldmark: no key can be read from {tmp_path / 'keys'}\n") == (run.returncode, run.stderr)
