@@ -28,8 +28,8 @@ DRAIN_BYTES = 1024 * 1024
 _MEMORY = 64
 """Requests over which the pace is smoothed."""
 HEADROOM = 1.1
-"""What is expected is taken this much longer: the pace varies, and the client's clock runs before the header is here and
-after the answer is gone."""
+"""What is expected is taken this much longer: the pace varies, and the client's clock starts before the header is
+here and ends after the answer is gone."""
 _ADDRESSES = frozenset({"/classify", "/explain"})
 
 
