@@ -20,6 +20,8 @@ from pathlib import Path
 
 LOST = 0
 """Code of a request whose connection broke before its answer was complete."""
+REFUSED = -1
+"""Code of a request for which no connection could be had."""
 MAX_CONNECTIONS = 2048
 PROBE_PAUSE_S = 0.02
 
@@ -84,8 +86,10 @@ class Connection(asyncio.Protocol):
         self.reusable = False
 
     async def ask(self, request: bytes) -> int:
-        """Send a request and return the code of its answer, `LOST` where none came."""
-        if self._transport is None or self._transport.is_closing():
+        """Send a request and return the code of its answer, `LOST` or `REFUSED` where none came."""
+        if self._transport is None:
+            return REFUSED
+        if self._transport.is_closing():
             return LOST
         self._answer = asyncio.get_running_loop().create_future()
         self._head, self._missing, self.reusable = b"", -1, False
@@ -224,7 +228,7 @@ class Generator:
             if not connection.reusable:
                 connection = await self._connect()
             began = time.perf_counter()
-            if await connection.ask(request) != LOST:
+            if await connection.ask(request) > LOST:
                 self._outcome.probe_s.append(time.perf_counter() - began)
             await asyncio.sleep(PROBE_PAUSE_S)
 

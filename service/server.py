@@ -87,20 +87,24 @@ class DrainingServer(uvicorn.Server):
         so long.
         """
         now, answered = time.monotonic(), self.server_state.total_requests
-        if self.registry.in_hand.requests or self.server_state.tasks:
+        if self.registry.in_hand.requests:
             self._quiet_since = self._done_since = None
             return False
-        if self._quiet_since is None or answered != self._answered:
-            self._quiet_since, self._answered = now, answered
         self._done_since = self._done_since or now
+        if self.server_state.tasks or self._quiet_since is None or answered != self._answered:
+            self._quiet_since, self._answered = now, answered
         return now - self._quiet_since >= QUIET_S or now - self._done_since >= MOST_QUIET_S
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close sockets, then connections, giving unfinished answers what is left of the grace.
 
-        uvicorn closes both at once, and a client that has just connected loses what it is about to ask. Here whoever
-        is connected by then has a moment to ask, and is told to go elsewhere.
+        uvicorn closes both at once, and who has just connected loses what they are about to ask. Here the system's
+        queue of connections is first made as short as it can be, and emptied; whoever is connected by then has a
+        moment to ask, and is told to go elsewhere.
         """
+        for listening in sockets or []:
+            listening.listen(0)
+        await asyncio.sleep(QUIET_S)
         for server in self.servers:
             server.close()
         await asyncio.sleep(QUIET_S)
