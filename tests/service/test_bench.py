@@ -9,7 +9,7 @@ import pytest
 from service import bench
 from service.bench import Server, find_photos, measure, photos_of_size, run_ceiling, summarise, synthetic_photo
 from service.image import decode_image
-from service.loadgen import LOST, Outcome, Plan, _arrivals
+from service.loadgen import REFUSED, Outcome, Plan, _arrivals
 from tests.service.conftest import encoded
 from tests.service.running import Running
 from tests.service.tiny_model import tiny_model
@@ -46,11 +46,11 @@ def test_open_loop_sends_what_was_planned(tiny_server: Running, photos: list[Pat
     assert {"200": 30} == load.codes
 
 
-def test_broken_connections_are_counted(photos: list[Path]) -> None:
-    """A server that is not there loses every request, and the load ends nevertheless."""
+def test_refused_connections_are_counted(photos: list[Path]) -> None:
+    """A server that is not there refuses every request, and the load ends nevertheless."""
     plan = Plan("127.0.0.1", bench.free_port(), "/classify", [str(photos[0])], 5.0, concurrency=2, max_requests=6)
     outcome = bench.run_load(plan)
-    assert {LOST} == {code for _, _, code, _ in outcome.requests}
+    assert {REFUSED} == {code for _, _, code, _ in outcome.requests}
 
 
 def test_arrivals() -> None:
