@@ -60,7 +60,48 @@ def _batch_norm_backward(
     return gradient * factor.view(1, -1, *[1] * (x.dim() - 2)), None, None
 
 
+def _avg_pool2d_backward(
+    gradient: Tensor,
+    x: Tensor,
+    kernel_size: list[int],
+    stride: list[int],
+    padding: list[int],
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int | None,
+) -> Tensor:
+    """Spread each mean's gradient over its window: a transposed convolution of every channel with ones."""
+    kernel, stride, padding = (
+        list(sizes) * (2 // len(sizes)) for sizes in (kernel_size, stride or kernel_size, padding)
+    )
+    sizes, means = [int(size) for size in x.shape[2:]], [int(size) for size in gradient.shape[2:]]
+    counts = [
+        torch.tensor(_window_sizes(*axis, count_include_pad), dtype=gradient.dtype)
+        for axis in zip(sizes, means, kernel, stride, padding, strict=True)
+    ]
+    divisor = counts[0][:, None] * counts[1] if divisor_override is None else divisor_override
+    missing = [
+        size - ((mean - 1) * step - 2 * pad + window)
+        for size, mean, window, step, pad in zip(sizes, means, kernel, stride, padding, strict=True)
+    ]
+    ones = torch.ones((int(x.shape[1]), 1, *kernel), dtype=gradient.dtype)
+    extra = [max(0, cells) for cells in missing]
+    spread: Tensor = aten.convolution(
+        gradient / divisor, ones, None, stride, padding, [1, 1], True, extra, int(x.shape[1])
+    )
+    # With `ceil_mode` the last window may hang over the border.
+    return spread[:, :, : sizes[0], : sizes[1]] if min(missing) < 0 else spread
+
+
+def _window_sizes(size: int, means: int, window: int, step: int, pad: int, with_padding: bool) -> list[float]:
+    """Return by how many cells each window's sum was divided, along one axis."""
+    first, last = (-pad, size + pad) if with_padding else (0, size)
+    starts = [index * step - pad for index in range(means)]
+    return [float(min(start + window, last) - max(start, first)) for start in starts]
+
+
 INPUT_GRADIENTS = {
+    aten.avg_pool2d_backward.default: _avg_pool2d_backward,
     aten.convolution_backward.default: _convolution_backward,
     aten.native_batch_norm_backward.default: _batch_norm_backward,
 }

@@ -89,6 +89,20 @@ def test_earlier_layers_stand_in_branches_and_weights_once(small: Path) -> None:
     assert all(tensor.data_location == onnx.TensorProto.DEFAULT for tensor in main.initializer)
 
 
+def test_only_the_latest_of_the_earlier_maps_is_taken_from_the_main_graph(small: Path) -> None:
+    """A map that a branch takes is paid for by every request: the other branch starts at the image."""
+    main, *parts = subgraphs(read(small).graph)
+    own = {name for node in main.node for name in node.output}
+    taken = {
+        part.name: {name for node in part.node for name in node.input if name in own | {"image"}} for part in parts
+    }
+    assert "image" not in taken["layer1"]
+    assert "image" in taken["layer2"]
+    convolutions = {name for node in main.node if node.op_type in {"Conv", "Relu"} for name in node.output}
+    assert taken["layer1"] & convolutions
+    assert not taken["layer2"] & convolutions
+
+
 def test_manifest_names_the_layers_and_cannot_rebuild_the_module(small: Path) -> None:
     """The layers are listed in the order of their index; the network itself stays where it came from."""
     manifest = read_manifest(small)
@@ -190,3 +204,19 @@ def test_what_cannot_be_exported_is_named_with_its_module(
     with pytest.raises(GraphError, match=message):
         export(network, MANIFEST, tmp_path / "x.onnx", images=IMAGES, layer="last")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_network_of_timm_becomes_one_file(tmp_path: Path) -> None:
+    """One that torchvision does not have: three convolutions as a stem, shortcuts that average before they project."""
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    network = timm.create_model("resnet10t", pretrained=False, num_classes=CLASSES).eval()
+    report = export(network, MANIFEST, tmp_path / "timm.onnx", images=IMAGES[:2], layer=("layer4", "layer2"))
+    assert report.passed
+    assert set(report.errors) == {"logits", "ranks", "probabilities", "gradcam.layer4", "gradcam.layer2"}
+    manifest = read_manifest(tmp_path / "timm.onnx")
+    assert [(layer.name, layer.channels, layer.grid) for layer in manifest.layers] == [
+        ("layer4", 512, (2, 2)),
+        ("layer2", 128, (5, 5)),
+    ]
