@@ -169,7 +169,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever its unpickler and zip reader meet
-        raise WeightsError(f"{path.name} is not a readable weights file: {error}") from error
+        # Not its text: that advises to run whatever code the file holds.
+        raise WeightsError(f"{path.name} is not a readable weights file: it must hold tensors by name alone") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{path.name} does not hold a state dict (tensors by name)")
     return state

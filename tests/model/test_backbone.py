@@ -92,6 +92,15 @@ def test_unreadable_weights_are_refused(tmp_path: Path, content: bytes) -> None:
         create_backbone("resnet18", tmp_path / "broken.pth")
 
 
+def test_a_file_that_would_run_code_is_refused_without_torchs_advice(tmp_path: Path) -> None:
+    """Whoever reads the message is not told to switch off the protection."""
+    torch.save({"weight": object()}, tmp_path / "pickle.pth")
+    with pytest.raises(WeightsError, match=r"pickle\.pth .* it must hold tensors by name alone$") as caught:
+        read_state_dict(tmp_path / "pickle.pth")
+    assert "weights_only" not in str(caught.value)
+    assert caught.value.__cause__ is not None
+
+
 def test_files_of_something_else_and_missing_files_are_refused(tmp_path: Path) -> None:
     """A list of tensors is no state dict; a missing file is said to be missing."""
     torch.save([torch.zeros(1)], tmp_path / "list.pth")
