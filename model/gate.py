@@ -52,7 +52,8 @@ def measure(reference: bytes, variant: bytes, held_out: HeldOut) -> dict[str, fl
         held_out: photos to compare on.
 
     Returns:
-        `top1_fp32`, `top1` and `top1_drop` in percent; `spearman` over all cells of all maps in raw units, and
+        `top1_fp32`, `top1` and `top1_drop` in percent; `same_class`, in percent, how often both name the same
+        class; `spearman` over all cells of all maps in raw units, and
         `spearman_per_image`, its mean over single maps; `zero_maps` and `zero_maps_fp32`, how many maps are all
         zero, which are in neither correlation; `images`.
     """
@@ -68,6 +69,7 @@ def measure(reference: bytes, variant: bytes, held_out: HeldOut) -> dict[str, fl
         "top1_fp32": top1_fp32,
         "top1": top1,
         "top1_drop": top1_fp32 - top1,
+        "same_class": 100 * float((classes == others).mean()),
         "spearman": _rank_correlation(full[alive].ravel(), other[alive].ravel()),
         "spearman_per_image": sum(single) / max(1, len(single)),
         "zero_maps_fp32": float((~full.any(1)).sum()),

@@ -38,7 +38,10 @@ def export_variant(
     calibration: npt.NDArray[np.uint8],
     layer: str | Sequence[str] = (),
 ) -> dict[str, float]:
-    """Write a network in a smaller precision, if it passes its gate against fp32 on held-out photos.
+    """Write a network in a smaller precision, if it passes its gate on held-out photos.
+
+    The gate is against fp32 as `model.export.export` writes it by default, with weights rounded to fp16: the file
+    that would be served instead.
 
     An int8 file explains the last stage only and holds no weights to build the network from again.
 
@@ -62,7 +65,8 @@ def export_variant(
         check_images(images, manifest)
     if len(held_out.labels) != len(held_out.images):
         raise ExportError(f"{len(held_out.labels)} labels for {len(held_out.images)} held-out images")
-    explainer = explainer_of(network, manifest, layer)
+    # Against the fp32 file as it is served: its weights are stored as fp16.
+    explainer = explainer_of(network, manifest, layer, "fp16")
     keep_last_stage(explainer)
     reference = trace(explainer, manifest.input_size)
     if precision == "int8":
@@ -164,7 +168,7 @@ def _fuse(model: ModelProto, path: Path) -> ModelProto:
 
 
 def _convolutional_part(model: ModelProto, explainer: Explainer) -> list[str]:
-    """Return the names of the nodes to quantise: the backbone's, which come first, up to its last convolution."""
+    """Return the names of the nodes to quantise: from the backbone's first convolution to its last."""
     classifier: nn.Module = next(explainer.subject.children())
     backbone = classifier.get_submodule("backbone") if isinstance(explainer.subject, NetworkSubject) else classifier
     count = sum(isinstance(module, nn.Conv2d) for module in backbone.modules())
@@ -173,7 +177,8 @@ def _convolutional_part(model: ModelProto, explainer: Explainer) -> list[str]:
         if seen == count:
             break
         seen += node.op_type == "Conv"
-        if node.op_type in QUANTISED:
+        # What comes before normalises the image: in eight bits it would be both slow and wrong.
+        if seen and node.op_type in QUANTISED:
             names.append(node.name)
     return names
 

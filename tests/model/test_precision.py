@@ -52,8 +52,18 @@ def test_fp16_keeps_head_and_sums_in_float(tiny: Exported, held_out: HeldOut, tm
     assert isinstance(load_network(path)[0], Network)
 
 
+def _first_steps(path: Path) -> list[str]:
+    """Return the operators from the image to the first quantisation."""
+    steps, value = [], "image"
+    while not steps or steps[-1] != "QuantizeLinear":
+        node = next(node for node in read(path).graph.node if value in node.input and node.op_type != "Shape")
+        steps.append(node.op_type)
+        value = node.output[0]
+    return steps
+
+
 def test_int8_quantises_the_convolutions_alone(tmp_path: Path) -> None:
-    """Convolutions have int8 weights, per channel; head and Grad-CAM are float; the batch is still free."""
+    """Convolutions have int8 weights, per channel; what is before and behind is float; the batch is still free."""
     path, held_out = tmp_path / "int8.onnx", _held_out(40)
     figures = export_variant(
         make_small(), SMALL, path, "int8", held_out=held_out, calibration=held_out.images, layer="last"
@@ -63,6 +73,7 @@ def test_int8_quantises_the_convolutions_alone(tmp_path: Path) -> None:
     assert (manifest.precision, manifest.weights_dtype, len(manifest.layers)) == ("int8", "int8", 1)
     assert sum(tensor.data_type == 3 and len(tensor.dims) == 4 for tensor in stored.values()) == 4
     assert manifest.operators["QuantizeLinear"] > 0
+    assert _first_steps(path) == ["Reshape", "Cast", "Mul", "Add", "Reshape", "Transpose", "QuantizeLinear"]
     codes = np.full((len(held_out.images), 1), -1, dtype=np.int64)
     outputs = run(session(path.read_bytes()), held_out.images, codes, np.full_like(codes, CLASSES))
     assert outputs["gradcam"].shape == (len(held_out.images), 1, 5, 5)
@@ -75,6 +86,7 @@ def test_a_graph_equals_itself(tiny: Exported, held_out: HeldOut) -> None:
     content = tiny.path.read_bytes()
     figures = measure(content, content, held_out)
     assert figures["top1_drop"] == 0
+    assert figures["same_class"] == 100
     assert figures["spearman"] == pytest.approx(1)
     assert figures["zero_maps"] == figures["zero_maps_fp32"]
 
