@@ -168,13 +168,14 @@ def _cotangent(explainer: Explainer, row: dict[str, Array]) -> Tensor:
 
 
 def _batches(count: int) -> list[list[int]]:
-    """Return the images' indices in batches of the sizes in turn; the last of each size is filled from the start."""
+    """Return the images' indices in batches of the sizes in turn; while a size is missing, from the start again."""
     batches: list[list[int]] = []
     start = 0
     while start < count or len(batches) < len(BATCHES):
-        size = BATCHES[len(batches) % len(BATCHES)]
-        batches.append([index % count for index in range(start, start + size)])
-        start += size
+        stop = start + BATCHES[len(batches) % len(BATCHES)]
+        stop = stop if len(batches) < len(BATCHES) else min(stop, count)
+        batches.append([index % count for index in range(start, stop)])
+        start = stop
     return batches
 
 

@@ -21,10 +21,16 @@ EPSILON = 1e-7
 
 
 class Tapped(nn.Module):
-    """A classifier whose explained feature map passes through `tap`, where a hook can stand."""
+    """A classifier whose explained feature map passes through `tap`, where a hook can stand.
 
-    def __init__(self, explainer: Explainer) -> None:
+    Args:
+        explainer: holds the classifier.
+        whole: let gradients go on to the image, as they do in a network that nobody froze; else they end at the tap.
+    """
+
+    def __init__(self, explainer: Explainer, whole: bool = True) -> None:
         super().__init__()
+        self.whole = whole
         self.classifier = next(explainer.subject.children())
         self.tap = nn.Identity()
         self.layer = explainer.subject.layers[0] if isinstance(explainer.subject, ModuleSubject) else ""
@@ -32,19 +38,23 @@ class Tapped(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits, (N, K), of normalised images, (N, 3, S, S)."""
         if isinstance(self.classifier, Network):
-            return self.classifier.forward_head(self.tap(self.classifier.forward_features(x).feature_map))
+            return self.classifier.forward_head(self._tap(self.classifier.forward_features(x).feature_map))
         # What follows works on a copy: the peers would take a map that is changed in place for the original.
         layer = self.classifier.get_submodule(self.layer)
-        hook = layer.register_forward_hook(lambda module, args, output: self.tap(output).clone())
+        hook = layer.register_forward_hook(lambda module, args, output: self._tap(output).clone())
         try:
             logits: Tensor = self.classifier(x)
         finally:
             hook.remove()
         return logits
 
+    def _tap(self, feature_map: Tensor) -> Tensor:
+        tapped: Tensor = self.tap(feature_map if self.whole else feature_map.detach().requires_grad_())
+        return tapped
+
 
 def compare_with_peers(
-    model: bytes, explainer: Explainer, images: npt.NDArray[np.uint8], most: int = 20
+    model: bytes, explainer: Explainer, images: npt.NDArray[np.uint8], most: int = 5
 ) -> dict[str, float]:
     """Return for each installed peer the largest difference of its maps from the graph's, both scaled to [0, 1].
 
@@ -54,8 +64,7 @@ def compare_with_peers(
         images: RGB, uint8, (n, S, S, 3).
         most: images compared.
     """
-    runtime, module = session(model), Tapped(explainer)
-    module.requires_grad_(True)  # the peers find the layer by the gradients that reach it
+    runtime, module = session(model), Tapped(explainer, whole=False)
     largest: dict[str, float] = {}
     for image in images[:most]:
         codes = np.array([[-1]], dtype=np.int64)
@@ -71,7 +80,6 @@ def compare_with_peers(
                 continue
             error = float(np.abs(ours - _scaled(theirs)).max())
             largest[name] = float(np.maximum(largest.get(name, 0.0), error))
-    module.requires_grad_(False)
     return largest
 
 

@@ -17,6 +17,7 @@ from training.config import Recipe, load_recipe, parse_change, recipe_names
 from training.errors import TrainingError
 
 if TYPE_CHECKING:  # importing torch takes seconds: only the commands that need it do
+    from model.parity import ParityReport
     from training.datasets import Dataset
 
 COMPARED = "plain,se,cbam,spatial,mixed,unguided,guided,guided-uniform,guided-shuffled"
@@ -127,9 +128,18 @@ def export_command(options: argparse.Namespace) -> int:
     if not source.images_are_real:
         _say("note: no photos at hand, parity is checked on synthetic images; --data DIR takes real ones")
     report = publish(source, options.out, weights_dtype=options.weights_dtype, temperature=options.temperature)
-    result = {"file": str(options.out), "bytes": options.out.stat().st_size, **report.to_metrics()}
-    _print(result, options.json)
+    _print_export(options, report)
     return 0
+
+
+def _print_export(options: argparse.Namespace, report: "ParityReport") -> None:
+    """Print what was written and how it compares, and name the implementations that could not be asked."""
+    from model.peers import PEERS
+
+    absent = [name for name in PEERS if name not in report.peers]
+    if absent:
+        _say(f"note: not installed, so not compared with: {', '.join(absent)}")
+    _print({"file": str(options.out), "bytes": options.out.stat().st_size, **report.to_metrics()}, options.json)
 
 
 def _export_variant(options: argparse.Namespace, dataset: "Dataset | None") -> int:
@@ -169,8 +179,9 @@ def _export_torchvision(options: argparse.Namespace) -> int:
         mean=tuple(options.mean),
         std=tuple(options.std),
         weights_dtype=options.weights_dtype,
+        peers=True,
     )
-    _print({"file": str(options.out), "bytes": options.out.stat().st_size, **report.to_metrics()}, options.json)
+    _print_export(options, report)
     return 0
 
 

@@ -72,7 +72,7 @@ def load_source(path: Path, name: str | None = None, dataset: Dataset | None = N
 def publish(
     source: Source, path: Path, *, weights_dtype: WeightsDtype = "fp16", temperature: float | None = None
 ) -> ParityReport:
-    """Write the file, if it computes what torch computes.
+    """Write the file, if it computes what torch computes, and compare it with other implementations.
 
     Args:
         source: of `load_source`.
@@ -88,7 +88,7 @@ def publish(
         if temperature <= 0:
             raise TrainingError("the temperature must be positive")
         manifest = manifest.model_copy(update={"temperature": temperature})
-    return export(source.network, manifest, path, images=source.images, weights_dtype=weights_dtype)
+    return export(source.network, manifest, path, images=source.images, weights_dtype=weights_dtype, peers=True)
 
 
 def manifest_of(selected: Selected, name: str) -> Manifest:
