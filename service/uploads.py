@@ -15,6 +15,8 @@ from service.errors import EmptyInput, MalformedRequest, TooLarge, UnsupportedIm
 
 MAX_OTHER_PARTS = 16
 """Most parts of a form that are not images; browsers and proxies add some."""
+MAX_PART_HEADER_BYTES = 16 * 1024
+"""Longest header of one part; the parser goes through headers byte by byte, and older ones of it set no bound."""
 
 _FIELD = b"file"
 _MAX_FILENAME = 255
@@ -107,6 +109,7 @@ class _Form:
         self._num_marks = 0
         self._uploads: list[Upload] = []
         self._num_parts = 0
+        self._num_header_bytes = 0
         self._name = bytearray()
         self._value = bytearray()
         self._disposition = b""
@@ -158,13 +161,20 @@ class _Form:
         self._num_parts += 1
         if self._num_parts > self._max_files + MAX_OTHER_PARTS:
             raise TooLarge("The form has too many parts.")
+        self._num_header_bytes = 0
         self._disposition = b""
 
     def _on_header_field(self, data: bytes, start: int, end: int) -> None:
-        self._name += data[start:end]
+        self._name += self._header_bytes(data, start, end)
 
     def _on_header_value(self, data: bytes, start: int, end: int) -> None:
-        self._value += data[start:end]
+        self._value += self._header_bytes(data, start, end)
+
+    def _header_bytes(self, data: bytes, start: int, end: int) -> bytes:
+        self._num_header_bytes += end - start
+        if self._num_header_bytes > MAX_PART_HEADER_BYTES:
+            raise MalformedRequest("The header of a part is too large.")
+        return data[start:end]
 
     def _on_header_end(self) -> None:
         if self._name.lower() == b"content-disposition":

@@ -100,3 +100,10 @@ def test_blanks_behind_a_boundary() -> None:
     """Megabytes of blanks behind a boundary end at the first piece."""
     with pytest.raises(MalformedRequest):
         parse(part(b"x")[:-2] + b"\r\n--b" + b" " * MEGABYTE, cuts=(65536,))
+
+
+@pytest.mark.parametrize("header", [b"X: " + b"a" * MEGABYTE, b"a: b\r\n" * (MEGABYTE // 6), b"a" * MEGABYTE])
+def test_headers_of_parts_are_bounded(header: bytes) -> None:
+    """Megabytes of a part's header end at the first pieces, however many fields they are."""
+    with pytest.raises(MalformedRequest):
+        parse(b"--b\r\n" + header + b"\r\n\r\nx\r\n--b--\r\n", cuts=tuple(range(0, MEGABYTE, 65536)))
