@@ -11,7 +11,7 @@ import traceback
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
-from pydantic_core import to_json
+from pydantic_core import PydanticSerializationError, to_json
 
 from service.settings import Settings
 
@@ -57,7 +57,10 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info and record.exc_info[1] is not None:
             entry["exception"] = "".join(traceback.format_exception(record.exc_info[1]))
-        return to_json(entry, fallback=str).decode()
+        try:
+            return to_json(entry, fallback=str).decode()
+        except PydanticSerializationError:  # a file name that is no text, say
+            return json.dumps(entry, default=str, separators=(",", ":"))
 
 
 class ConsoleFormatter(logging.Formatter):

@@ -42,6 +42,12 @@ def test_json_line() -> None:
     assert entry["time"].endswith("+00:00")
 
 
+def test_json_line_of_what_is_no_text() -> None:
+    """A file's name that is no UTF-8 is told all the same."""
+    entry = json.loads(JsonFormatter().format(record("model \udcff is refused", folder=Path("/models"))))
+    assert ("model \udcff is refused", "/models") == (entry["event"], entry["folder"])
+
+
 def test_console_line_cannot_be_faked() -> None:
     """Values with spaces or line ends are quoted, so that one event stays one line."""
     line = ConsoleFormatter().format(record("request", route="/classify", label="a\nb status=200"))
