@@ -6,10 +6,13 @@ that follows may destroy that answer before the client has read it (RFC 9112, se
 """
 
 import asyncio
+import logging
+import sys
 import time
 import uuid
 from typing import Any, ClassVar, Literal
 
+import httptools
 from pydantic_core import to_json
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -24,6 +27,8 @@ LINGER_BYTES = 1024 * 1024
 
 Phase = Literal["idle", "header", "body"]
 
+_ACCESS = logging.getLogger("fieldmark.access")
+
 
 class HeaderTooLarge(Exception):
     """Stops the parser; never leaves this module."""
@@ -36,17 +41,21 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         header_timeout_s: from the first byte of a header, or from the connection's begin, to the header's end.
         body_timeout_s: from there to the end of the body.
         max_header_bytes: of request line and header fields together.
+        prefix: of all addresses, given by a proxy.
     """
 
     header_timeout_s: ClassVar[float] = 10
     body_timeout_s: ClassVar[float] = 30
     max_header_bytes: ClassVar[int] = 32 * 1024
+    prefix: ClassVar[str] = ""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._phase: Phase = "header"
         self._timer: asyncio.TimerHandle | None = None
         self._num_header_bytes = 0
+        self._num_raw_bytes = 0
+        self._data = b""
         self._linger_bytes: int | None = None
         self._patient: _PatientTransport
 
@@ -70,10 +79,12 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             if self._linger_bytes > LINGER_BYTES:
                 self.transport.abort()
                 return
+        self._data = data
         super().data_received(data)
+        self._data = b""
         if self._phase == "header":
-            self._num_header_bytes += len(data)
-            if self._num_header_bytes > self.max_header_bytes and self.parser is not None:
+            self._num_raw_bytes += len(data)
+            if self._num_raw_bytes > self.max_header_bytes and self.parser is not None:
                 self._refuse(MalformedRequest("The header of the request is too large."))
         self._watch()
 
@@ -90,14 +101,22 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         """A header begins."""
         super().on_message_begin()
         self._phase = "header"
-        self._num_header_bytes = 0
+        self._num_header_bytes = self._num_raw_bytes = 0
+
+    def on_url(self, url: bytes) -> None:
+        """Count the address."""
+        self._count(len(url))
+        super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Count the header, which may arrive in one piece."""
-        self._num_header_bytes += len(name) + len(value)
+        self._count(len(name) + len(value))
+        super().on_header(name, value)
+
+    def _count(self, size: int) -> None:
+        self._num_header_bytes += size
         if self._num_header_bytes > self.max_header_bytes:
             raise HeaderTooLarge
-        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """The body begins."""
@@ -108,15 +127,42 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The request has arrived."""
+        if self.parser.should_upgrade() and self._framing() is not None:
+            return  # its body is still to come
         self._phase = "idle"
         self._disarm()
         super().on_message_complete()
         if self._linger_bytes is not None:
             self.transport.close()
 
+    def _framing(self) -> tuple[bytes, bytes] | None:
+        """Return the field that says how long the body is; None without a body."""
+        for name, value in self.headers:
+            if name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0")):
+                return name, value
+        return None
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Go on behind a wish for another protocol, which may be ignored (RFC 9110, section 7.8).
+
+        Java's client and `curl --http2` wish for HTTP/2 with every request. httptools passes over the body of such a
+        request: a second parser reads it, behind a header of our own. uvicorn calls this while it handles httptools'
+        exception, which tells where the header ends.
+        """
+        wish = sys.exc_info()[1]
+        rest = self._data[wish.args[0] :] if isinstance(wish, httptools.HttpParserUpgrade) else b""
+        framing = self._framing()
+        if framing is not None:
+            self.parser = httptools.HttpRequestParser(_Rest(self))
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            rest = b"POST / HTTP/1.1\r\n%s: %s\r\n\r\n" % framing + rest
+        self._data = rest
+        if rest:
+            super().data_received(rest)
+
     def send_400_response(self, msg: str) -> None:
         """Answer what the parser refused, as a problem document."""
-        too_large = self._num_header_bytes > self.max_header_bytes
+        too_large = max(self._num_header_bytes, self._num_raw_bytes) > self.max_header_bytes
         self._refuse(MalformedRequest("The header of the request is too large." if too_large else ""))
 
     # Time
@@ -144,7 +190,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             return
         if self.pipeline or self.flow.read_paused:
             self._watch()  # it is we who do not read
-        elif self._phase == "header" and not self._num_header_bytes:
+        elif self._phase == "header" and not self._num_raw_bytes:
             self.transport.close()  # nothing was asked
         else:
             self._refuse(SlowRequest())
@@ -153,6 +199,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def _refuse(self, error: FieldmarkError) -> None:
         """Answer with a problem where nothing was answered yet, then close."""
+        if self._linger_bytes is not None:  # it is answered already, and goes on sending
+            return
         cycle = self.cycle if self._phase == "body" else None
         if cycle is not None and cycle.response_started:
             self.transport.close()
@@ -165,6 +213,9 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             state["timed_out"] = True
         if not self._is_answering():
             self.transport.write(self._problem(error, request_id, seconds))
+            if cycle is None:  # there is no request that could tell of itself
+                fields = {"request_id": request_id, "status": error.status, "problem": error.code}
+                _ACCESS.info("request", extra={"fields": fields})
         if cycle is not None:  # tells the application, whose answer would come too late
             cycle.disconnected = True
             cycle.message_event.set()
@@ -175,7 +226,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         return self._phase != "body" and self.cycle is not None and not self.cycle.response_complete
 
     def _problem(self, error: FieldmarkError, request_id: str, seconds: float) -> bytes:
-        document = problem_document(error, request_id=request_id, root_path=self.root_path)
+        document = problem_document(error, request_id=request_id, root_path=self.prefix)
         body: bytes = to_json(document)
         fields = [
             *self.server_state.default_headers,
@@ -204,6 +255,35 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._timer = self.loop.call_later(LINGER_S, self.transport.abort)
 
 
+class _Rest:
+    """What a second parser tells a protocol: the body of a request whose header is known, then all that follows."""
+
+    def __init__(self, protocol: LimitedHttpProtocol) -> None:
+        self._protocol = protocol
+        self._is_known = True
+        self.on_body = protocol.on_body
+
+    def on_message_begin(self) -> None:
+        if not self._is_known:
+            self._protocol.on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        if not self._is_known:
+            self._protocol.on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._is_known:
+            self._protocol.on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        if not self._is_known:
+            self._protocol.on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._is_known = False
+        self._protocol.on_message_complete()
+
+
 class _PatientTransport:
     """What a request's answer is written to: a transport whose `close` lingers while the request still arrives."""
 
@@ -226,5 +306,6 @@ def limited_protocol(settings: Settings) -> type[LimitedHttpProtocol]:
         "header_timeout_s": settings.header_timeout_s,
         "body_timeout_s": settings.body_timeout_s,
         "max_header_bytes": settings.max_header_bytes,
+        "prefix": settings.root_path,
     }
     return type("ConfiguredHttpProtocol", (LimitedHttpProtocol,), limits)

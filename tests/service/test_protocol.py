@@ -3,6 +3,7 @@
 import json
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -182,3 +183,40 @@ def test_pipelined_requests(tiny_server: Running) -> None:
         one = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
         connection.sendall(one + one + b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         assert 3 == read_all(connection).count(b"HTTP/1.1 200 OK")
+
+
+WISH = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAB\r\n"
+
+
+@pytest.mark.parametrize("cut", [0, 1, 60])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_wish_for_another_protocol(server: Running, red_png: bytes, cut: int, chunked: bool) -> None:
+    """Java's client wishes for HTTP/2 with every request; its photo counts all the same, and the connection stays."""
+    framing = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(red_png)}"
+    body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(red_png), red_png) if chunked else red_png
+    head = f"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n{WISH}{framing}\r\n\r\n".encode()
+    with server.connect() as connection:
+        for _ in range(2):
+            connection.sendall(head + body[:cut])
+            connection.sendall(body[cut:])
+            assert b"200 OK" in read_one(connection)
+        connection.sendall(f"GET /livez HTTP/1.1\r\nHost: x\r\n{WISH}\r\n".encode())
+        assert b"200 OK" in read_one(connection)
+        connection.sendall((head + body) * 2 + b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert 3 == read_all(connection).count(b"HTTP/1.1 200 OK")
+
+
+def test_header_counts_once(tmp_path: Path) -> None:
+    """A header within its bound is taken in any number of pieces; the address counts too; one refusal is enough."""
+    with running(tiny_settings(tmp_path, max_header_bytes=4096, root_path="/birds")) as server:
+        with server.connect() as connection:
+            connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n")
+            for index in range(36):
+                connection.sendall(b"X-%d: %s\r\n" % (index, b"a" * 90))
+            connection.sendall(b"\r\n")
+            assert b"200 OK" in read_all(connection)
+        for request in (b"GET /%s HTTP/1.1\r\n\r\n" % (b"a" * 5000), b"GET / HTTP/1.1\r\nX: %s" % (b"a" * 50_000)):
+            with server.connect() as connection:
+                connection.sendall(request)
+                refused = problem(read_all(connection))
+                assert ("malformed_request", "/birds/errors#malformed_request") == (refused["code"], refused["type"])
