@@ -56,7 +56,7 @@ LABEL org.opencontainers.image.title="fieldmark" \
 RUN groupadd --gid 10001 fieldmark \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin fieldmark \
  && install -d -o 10001 -g 10001 /models /runs
-ENV PATH=/opt/fieldmark/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+ENV PATH=/opt/fieldmark/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 ORT_DISABLE_TELEMETRY=1
 WORKDIR /tmp
 
 FROM user AS service
