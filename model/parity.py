@@ -14,8 +14,9 @@ from model.explain import Explainer, Passed, activation_maps
 TOLERANCE = 1e-4
 """Largest error of an export that is still written; see `ParityReport` for the units."""
 BATCHES = (1, 2, 7)
-KINKS = 2.0
-"""How much larger than torch's own float32 error the error of an earlier layer's map may be; see `check_parity`."""
+EARLIER_TOLERANCE, KINKS = 1e-3, 2.0
+"""Of an earlier layer's map: the error that is never too large, and how many times torch's own float32 error it may
+be; see `check_parity`."""
 
 EARLIER_IMAGES = 2
 """Of how many images the earlier layers' maps are compared: in float64 they take seconds each."""
@@ -101,7 +102,9 @@ def check_parity(
     The last stage's maps are held to the tolerance. On the way back to an earlier stage the gradient passes the
     network's ReLUs, and is not continuous there: among millions of units a few lie within rounding of the kink,
     and pass it in one arithmetic and not in the other. How much that moves a map is measured with torch's own
-    float32 against float64, and the graph may differ from float64 by `KINKS` times as much.
+    float32 against float64, and the graph may differ from float64 by `KINKS` times as much. Torch may be lucky and
+    the graph not, or the other way round: up to `EARLIER_TOLERANCE` is always allowed. Measured on the bundled
+    model: an input moved by 1e-7 of itself moves torch's maps by up to 8e-4, one ReLU's mask left out by 0.3 or more.
 
     Args:
         model: serialised ONNX.
@@ -130,7 +133,9 @@ def check_parity(
             _keep_larger(errors, _compare_classes(reference, passed[index], row))
         found, rounding = _compare_earlier(reference, explainer, few[index], passed[index], rows)
         _keep_larger(errors, found)
-        _keep_larger(limits, {name: max(tolerance, KINKS * error) for name, error in rounding.items()})
+        _keep_larger(
+            limits, {name: max(tolerance, EARLIER_TOLERANCE, KINKS * error) for name, error in rounding.items()}
+        )
     report = ParityReport(len(images), errors, tolerance, limits=limits)
     if not report.passed:
         raise ParityError(f"the graph disagrees with the network; nothing was written\n{report}")

@@ -8,6 +8,7 @@ import pytest
 
 from model.explain import Explainer, NetworkSubject
 from model.export import load_network, read
+from model.graph import subgraphs
 from model.parity import ParityError, ParityReport, check_parity
 from tests.model.networks import Exported
 
@@ -43,6 +44,18 @@ def test_one_changed_weight_is_noticed(tiny: Exported, name: str) -> None:
     tensor.CopyFrom(onnx.numpy_helper.from_array(values, name))
     with pytest.raises(ParityError):
         check_parity(model.SerializeToString(), _explainer(tiny), tiny.images)
+
+
+def test_a_wrong_gradient_of_an_earlier_layer_is_noticed(tiny: Exported) -> None:
+    """What float32 allows an earlier layer's map is far less than one mask that is left out of its branch."""
+    model = read(tiny.path)
+    branch = next(part for part in subgraphs(model.graph) if part.name == "layer2")
+    mask = next(node for node in branch.node if node.op_type == "Where")
+    mask.op_type, passed = "Identity", mask.input[2]
+    mask.input[:] = [passed]
+    with pytest.raises(ParityError) as caught:
+        check_parity(model.SerializeToString(), _explainer(tiny), tiny.images)
+    assert "nan" not in str(caught.value)
 
 
 @pytest.mark.parametrize("output", ["gradcam", "attention", "probabilities"])
