@@ -11,13 +11,14 @@ asking, and is deaf behind `BaseHTTPMiddleware`.
 import asyncio
 import math
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import Draining, InvalidOption, MalformedRequest, Overloaded, TooLarge
+from service.protocol import DISCONNECT
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -112,7 +113,8 @@ class Admission:
     async def _admit(self, header: "_Header", scope: Scope, receive: Receive, send: Send) -> None:
         scope.setdefault("state", {})["deadline"] = header.deadline
         in_hand, metrics = self._registry.in_hand, self._registry.metrics
-        body = _Body(receive, send, header.num_bytes, self._settings, in_hand)
+        watchers = scope.get("extensions", {}).get(DISCONNECT)
+        body = _Body(receive, send, header.num_bytes, self._settings, in_hand, watchers)
         in_hand.requests += 1
         metrics.in_flight.inc()
         answered = False
@@ -174,10 +176,18 @@ class _Body:
 
     __slots__ = (
         "_finished", "_in_hand", "_num_bytes", "_receive", "_reserved", "_send", "_settings", "_task", "_watch",
-        "_working", "client_left",
+        "_watchers", "_working", "client_left",
     )  # fmt: skip
 
-    def __init__(self, receive: Receive, send: Send, declared: int | None, settings: Settings, in_hand: InHand) -> None:
+    def __init__(
+        self,
+        receive: Receive,
+        send: Send,
+        declared: int | None,
+        settings: Settings,
+        in_hand: InHand,
+        watchers: set[Callable[[], None]] | None,
+    ) -> None:
         self._receive = receive
         self._send = send
         self._settings = settings
@@ -187,6 +197,7 @@ class _Body:
         self._working = False
         self._finished = False
         self._task = asyncio.current_task()
+        self._watchers = watchers
         self._watch: asyncio.Task[None] | None = None
         self.client_left = False
         in_hand.bytes += self._reserved
@@ -205,7 +216,10 @@ class _Body:
         if not message.get("more_body", False) and not self._working:
             self._working = True
             self._in_hand.begin_work()
-            self._watch = asyncio.get_running_loop().create_task(self._watch_client())
+            if self._watchers is not None:
+                self._watchers.add(self._leave)
+            else:
+                self._watch = asyncio.get_running_loop().create_task(self._watch_client())
         return message
 
     def send(self, message: Message) -> Awaitable[None]:
@@ -216,6 +230,8 @@ class _Body:
 
     def close(self, *, answered: bool) -> None:
         """Give back what was counted."""
+        if self._watchers is not None:
+            self._watchers.discard(self._leave)
         if self._watch is not None:
             self._watch.cancel()
         if self._working:
@@ -235,7 +251,12 @@ class _Body:
 
     async def _watch_client(self) -> None:
         message = await self._receive()
-        if message["type"] == "http.disconnect" and not self._finished and self._task is not None:
+        if message["type"] == "http.disconnect":
+            self._leave()
+
+    def _leave(self) -> None:
+        """Cancel the work for a client that hung up."""
+        if not self._finished and self._task is not None:
             self.client_left = True
             self._task.cancel()
 

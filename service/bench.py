@@ -53,7 +53,9 @@ class Load:
         p95_ms: of good answers.
         p99_ms: of good answers.
         cpu_ms: CPU time of the server per request, None where its metrics cannot be read.
-        codes: answers by status; 0 for broken connections.
+        loop_cpu_ms: CPU time of its event loop's thread per request: all that is not decode, prepare and runtime. None
+            where it was not started here, or the system does not tell.
+        codes: answers by status; 0 for broken connections, -1 for refused ones.
         loop_lag_p50_ms: of `/livez` beside the load.
         loop_lag_p99_ms: of `/livez` beside the load.
         refusal_p99_ms: of 429 and 503, None where there were none.
@@ -67,6 +69,7 @@ class Load:
     p95_ms: float
     p99_ms: float
     cpu_ms: float | None
+    loop_cpu_ms: float | None
     codes: dict[str, int]
     loop_lag_p50_ms: float | None
     loop_lag_p99_ms: float | None
@@ -103,6 +106,15 @@ class Server:
             for line in self.get("/metrics").splitlines():
                 if line.startswith(b"process_cpu_seconds_total "):
                     return float(line.split()[1])
+        return None
+
+    def loop_cpu_s(self) -> float | None:
+        """Return the CPU time that the event loop's thread, the first of the process, has used; None where untold."""
+        if self.process is None:
+            return None
+        with contextlib.suppress(OSError):
+            schedstat = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/schedstat")
+            return int(schedstat.read_text().split()[0]) / 1e9
         return None
 
 
@@ -193,14 +205,14 @@ def measure(server: Server, plan: Plan, name: str, warmup_s: float = 0.0) -> Loa
     """Run a plan, after a warm-up that does not count, and sum up."""
     if warmup_s:
         run_load(Plan(**{**asdict(plan), "seconds": warmup_s, "max_requests": 0}))
-    before = server.cpu_s()
+    before = server.cpu_s(), server.loop_cpu_s()
     outcome = run_load(plan)
-    after = server.cpu_s()
-    cpu_s = None if before is None or after is None else after - before
-    return summarise(name, outcome, cpu_s)
+    after = server.cpu_s(), server.loop_cpu_s()
+    cpu_s, loop_cpu_s = (None if a is None or b is None else b - a for a, b in zip(before, after, strict=True))
+    return summarise(name, outcome, cpu_s, loop_cpu_s)
 
 
-def summarise(name: str, outcome: Outcome, cpu_s: float | None = None) -> Load:
+def summarise(name: str, outcome: Outcome, cpu_s: float | None = None, loop_cpu_s: float | None = None) -> Load:
     """Return rates and quantiles of an outcome."""
     good = [latency for _, latency, code, _ in outcome.requests if 200 <= code < 300]
     refused = [latency for _, latency, code, _ in outcome.requests if code in (429, 503)]
@@ -216,6 +228,7 @@ def summarise(name: str, outcome: Outcome, cpu_s: float | None = None) -> Load:
         p95_ms=p95,
         p99_ms=p99,
         cpu_ms=None if cpu_s is None or not count else cpu_s * 1000 / count,
+        loop_cpu_ms=None if loop_cpu_s is None or not count else loop_cpu_s * 1000 / count,
         codes=dict(sorted(codes.items())),
         loop_lag_p50_ms=lag50 if outcome.probe_s else None,
         loop_lag_p99_ms=lag99 if outcome.probe_s else None,
@@ -404,7 +417,8 @@ def table(report: dict[str, Any]) -> str:
                 f"{ceiling['cpu_s'] * 1e3:.2f} ms CPU"
             )
         header = (
-            f"  {'load':<28}{'per s':>8}{'ratio':>7}{'p50':>8}{'p95':>8}{'p99':>8}{'CPU ms':>8}{'lag p99':>9}  codes"
+            f"  {'load':<28}{'per s':>8}{'ratio':>7}{'p50':>8}{'p95':>8}{'p99':>8}"
+            f"{'CPU ms':>8}{'loop':>6}{'lag p99':>9}  codes"
         )
         lines.append(header)
         lines += [_row(load) for load in found["loads"]]
@@ -416,6 +430,7 @@ def _row(load: dict[str, Any]) -> str:
     return (
         f"  {load['name']:<28}{load['per_s']:>8.1f}{_shown(load['ratio'], 2):>7}{load['p50_ms']:>8.1f}"
         f"{load['p95_ms']:>8.1f}{load['p99_ms']:>8.1f}{_shown(load['cpu_ms'], 2):>8}"
+        f"{_shown(load['loop_cpu_ms'], 2):>6}"
         f"{_shown(load['loop_lag_p99_ms'], 1):>9}  {codes}"
     )
 

@@ -23,7 +23,8 @@ LOST = 0
 REFUSED = -1
 """Code of a request for which no connection could be had."""
 MAX_CONNECTIONS = 2048
-PROBE_PAUSE_S = 0.02
+PROBE_PAUSE_S = 0.1
+"""Between two probes: they cost what they measure."""
 
 
 @dataclass(frozen=True)

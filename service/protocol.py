@@ -10,6 +10,7 @@ import logging
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import httptools
@@ -24,6 +25,10 @@ LINGER_S = 2.0
 """How long an answered client may go on sending before its connection is cut, seconds."""
 LINGER_BYTES = 1024 * 1024
 """How much it may send meanwhile."""
+
+DISCONNECT = "fieldmark.disconnect"
+"""Extension of the ASGI scope: a set of functions that are called when the connection is lost. Waiting for the message
+`http.disconnect` instead takes a task a request."""
 
 Phase = Literal["idle", "header", "body"]
 
@@ -57,6 +62,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._num_raw_bytes = 0
         self._data = b""
         self._linger_bytes: int | None = None
+        self._on_lost: set[Callable[[], None]] = set()
         self._patient: _PatientTransport
 
     # Connection
@@ -68,9 +74,11 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clock."""
+        """Stop the clock, and tell who works for this client."""
         self._disarm()
         super().connection_lost(exc)
+        for tell in list(self._on_lost):
+            tell()
 
     def data_received(self, data: bytes) -> None:
         """Parse, and keep an eye on what is still missing."""
@@ -124,6 +132,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._disarm()
         super().on_headers_complete()
         self.cycle.transport = self._patient  # type: ignore[assignment]
+        self.cycle.scope["extensions"] = {DISCONNECT: self._on_lost}  # type: ignore[dict-item]
 
     def on_message_complete(self) -> None:
         """The request has arrived."""

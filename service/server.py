@@ -206,6 +206,7 @@ async def _announce(registry: Registry, listening: socket.socket) -> None:
         return
     gc.collect()
     gc.freeze()  # what lives as long as the service need not be looked at by every collection
+    gc.set_threshold(10_000)  # a request leaves hardly any cycles: every other one would pay for a collection
     host, port = listening.getsockname()[:2]
     address = f"[{host}]" if ":" in host else host
     names = ", ".join(f"{served.name}/{served.version}" for served in registry.models())
