@@ -17,8 +17,8 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -59,7 +59,7 @@ class Load:
         loop_lag_p50_ms: of `/livez` beside the load.
         loop_lag_p99_ms: of `/livez` beside the load.
         refusal_p99_ms: of 429 and 503, None where there were none.
-        ratio: of `per_s` to the ceiling, None without one.
+        ratio: of `per_s` to the ceiling measured around it, median over the rounds; None without one.
     """
 
     name: str
@@ -201,15 +201,55 @@ def _in_process(module: str, options: dict[str, Any], timeout_s: float) -> dict[
     return found
 
 
-def measure(server: Server, plan: Plan, name: str, warmup_s: float = 0.0) -> Load:
-    """Run a plan, after a warm-up that does not count, and sum up."""
+@dataclass(frozen=True)
+class Taken:
+    """One run of load, and the CPU time that it took.
+
+    Attributes:
+        outcome: what became of its requests.
+        cpu_s: of the server; None where untold.
+        loop_cpu_s: of its event loop's thread; None where untold.
+    """
+
+    outcome: Outcome
+    cpu_s: float | None
+    loop_cpu_s: float | None
+
+
+def take(server: Server, plan: Plan, warmup_s: float = 0.0) -> Taken:
+    """Run a plan, after a warm-up that does not count."""
     if warmup_s:
         run_load(Plan(**{**asdict(plan), "seconds": warmup_s, "max_requests": 0}))
     before = server.cpu_s(), server.loop_cpu_s()
     outcome = run_load(plan)
     after = server.cpu_s(), server.loop_cpu_s()
     cpu_s, loop_cpu_s = (None if a is None or b is None else b - a for a, b in zip(before, after, strict=True))
+    return Taken(outcome, cpu_s, loop_cpu_s)
+
+
+def measure(server: Server, plan: Plan, name: str, warmup_s: float = 0.0) -> Load:
+    """Run a plan, after a warm-up that does not count, and sum up."""
+    return sum_up(name, [take(server, plan, warmup_s)])
+
+
+def sum_up(name: str, rounds: Sequence[Taken]) -> Load:
+    """Return rates and quantiles of several runs of one plan, taken together."""
+    outcome = Outcome(
+        sum(taken.outcome.seconds for taken in rounds),
+        [request for taken in rounds for request in taken.outcome.requests],
+        [seconds for taken in rounds for seconds in taken.outcome.probe_s],
+    )
+    cpu_s, loop_cpu_s = _sum(taken.cpu_s for taken in rounds), _sum(taken.loop_cpu_s for taken in rounds)
     return summarise(name, outcome, cpu_s, loop_cpu_s)
+
+
+def _sum(seconds: Iterable[float | None]) -> float | None:
+    total = 0.0
+    for value in seconds:
+        if value is None:
+            return None
+        total += value
+    return total
 
 
 def summarise(name: str, outcome: Outcome, cpu_s: float | None = None, loop_cpu_s: float | None = None) -> Load:
@@ -313,8 +353,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--sizes", default="640x480", help="comma-separated WIDTHxHEIGHT that photos are brought to")
     parser.add_argument("--concurrency", default="1,8,32", help="comma-separated connections of the closed loop")
-    parser.add_argument("--seconds", type=float, default=10.0, help="of every measurement")
-    parser.add_argument("--warmup-s", type=float, default=2.0, help="before every measurement")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of every measurement, all rounds together")
+    parser.add_argument("--rounds", type=int, default=3, help="in which ceiling and loads are measured in turns")
+    parser.add_argument("--warmup-s", type=float, default=2.0, help="before every measurement, all rounds together")
     parser.add_argument("--endpoint", choices=("classify", "explain"), default="classify", help="what is asked")
     parser.add_argument("--accept", choices=tuple(ACCEPT), help="form of the answer")
     parser.add_argument("--rate", type=float, default=0.0, help="of the open loop, per second; 0: half of the best")
@@ -343,28 +384,58 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _measure_size(server: Server, photos: list[Path], options: argparse.Namespace) -> dict[str, Any]:
-    """Measure the ceiling before and after the load, so that a machine that slows down does not flatter the ratio."""
-    ceilings = [] if options.no_ceiling else [run_ceiling(_file_of(options.model), photos, options.seconds)]
+    """Measure ceiling and loads in turns, round after round: a machine's moods then fall on all of them alike."""
     base = _plan(server, photos, options)
-    loads = []
-    for text in options.concurrency.split(","):
-        plan = Plan(**{**asdict(base), "concurrency": int(text)})
-        loads.append(measure(server, plan, f"closed, C = {text}", options.warmup_s))
+    plans = {
+        f"closed, C = {text}": Plan(**{**asdict(base), "concurrency": int(text)})
+        for text in options.concurrency.split(",")
+    }
+    loads, ceilings = _rounds(server, photos, plans, options)
     if not options.no_open_loop:
         rate = options.rate or max(1.0, max(load.per_s for load in loads) / 2)
-        for poisson in (False, True):
-            name = f"open, {'Poisson' if poisson else 'even'}, {rate:.0f}/s"
-            plan = Plan(**{**asdict(base), "rate": rate, "poisson": poisson})
-            loads.append(measure(server, plan, name, options.warmup_s))
-    if not options.no_ceiling:
-        ceilings.append(run_ceiling(_file_of(options.model), photos, options.seconds))
+        plans = {
+            f"open, {'Poisson' if poisson else 'even'}, {rate:.0f}/s": Plan(
+                **{**asdict(base), "rate": rate, "poisson": poisson}
+            )
+            for poisson in (False, True)
+        }
+        more_loads, more_ceilings = _rounds(server, photos, plans, options)
+        loads, ceilings = loads + more_loads, ceilings + more_ceilings
     ceiling = _mean(ceilings)
     return {
         "photo_bytes": int(np.mean([photo.stat().st_size for photo in photos])),
         "ceiling": None if ceiling is None else asdict(ceiling),
         "ceilings_per_s": [found.images_per_s for found in ceilings],
-        "loads": [asdict(_with_ratio(load, ceiling)) for load in loads],
+        "loads": [asdict(load) for load in loads],
     }
+
+
+def _rounds(
+    server: Server, photos: list[Path], plans: dict[str, Plan], options: argparse.Namespace
+) -> tuple[list[Load], list[Ceiling]]:
+    """Return what the plans came to, each with the median of its rounds' ratios to the ceilings around it."""
+    seconds = options.seconds / options.rounds
+    taken: dict[str, list[Taken]] = {name: [] for name in plans}
+    ratios: dict[str, list[float]] = {name: [] for name in plans}
+    ceilings: list[Ceiling] = []
+
+    def ceiling() -> None:
+        if not options.no_ceiling:
+            ceilings.append(run_ceiling(_file_of(options.model), photos, seconds))
+
+    ceiling()
+    for _ in range(options.rounds):
+        for name, plan in plans.items():
+            found = take(server, Plan(**{**asdict(plan), "seconds": seconds}), options.warmup_s / options.rounds)
+            taken[name].append(found)
+            ceiling()
+            if ceilings:
+                around = (ceilings[-1].images_per_s + ceilings[-2].images_per_s) / 2
+                ratios[name].append(sum_up(name, [found]).per_s / around)
+    loads = [sum_up(name, found) for name, found in taken.items()]
+    if ceilings:
+        loads = [replace(load, ratio=float(np.median(ratios[load.name]))) for load in loads]
+    return loads, ceilings
 
 
 def _plan(server: Server, photos: list[Path], options: argparse.Namespace) -> Plan:
@@ -392,10 +463,6 @@ def _mean(ceilings: list[Ceiling]) -> Ceiling | None:
         return None
     rows = [asdict(ceiling) for ceiling in ceilings]
     return Ceiling(**{name: float(np.mean([row[name] for row in rows])) for name in rows[0]})
-
-
-def _with_ratio(load: Load, ceiling: Ceiling | None) -> Load:
-    return load if ceiling is None else Load(**{**asdict(load), "ratio": load.per_s / ceiling.images_per_s})
 
 
 def _file_of(model: Path) -> Path:
