@@ -7,6 +7,8 @@ is stored twice, and a branch that is not taken costs nothing.
 Nearly nothing: a feature map that a branch takes from the main graph must be kept there, and laid out as ONNX has
 it rather than as the runtime's convolutions like it. That is paid by all requests, so only the latest of these
 maps is taken, the smallest and the dearest to come by; a branch for an earlier one computes it again from the image.
+Entering an `If` costs too, by the number of values that its branch sees: hundreds of weights. So the last stage is
+told from all others first, by a choice whose branch sees one value.
 """
 
 from collections.abc import Collection, Iterable
@@ -41,23 +43,28 @@ def branch_by_layer(model: ModelProto, always: Collection[str], branches: Iterab
     Args:
         model: with the outputs `always` and those that the branches name; changed in place.
         always: outputs that are computed whatever is asked; `gradcam` among them is that of layer 0.
-        branches: of the layers 1, 2, …
+        branches: of the layers 1, 2, …; at least one.
     """
     graph = model.graph
     producers = {name: node for node in graph.node for name in node.output}
     kept = _ancestors(producers, always, stop=())
-    default = _part("layer0", [helper.make_node("Identity", ["layer0/gradcam"], ["layer0/chosen"])], "layer0/chosen")
-    for index, traced in reversed(list(enumerate(branches, 1))):
+    branches = list(branches)
+    chosen: GraphProto | None = None
+    for index, traced in reversed([*enumerate(branches, 1)]):
         branch = _resolve(traced, producers)
         needed = _ancestors(producers, [branch.gradcam], stop={branch.copies}) - kept
         if index > CAPTURED:
             needed |= _ancestors(producers, [branch.feature_map], stop=())
         nodes = [node for node in graph.node if id(node) in needed]
-        default = _choice(index, _taken(index, branch, nodes), default)
+        taken = _taken(index, branch, nodes)
+        chosen = taken if chosen is None else _choice(f"choose{index}", _is_layer(index), taken, chosen)
+    if chosen is None:
+        raise ValueError("there are no branches to choose from")
+    last = _part("layer0", [helper.make_node("Identity", ["layer0/gradcam"], ["layer0/chosen"])], "layer0/chosen")
+    choice = list(_choice("choose", _is_earlier(len(branches)), chosen, last).node)
     nodes = [node for node in graph.node if id(node) in kept]
     for node in nodes:
         node.output[:] = ["layer0/gradcam" if name == "gradcam" else name for name in node.output]
-    choice = list(default.node)
     choice[-1].output[0] = "gradcam"
     _set_nodes(graph, [*nodes, *choice])
     outputs = [value for value in graph.output if value.name in always and value.name != "gradcam"]
@@ -102,18 +109,30 @@ def _repeat(prefix: str, branch: Branch, feature_map: str) -> list[NodeProto]:
     ]
 
 
-def _choice(index: int, then: GraphProto, otherwise: GraphProto) -> GraphProto:
-    """Return a graph that takes one branch if this layer is asked for, else the other."""
+def _choice(name: str, condition: list[NodeProto], then: GraphProto, otherwise: GraphProto) -> GraphProto:
+    """Return a graph that takes one branch if the last of the condition's nodes says so, else the other."""
+    (asked,) = condition[-1].output
+    choice = helper.make_node("If", [asked], [f"{name}/map"], then_branch=then, else_branch=otherwise)
+    return _part(name, [*condition, choice], f"{name}/map")
+
+
+def _is_layer(index: int) -> list[NodeProto]:
     prefix = f"choose{index}/"
-    return _part(
-        f"choose{index}",
-        [
-            helper.make_node("Constant", [], [prefix + "index"], value_int=index),
-            helper.make_node("Equal", ["layer", prefix + "index"], [prefix + "asked"]),
-            helper.make_node("If", [prefix + "asked"], [prefix + "map"], then_branch=then, else_branch=otherwise),
-        ],
-        prefix + "map",
-    )
+    return [
+        helper.make_node("Constant", [], [prefix + "index"], value_int=index),
+        helper.make_node("Equal", ["layer", prefix + "index"], [prefix + "asked"]),
+    ]
+
+
+def _is_earlier(count: int) -> list[NodeProto]:
+    """Return the condition that one of the layers 1…count is asked for."""
+    return [
+        helper.make_node("Constant", [], ["choose/first"], value_int=1),
+        helper.make_node("Constant", [], ["choose/last"], value_int=count),
+        helper.make_node("GreaterOrEqual", ["layer", "choose/first"], ["choose/from"]),
+        helper.make_node("LessOrEqual", ["layer", "choose/last"], ["choose/to"]),
+        helper.make_node("And", ["choose/from", "choose/to"], ["choose/asked"]),
+    ]
 
 
 def _part(name: str, nodes: list[NodeProto], output: str) -> GraphProto:

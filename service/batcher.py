@@ -27,6 +27,8 @@ from service.errors import DeadlineExceeded, NotReady, Overloaded
 P = TypeVar("P")
 R = TypeVar("R")
 T = TypeVar("T")
+A = TypeVar("A")
+B = TypeVar("B")
 
 LANES = ("classify", "explain")
 TURNS = ("classify", "classify", "explain")
@@ -35,6 +37,7 @@ a classification: with equal turns saturating `/explain` would more than double 
 RESTART_DELAYS_S = (0.0, 0.1, 0.5, 1.0, 5.0)
 """Pause before the first, second, … restart of a worker that keeps dying; the last one repeats."""
 _SMOOTHING = 0.1
+_TOO_LATE = "The deadline passed while the request waited."
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +66,7 @@ class Done(Generic[R]):
 class _Item(Generic[P, R]):
     """A piece of work that waits."""
 
-    __slots__ = ("deadline", "future", "key", "payload", "since")
+    __slots__ = ("begun", "deadline", "future", "key", "payload", "since")
 
     def __init__(self, payload: P, key: Hashable, deadline: float | None, future: "asyncio.Future[Done[R]]") -> None:
         self.payload = payload
@@ -71,10 +74,28 @@ class _Item(Generic[P, R]):
         self.deadline = deadline
         self.future = future
         self.since = time.monotonic()
+        self.begun = False
 
 
-class _Threads(Generic[P, R]):
-    """A fixed number of threads that call one function.
+@dataclass(frozen=True, slots=True)
+class _Ran(Generic[P, R]):
+    """A run as its thread saw it.
+
+    Attributes:
+        items: what was still wanted when its turn came.
+        results: theirs.
+        started: when.
+        run_s: how long it took, seconds.
+    """
+
+    items: "Sequence[_Item[P, R]]"
+    results: Sequence[R]
+    started: float
+    run_s: float
+
+
+class _Threads(Generic[A, B]):
+    """A fixed number of threads that call one function; calls beyond their number wait for the next free thread.
 
     The standard library's executor makes a future with a lock and a condition of its own for every call, and chains
     asyncio's to it: a tenth of all that the loop's thread does for a request.
@@ -85,20 +106,20 @@ class _Threads(Generic[P, R]):
         name: of the threads.
     """
 
-    def __init__(self, func: Callable[[Sequence[P]], Sequence[R]], num_threads: int, name: str) -> None:
+    def __init__(self, func: Callable[[A], B], num_threads: int, name: str) -> None:
         self._func = func
         self._loop = asyncio.get_running_loop()
-        self._calls: SimpleQueue[tuple[Sequence[P], asyncio.Future[Sequence[R]]] | None] = SimpleQueue()
+        self._calls: SimpleQueue[tuple[A, asyncio.Future[B]] | None] = SimpleQueue()
         self._threads = [
             threading.Thread(target=self._work, name=f"{name}_{index}", daemon=True) for index in range(num_threads)
         ]
         for thread in self._threads:
             thread.start()
 
-    def run(self, payloads: Sequence[P]) -> "asyncio.Future[Sequence[R]]":
+    def run(self, argument: A) -> "asyncio.Future[B]":
         """Call the function in the next free thread; a call cannot be taken back, only its result ignored."""
-        future: asyncio.Future[Sequence[R]] = self._loop.create_future()
-        self._calls.put((payloads, future))
+        future: asyncio.Future[B] = self._loop.create_future()
+        self._calls.put((argument, future))
         return future
 
     def shutdown(self) -> None:
@@ -110,15 +131,15 @@ class _Threads(Generic[P, R]):
 
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
-            payloads, future = call
+            argument, future = call
             try:
-                results = self._func(payloads)
+                result = self._func(argument)
             except BaseException as error:  # whatever it is, somebody waits for it
                 self._tell(_set_exception, future, error)
             else:
-                self._tell(_set_result, future, results)
-                del results
-            del call, payloads, future  # an idle thread must not hold the last request's photo
+                self._tell(_set_result, future, result)
+                del result
+            del call, argument, future  # an idle thread must not hold the last request's photo
 
     def _tell(self, func: Callable[..., None], *args: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop was closed over a running call
@@ -143,6 +164,8 @@ class DynamicBatcher(Generic[P, R]):
         name: of the threads, and in the log.
         max_batch_size: most payloads in one call of `run`.
         concurrency: calls of `run` at the same time.
+        ahead: batches handed to the threads beyond those that run: a thread that is done goes on at once, instead of
+            waiting until the event loop had its turn.
         max_waiting: most pieces of work that wait; beyond, `submit` raises `Overloaded`.
         max_wait_s: how long a batch that is not full waits for more, seconds.
         fatal: exceptions of `run` that end the worker rather than fail the batch.
@@ -157,6 +180,7 @@ class DynamicBatcher(Generic[P, R]):
         name: str = "run",
         max_batch_size: int = 1,
         concurrency: int = 1,
+        ahead: int = 0,
         max_waiting: int = 1024,
         max_wait_s: float = 0.0,
         fatal: tuple[type[BaseException], ...] = (WorkerLost,),
@@ -167,6 +191,7 @@ class DynamicBatcher(Generic[P, R]):
         self.name = name
         self.max_batch_size = max_batch_size
         self.concurrency = concurrency
+        self._ahead = ahead
         self._max_waiting = max_waiting
         self._max_wait_s = max_wait_s
         self._fatal = fatal
@@ -177,10 +202,11 @@ class DynamicBatcher(Generic[P, R]):
         self._idle: deque[asyncio.Future[None]] = deque()
         self._workers: set[asyncio.Task[None]] = set()
         self._restarts: set[asyncio.Task[None]] = set()
-        self._threads: _Threads[P, R] | None = None
+        self._threads: _Threads[list[_Item[P, R]], _Ran[P, R]] | None = None
         self._deaths = 0
         self._alive = False
         self._running = 0
+        self._handed: set[_Item[P, R]] = set()
         self._item_s = 0.0
         self._run_s = 0.0
 
@@ -191,7 +217,11 @@ class DynamicBatcher(Generic[P, R]):
 
     @property
     def waiting(self) -> int:
-        """Pieces of work in the queue."""
+        """Pieces of work in the queue, and those handed to a thread that has not begun them."""
+        return self._queued + sum(not item.begun and not item.future.done() for item in self._handed)
+
+    @property
+    def _queued(self) -> int:
         return sum(len(lane) for lane in self._lanes.values())
 
     @property
@@ -206,12 +236,12 @@ class DynamicBatcher(Generic[P, R]):
 
     def expected_wait_s(self) -> float:
         """Return how long new work would wait for its run, by the measured times, seconds."""
-        return (self.waiting + self._running) * self._item_s / self.concurrency
+        return (self._queued + self._running) * self._item_s / self.concurrency
 
     async def start(self) -> None:
         """Start the workers."""
         self._threads = _Threads(self._run_guarded, self.concurrency, f"fieldmark-{self.name}")
-        for _ in range(self.concurrency):
+        for _ in range(self.concurrency + self._ahead):
             self._start_worker()
         self._alive = True
 
@@ -248,7 +278,7 @@ class DynamicBatcher(Generic[P, R]):
         """
         if not self._alive:
             raise NotReady("The worker is being restarted.")
-        if self.waiting >= self._max_waiting:
+        if self._queued >= self._max_waiting:
             raise Overloaded("The queue is full.", retry_after_s=1 + int(self.expected_wait_s()))
         item: _Item[P, R] = _Item(payload, key, deadline, asyncio.get_running_loop().create_future())
         queue = self._lanes[lane]
@@ -267,6 +297,7 @@ class DynamicBatcher(Generic[P, R]):
         while True:
             batch = await self._next_batch()
             self._running += len(batch)
+            self._handed.update(batch)
             try:
                 await self._answer(batch)
             except BaseException:
@@ -275,10 +306,11 @@ class DynamicBatcher(Generic[P, R]):
                 raise
             finally:
                 self._running -= len(batch)
+                self._handed.difference_update(batch)
 
     async def _next_batch(self) -> list[_Item[P, R]]:
         while True:
-            if self._max_wait_s > 0 and 0 < self.waiting < self.max_batch_size:
+            if self._max_wait_s > 0 and 0 < self._queued < self.max_batch_size:
                 await self._fill()
             if batch := self._take():
                 return batch
@@ -288,7 +320,7 @@ class DynamicBatcher(Generic[P, R]):
         """Wait until a whole batch waits or the waiting time is over."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._max_wait_s):
-                while 0 < self.waiting < self.max_batch_size:
+                while 0 < self._queued < self.max_batch_size:
                     await self._sleep()
 
     async def _sleep(self) -> None:
@@ -335,7 +367,7 @@ class DynamicBatcher(Generic[P, R]):
                 del queue[index]
             elif item.deadline is not None and now + self._needed_s(queue) >= item.deadline:
                 del queue[index]
-                item.future.set_exception(DeadlineExceeded("The deadline passed while the request waited."))
+                item.future.set_exception(DeadlineExceeded(_TOO_LATE))
             elif match and item.key != key:
                 index += 1
             else:
@@ -351,9 +383,8 @@ class DynamicBatcher(Generic[P, R]):
         return self._run_s if len(queue) > 1 else 0.0
 
     async def _answer(self, batch: list[_Item[P, R]]) -> None:
-        started = time.monotonic()
         try:
-            results = await self._call(batch)
+            ran = await self._call(batch)
         except self._fatal:
             raise
         except Exception as error:
@@ -363,11 +394,12 @@ class DynamicBatcher(Generic[P, R]):
                 logger.warning("a batch of %d failed, running its members singly: %s", len(batch), error)
                 await self._answer_singly(batch)
             return
-        run_s = time.monotonic() - started
-        self._measure(run_s, len(batch))
-        for item, result in zip(batch, results, strict=True):
+        if ran.items:
+            self._measure(ran.run_s, len(ran.items))
+        for item, result in zip(ran.items, ran.results, strict=True):
             if not item.future.done():
-                item.future.set_result(Done(result, started - item.since, run_s, len(batch)))
+                item.future.set_result(Done(result, ran.started - item.since, ran.run_s, len(ran.items)))
+        _fail(batch, DeadlineExceeded(_TOO_LATE))  # the others
         self._deaths = 0
 
     async def _answer_singly(self, batch: list[_Item[P, R]]) -> None:
@@ -375,24 +407,34 @@ class DynamicBatcher(Generic[P, R]):
             if not item.future.done():
                 await self._answer([item])
 
-    async def _call(self, batch: list[_Item[P, R]]) -> Sequence[R]:
+    async def _call(self, batch: list[_Item[P, R]]) -> _Ran[P, R]:
         """Run a batch in a thread of this batcher."""
         if self._threads is None:
             raise NotReady("The worker has not started.")
-        results = await self._threads.run([item.payload for item in batch])
-        if len(results) != len(batch):
-            raise RuntimeError(f"a run of {len(batch)} returned {len(results)} results")
-        if self._on_batch is not None:
-            self._on_batch(len(batch))
-        return results
+        ran = await self._threads.run(batch)
+        if len(ran.results) != len(ran.items):
+            raise RuntimeError(f"a run of {len(ran.items)} returned {len(ran.results)} results")
+        if self._on_batch is not None and ran.items:
+            self._on_batch(len(ran.items))
+        return ran
 
-    def _run_guarded(self, payloads: Sequence[P]) -> Sequence[R]:
+    def _run_guarded(self, batch: list[_Item[P, R]]) -> _Ran[P, R]:
+        """Run what is still wanted of a batch, in the thread: it may have waited there for its turn."""
+        started = time.monotonic()
+        for item in batch:
+            item.begun = True
+        items = [
+            item for item in batch if not item.future.done() and (item.deadline is None or started < item.deadline)
+        ]
+        if not items:
+            return _Ran((), (), started, 0.0)
         try:
-            return self._run(payloads)
+            results = self._run([item.payload for item in items])
         except Exception:
             raise
         except BaseException as error:  # SystemExit would end the event loop itself, not only this worker
             raise WorkerLost(f"{type(error).__name__} in a run") from error
+        return _Ran(items, results, started, time.monotonic() - started)
 
     def _measure(self, seconds: float, size: int) -> None:
         self._run_s = _smoothed(self._run_s, seconds)

@@ -64,7 +64,7 @@ class Workers:
         threads = (settings.decode_threads if on_gpu else settings.cpu_runs) or usable_cores()
         room = settings.max_requests * settings.max_files
         self.cpu: DynamicBatcher[Job, Any] = DynamicBatcher(
-            _run_jobs, name="cpu", concurrency=threads, max_waiting=room
+            _run_jobs, name="cpu", concurrency=threads, ahead=(threads + 3) // 4, max_waiting=room
         )
         self.gpu: DynamicBatcher[GpuWork, Outputs] = DynamicBatcher(
             run_batch,
