@@ -162,6 +162,7 @@ def make_servers(settings: Settings, registry: Registry) -> tuple[DrainingServer
             access_log=False,
             log_config=None,
             server_header=False,
+            proxy_headers=False,  # nothing here asks for the client's address or scheme
             backlog=BACKLOG,
             timeout_keep_alive=KEEP_ALIVE_S,
         )
