@@ -89,6 +89,13 @@ def test_earlier_layers_stand_in_branches_and_weights_once(small: Path) -> None:
     assert all(tensor.data_location == onnx.TensorProto.DEFAULT for tensor in main.initializer)
 
 
+def test_the_last_stage_enters_no_branch_that_sees_the_weights(small: Path) -> None:
+    """A runtime hands a branch all that it sees, used or not: the usual answer passes one that sees one value."""
+    (choice,) = (node for node in read(small).graph.node if node.op_type == "If")
+    otherwise = next(attribute.g for attribute in choice.attribute if attribute.name == "else_branch")
+    assert [(node.op_type, list(node.input)) for node in otherwise.node] == [("Identity", ["layer0/gradcam"])]
+
+
 def test_only_the_latest_of_the_earlier_maps_is_taken_from_the_main_graph(small: Path) -> None:
     """A map that a branch takes is paid for by every request: the other branch starts at the image."""
     main, *parts = subgraphs(read(small).graph)
