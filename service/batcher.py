@@ -380,7 +380,9 @@ class DynamicBatcher(Generic[P, R]):
 
         The last one waiting always gets its chance: else one slow run would refuse everybody for ever.
         """
-        return self._run_s if len(queue) > 1 else 0.0
+        if len(queue) <= 1:
+            return 0.0
+        return self._run_s * (2 if self._ahead else 1)  # what is handed over ahead waits for another run
 
     async def _answer(self, batch: list[_Item[P, R]]) -> None:
         try:
