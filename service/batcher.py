@@ -205,7 +205,6 @@ class DynamicBatcher(Generic[P, R]):
         self._threads: _Threads[list[_Item[P, R]], _Ran[P, R]] | None = None
         self._deaths = 0
         self._alive = False
-        self._running = 0
         self._handed: set[_Item[P, R]] = set()
         self._item_s = 0.0
         self._run_s = 0.0
@@ -226,8 +225,8 @@ class DynamicBatcher(Generic[P, R]):
 
     @property
     def running(self) -> int:
-        """Pieces of work that run now."""
-        return self._running
+        """Pieces of work that were handed to the threads and are not done."""
+        return len(self._handed)
 
     @property
     def item_s(self) -> float:
@@ -236,7 +235,7 @@ class DynamicBatcher(Generic[P, R]):
 
     def expected_wait_s(self) -> float:
         """Return how long new work would wait for its run, by the measured times, seconds."""
-        return (self._queued + self._running) * self._item_s / self.concurrency
+        return (self._queued + len(self._handed)) * self._item_s / self.concurrency
 
     async def start(self) -> None:
         """Start the workers."""
@@ -296,7 +295,6 @@ class DynamicBatcher(Generic[P, R]):
     async def _work(self) -> None:
         while True:
             batch = await self._next_batch()
-            self._running += len(batch)
             self._handed.update(batch)
             try:
                 await self._answer(batch)
@@ -305,7 +303,6 @@ class DynamicBatcher(Generic[P, R]):
                 _fail(batch, NotReady("The worker stopped in the middle of this request."))
                 raise
             finally:
-                self._running -= len(batch)
                 self._handed.difference_update(batch)
 
     async def _next_batch(self) -> list[_Item[P, R]]:
