@@ -470,7 +470,7 @@ class DynamicBatcher(Generic[P, R]):
             else:
                 break
         self._start_worker()
-        self._alive = len(self._workers) == self.concurrency
+        self._alive = len(self._workers) == self.concurrency + self._ahead
 
     def _fail_waiting(self, error: Exception) -> None:
         for queue in self._lanes.values():

@@ -303,6 +303,22 @@ def test_dead_worker_fails_what_waits_and_is_restarted(payload: str) -> None:
     run(test)
 
 
+def test_dead_worker_of_a_queue_that_hands_over_ahead_is_restarted() -> None:
+    """Those that hold work ahead count too: the queue is alive again when none of all the workers is missing."""
+
+    async def test() -> None:
+        async with Queue(concurrency=2, ahead=1) as queue:
+            queue.engine.gate.set()
+            for _ in range(2):
+                with pytest.raises(NotReady):
+                    await queue.batcher.submit("deadly")
+                while not queue.batcher.alive:
+                    await asyncio.sleep(0)
+            assert "done again" == (await queue.batcher.submit("again")).result
+
+    run(test)
+
+
 def test_worker_that_cannot_be_revived_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """A failing revival is repeated, not given up."""
     monkeypatch.setattr("service.batcher.RESTART_DELAYS_S", (0.0,) * len(RESTART_DELAYS_S))
