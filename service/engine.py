@@ -198,6 +198,43 @@ def self_check(engine: Engine) -> None:
             raise ModelRejected(f"the self-check is off by {difference:.3g}; allowed are {check.tolerance:.3g}")
 
 
+def check_layers(engine: Engine) -> None:
+    """Ask once for the map of every layer that the manifest lists, and of one more; on a GPU this warms them.
+
+    Raises:
+        ModelRejected: a layer fails to run, the graph does not know it, or its map has another shape than the
+            manifest states or is not finite; or the graph has more layers than the manifest.
+        WorkerLost: the GPU is gone.
+    """
+    layers = engine.manifest.layers
+    for index, layer in enumerate(layers):
+        outputs = _ask_layer(engine, index, f"layer `{layer.name}`")
+        # For a layer that it does not know, the graph explains no class: contract.
+        if (outputs.explained < 0).any():
+            raise ModelRejected(f"the manifest lists the layer `{layer.name}`, the graph has only {index}")
+        grid = outputs.gradcam.shape[2:]
+        if grid != layer.grid:
+            raise ModelRejected(f"the map of layer `{layer.name}` has the shape {grid}, not {layer.grid}")
+        if not np.isfinite(outputs.gradcam).all():
+            raise ModelRejected(f"the map of layer `{layer.name}` has numbers that are not finite")
+    if (_ask_layer(engine, len(layers), "no layer").explained >= 0).any():
+        raise ModelRejected(f"the graph has more layers than the {len(layers)} of its manifest")
+
+
+def _ask_layer(engine: Engine, index: int, what: str) -> Outputs:
+    """Return the map of one layer, for the best class of one image."""
+    manifest = engine.manifest
+    image = synthetic_images(manifest.self_check.seed if manifest.self_check else 0, 1, manifest.input_size)
+    target = np.full((1, 1), BEST, dtype=np.int64)
+    try:
+        return engine.run(image, target, np.full_like(target, manifest.num_classes), index)
+    except WorkerLost:
+        raise
+    except Exception as error:
+        # The binding raises its own classes, one a status code, without a common root.
+        raise ModelRejected(f"asked for {what}, the graph fails: {error}") from error
+
+
 def padded_sizes(largest: int) -> list[int]:
     """Return the batch sizes that CUDA runs: powers of two, and the largest."""
     sizes = [1]

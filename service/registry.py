@@ -20,7 +20,7 @@ from typing import Any
 from model.manifest import Manifest
 from service.admission import InHand
 from service.batcher import WorkerLost
-from service.engine import Engine, ModelRejected, OnnxEngine, read_file, self_check
+from service.engine import Engine, ModelRejected, OnnxEngine, check_layers, read_file, self_check
 from service.errors import NotReady, UnknownModel
 from service.metrics import Metrics
 from service.settings import Settings
@@ -275,6 +275,7 @@ class Registry:
         if isinstance(engine, OnnxEngine):
             engine.warm_up()
         self_check(engine)
+        check_layers(engine)
         folder, _, number = key.rpartition("/")
         served = ServedModel(folder or engine.manifest.name, number, sha256, engine.manifest, engine, datetime.now(UTC))
         seconds = time.monotonic() - started

@@ -20,6 +20,7 @@ from tests.service.tiny_model import WEIGHTS, tiny_manifest, tiny_model, tiny_se
 
 OTHER_WEIGHTS = WEIGHTS[:, ::-1].copy()
 BROKEN = tiny_model(tiny_manifest(self_check=tiny_self_check(offset=1.0)))
+LISTS_TOO_MUCH = tiny_model(tiny_manifest(layers=tiny_manifest().layers * 2))
 
 
 def other_model() -> bytes:
@@ -130,7 +131,12 @@ def test_not_ready_before_the_first_load(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("files", "message"),
-    [({}, "no model at"), ({"tiny/1": b"\xff\xff"}, "not an ONNX file"), ({"tiny/1": BROKEN}, "self-check")],
+    [
+        ({}, "no model at"),
+        ({"tiny/1": b"\xff\xff"}, "not an ONNX file"),
+        ({"tiny/1": BROKEN}, "self-check"),
+        ({"tiny/1": LISTS_TOO_MUCH}, "the graph has only 1"),
+    ],
 )
 def test_nothing_to_serve(tmp_path: Path, files: dict[str, bytes], message: str) -> None:
     """Where no model can be served, waiting for one says why."""

@@ -1,6 +1,7 @@
 """A model of a few hundred bytes that keeps the graph contract: logits are weighted mean colours.
 
-Made with `onnx.helper`, so that the tests of the engine need neither torch nor the bundled weights.
+Its one layer is the image itself. Made with `onnx.helper`, so that the tests of the engine need neither torch nor the
+bundled weights.
 """
 
 from collections.abc import Callable
@@ -65,17 +66,14 @@ def tiny_model(
         "minus_one": np.int64(-1),
         "all": np.array([len(LABELS)], dtype=np.int64),
         "last_axis": np.array([3], dtype=np.int64),
-        "used_by_layer": np.float32(0),
+        "nan": np.float32(np.nan),
     }
     nodes = [
         helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
         helper.make_node("Div", ["pixels", "scale"], ["unit"]),
         helper.make_node("ReduceMean", ["unit", "plane"], ["pooled"], keepdims=0),
-        helper.make_node("MatMul", ["pooled", "weights"], ["plain_logits"]),
-        # `layer` and `versus` must be used: ONNX Runtime drops inputs that nothing reads.
-        helper.make_node("Cast", ["layer"], ["layer_float"], to=TensorProto.FLOAT),
-        helper.make_node("Mul", ["layer_float", "used_by_layer"], ["layer_nothing"]),
-        helper.make_node("Add", ["plain_logits", "layer_nothing"], ["logits"]),
+        helper.make_node("MatMul", ["pooled", "weights"], ["logits"]),
+        helper.make_node("Equal", ["layer", "zero"], ["is_known"]),
         helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
         helper.make_node("ReduceMean", ["unit", "last_axis"], ["attention"], keepdims=0),
         helper.make_node("TopK", ["logits", "all"], ["sorted", "ranked"], axis=1),
@@ -85,10 +83,13 @@ def tiny_model(
         helper.make_node("GatherElements", ["ranked", "rank_safe"], ["of_rank"], axis=1),
         helper.make_node("Less", ["target", "zero"], ["is_rank"]),
         helper.make_node("Where", ["is_rank", "of_rank", "target"], ["chosen"]),
+        # `versus` must be used: ONNX Runtime drops inputs that nothing reads.
         helper.make_node("Mul", ["versus", "zero"], ["versus_nothing"]),
-        helper.make_node("Add", ["chosen", "versus_nothing"], ["explained"]),
-        helper.make_node("Gather", ["class_rows", "explained"], ["rows"], axis=0),
-        helper.make_node("Einsum", ["rows", "unit"], ["gradcam"], equation="ntc,nhwc->nthw"),
+        helper.make_node("Add", ["chosen", "versus_nothing"], ["valid"]),
+        helper.make_node("Where", ["is_known", "valid", "minus_one"], ["explained"]),
+        helper.make_node("Gather", ["class_rows", "valid"], ["rows"], axis=0),
+        helper.make_node("Einsum", ["rows", "unit"], ["map"], equation="ntc,nhwc->nthw"),
+        helper.make_node("Where", ["is_known", "map", "nan"], ["gradcam"]),
     ]
     inputs = [
         helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", SIDE, SIDE, 3]),
