@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from model.manifest import Manifest
-from service.engine import OnnxEngine, read_file
+from service.engine import OnnxEngine, check_layers, read_file, self_check
 from service.settings import Settings
 
 _SHOWN_LABELS = 6
@@ -19,7 +19,10 @@ def inspect(file: Path, *, as_json: bool) -> int:
         ModelRejected: the service would refuse the file; the message says why.
     """
     data = read_file(file)
-    manifest = OnnxEngine(data, Settings(device="cpu")).manifest
+    engine = OnnxEngine(data, Settings(device="cpu"))
+    self_check(engine)
+    check_layers(engine)
+    manifest = engine.manifest
     facts = {"file": str(file), "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     if as_json:
         text = json.dumps({**facts, **manifest.model_dump(mode="json")}, indent=2, ensure_ascii=False)

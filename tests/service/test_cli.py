@@ -165,6 +165,23 @@ def test_inspect_is_readable(model: str, capsys: pytest.CaptureFixture[str]) -> 
         assert fact in text
 
 
+@pytest.mark.parametrize(
+    ("manifest", "reason"),
+    [
+        (tiny_manifest(self_check=tiny_self_check(offset=1.0)), "the self-check is off by 1"),
+        (tiny_manifest(layers=tiny_manifest().layers * 2), "the graph has only 1"),
+    ],
+)
+def test_inspect_refuses_what_the_service_would(
+    manifest: Manifest, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file that loads, and does not compute what its manifest says, is no model."""
+    path = tmp_path / "1.onnx"
+    path.write_bytes(tiny_model(manifest))
+    assert main(["inspect", str(path)]) == 1
+    assert reason in capsys.readouterr().err
+
+
 def test_refused_models_are_refused_with_the_reason(
     photo: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
