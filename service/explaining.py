@@ -13,7 +13,7 @@ from service.image import DecodedImage
 from service.predictor import Prediction
 from service.render import render_layer, render_view, scale_map
 from service.schemas import ExplainOptions
-from service.targets import resolve_target
+from service.targets import resolve_layer, resolve_target
 
 Floats = npt.NDArray[np.floating[Any]]
 PANEL_SIDE = 768
@@ -29,10 +29,12 @@ class Question:
     Attributes:
         targets: class codes, T.
         versus: class codes to set against, T, or None.
+        layer: index into the manifest's layers.
     """
 
     targets: tuple[int, ...]
     versus: tuple[int, ...] | None
+    layer: int
 
     @classmethod
     def of(cls, options: ExplainOptions, manifest: Manifest) -> "Question":
@@ -42,15 +44,14 @@ class Question:
             UnknownClass: no such class.
             InvalidOption: no such layer, or no attention to show.
         """
-        if options.layer >= len(manifest.layers):
-            raise InvalidOption(f"`layer` goes from 0 to {len(manifest.layers) - 1} in this model.")
+        layer = resolve_layer(options.layer, manifest)
         if options.view == "attention" and not manifest.has_attention:
             raise InvalidOption("This model has no attention map; use another `view`.")
         target = resolve_target(options.target, manifest)
         if options.versus is None:
-            return cls((target,), None)
+            return cls((target,), None, layer)
         versus = resolve_target(options.versus, manifest)
-        return cls((target, versus), (versus, target))
+        return cls((target, versus), (versus, target), layer)
 
     def check(self, prediction: Prediction) -> None:
         """Refuse a contrast of a class with itself, which only the image can tell where ranks are asked for.
@@ -74,7 +75,7 @@ def explanation(head: Answer, prediction: Prediction, options: ExplainOptions) -
     answer["target"] = score(prediction, int(prediction.explained[0]))
     if options.versus is not None:
         answer["versus"] = score(prediction, int(prediction.explained[1]))
-    answer["layer"] = prediction.served.manifest.layers[options.layer].name
+    answer["layer"] = prediction.served.manifest.layers[prediction.layer].name
     answer["gradcam"] = _map(prediction.gradcam[0], prediction, options)
     if options.versus is not None:
         answer["gradcam_versus"] = _map(prediction.gradcam[1], prediction, options)

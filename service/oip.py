@@ -43,6 +43,7 @@ from service.predictor import Prediction
 from service.registry import ServedModel
 from service.schemas import EXAMPLE_IMAGE
 from service.services import Services, services_of
+from service.targets import checked_layer
 from service.telemetry import Exchange, exchange_of
 from service.uploads import read_body
 
@@ -510,10 +511,7 @@ def _layer(tensor: Array | list[bytes] | None, manifest: Manifest) -> int:
         return 0
     if isinstance(tensor, list) or tensor.dtype != np.int64 or tensor.size != 1:
         raise InvalidOption("`layer` is one INT64.")
-    layer = int(tensor.reshape(()))
-    if not 0 <= layer < len(manifest.layers):
-        raise InvalidOption(f"`layer` goes from 0 to {len(manifest.layers) - 1} in this model.")
-    return layer
+    return checked_layer(int(tensor.reshape(())), manifest)
 
 
 def _wishes(request: InferRequest, manifest: Manifest) -> list[OutputWish]:

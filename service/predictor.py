@@ -58,6 +58,7 @@ class Prediction:
         attention: in [0, 1], (h, w); None for an arm without a spatial map.
         gradcam: evidence for each target, (T, h, w).
         explained: class that each map is of, (T,).
+        layer: whose maps they are, index into the manifest's layers.
         served: the model that answered.
         timings: where the time went.
         reopen: decodes the image in full.
@@ -69,6 +70,7 @@ class Prediction:
     attention: npt.NDArray[np.float32] | None
     gradcam: npt.NDArray[np.float32]
     explained: npt.NDArray[np.int64]
+    layer: int
     served: ServedModel
     timings: Timings
     reopen: Callable[[], DecodedImage]
@@ -221,6 +223,7 @@ class Predictor:
             attention=None if outputs.attention is None else outputs.attention[0],
             gradcam=outputs.gradcam[0],
             explained=outputs.explained[0],
+            layer=question.layer,
             served=question.served,
             timings=timings,
             reopen=lambda: decode_image(data, self._limits),

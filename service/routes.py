@@ -76,7 +76,7 @@ async def explain(request: Request) -> Response:
             upload.data,
             targets=question.targets,
             versus=question.versus,
-            layer=options.layer,
+            layer=question.layer,
             lane="explain",
             deadline=deadline,
         )

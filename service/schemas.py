@@ -48,7 +48,10 @@ class ExplainOptions(ClassifyOptions):
         None, max_length=200, description="Explain why `target` and not this class, named in the same way.",
         examples=["rank:2"],
     )  # fmt: skip
-    layer: int = Field(0, ge=0, le=63, description="Layer whose map is shown; 0 is the last. See `/models`.")
+    layer: str | None = Field(
+        None, max_length=200, description="Layer whose map is shown: its name or its index in `/models`; by default "
+        "the last stage, index 0.", examples=["0", "features.18"],
+    )  # fmt: skip
     view: View = Field("overlay", description="What the picture shows.")
     colormap: Colormap = Field("turbo", description="Colours of the maps.")
     opacity: float = Field(0.5, ge=0, le=1, allow_inf_nan=False, description="Weight of the colours over the image.")
@@ -156,7 +159,7 @@ class Explanations(BaseModel):
 class LayerInfo(BaseModel):
     """A layer whose map can be asked for."""
 
-    index: int = Field(description="Value of `layer`.", examples=[0])
+    index: int = Field(description="In the list; `layer` takes it, or the name.", examples=[0])
     name: str = Field(examples=["features.18"])
     shape: list[int] = Field(description="Rows and columns of its maps.", examples=[[7, 7]])
 

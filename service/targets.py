@@ -1,4 +1,4 @@
-"""How a request names a class: a label, `class:7` or `rank:2`."""
+"""How a request names a class: a label, `class:7` or `rank:2`; and a layer: its name or its index."""
 
 import difflib
 import re
@@ -6,7 +6,7 @@ import unicodedata
 from functools import lru_cache
 
 from model.manifest import Manifest
-from service.errors import UnknownClass
+from service.errors import InvalidOption, UnknownClass
 
 NUM_NEAREST = 3
 _CODE = re.compile(r"(class|rank):(.*)", re.DOTALL)
@@ -36,6 +36,40 @@ def resolve_target(text: str, manifest: Manifest) -> int:
     nearest = [manifest.labels[index] for index in fitting] or _nearest(text, labels, manifest)
     detail = "Several labels differ from this one by case only." if fitting else "No class has this label."
     raise UnknownClass(detail, extensions={"nearest": nearest[:NUM_NEAREST]})
+
+
+def resolve_layer(text: str | None, manifest: Manifest) -> int:
+    """Return the index of a layer in the manifest.
+
+    A name counts exactly, and before an index: the modules of a plain sequence have numbers for names.
+
+    Args:
+        text: name of the layer, or its index in decimal digits; None for the last stage, whatever the names are.
+        manifest: of the model that is asked.
+
+    Raises:
+        InvalidOption: no such layer; the detail lists the names.
+    """
+    if text is None:
+        return 0
+    names = [layer.name for layer in manifest.layers]
+    if text in names:
+        return names.index(text)
+    return checked_layer(int(text) if _NUMBER.fullmatch(text) else -1, manifest)
+
+
+def checked_layer(index: int, manifest: Manifest) -> int:
+    """Return the index of a layer in the manifest as it is.
+
+    Raises:
+        InvalidOption: no such layer; the detail lists the names.
+    """
+    if not 0 <= index < len(manifest.layers):
+        names = ", ".join(f"`{layer.name}`" for layer in manifest.layers)
+        raise InvalidOption(
+            f"`layer` is one of {names} in this model, or an index from 0 to {len(manifest.layers) - 1}."
+        )
+    return index
 
 
 def _resolve_number(kind: str, digits: str, num_classes: int) -> int:

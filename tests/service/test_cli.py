@@ -120,13 +120,23 @@ def test_explain_as_json(model: str, photo: str, tmp_path: Path, capsys: pytest.
     assert explained.versus is not None
 
 
+@pytest.mark.parametrize("layer", ["pixels", "0"])
+def test_explain_takes_a_layer(
+    model: str, photo: str, tmp_path: Path, layer: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By its name or by its index."""
+    assert main(["explain", photo, "-o", str(tmp_path / "o.png"), "--model", model, "--json", "--layer", layer]) == 0
+    assert "pixels" == json.loads(capsys.readouterr().out)["layer"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--target", "red brid"], "Similar: Red bird"),
         (["--target", "rank:9"], "whole number"),
         (["--target", "rank:1", "--versus", "class:0"], "the same class"),
-        (["--layer", "5"], "layer"),
+        (["--layer", "5"], "`pixels`"),
+        (["--layer", "pixel"], "`pixels`"),
         (["--opacity", "7"], "--opacity"),
         (["--size", "big"], "--size"),
         (["--view", "sideways"], "--view"),

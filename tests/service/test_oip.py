@@ -160,6 +160,12 @@ def test_broken_requests(client: httpx.Client, request_json: dict[str, Any], sta
     assert answer.json()["detail"] == answer.json()["error"]
 
 
+def test_unknown_layer(client: httpx.Client) -> None:
+    """A layer is an index here, as in the graph; one that does not exist is answered with the names."""
+    answer = client.post(INFER, json=also(int64("layer", [1], [-1])))
+    assert (422, True) == (answer.status_code, "`pixels`" in answer.json()["error"])
+
+
 @pytest.mark.parametrize(
     ("body", "length"),
     [

@@ -10,6 +10,7 @@ from PIL import Image
 
 from service.schemas import Classification, Classifications, Explanation, Explanations, Models, Problem
 from tests.service.conftest import encoded
+from tests.service.running import Running
 from tests.service.tiny_model import LABELS
 
 RAW = {"Content-Type": "image/png"}
@@ -219,6 +220,27 @@ def test_explain_codes_out_of_range(client: httpx.Client, red_png: bytes, query:
 def test_explain_bad_options(client: httpx.Client, red_png: bytes, query: str) -> None:
     """Options outside their range are refused."""
     problem(client.post(f"/explain?{query}", content=red_png, headers=RAW), 422, "invalid_option")
+
+
+def test_explain_layers_by_name(bundled_server: Running) -> None:
+    """A layer's name and its index in `/models` give the same map, another layer another one; unknown ones are told."""
+    photo, headers = encoded("teal", (90, 60)), {**RAW, "Accept": "application/json"}
+    with bundled_server.client() as client:
+        (model,) = Models.model_validate(client.get("/models").raise_for_status().json()).models
+        shapes = set()
+        for layer in model.layers:
+            by_index, by_name = (
+                client.post("/explain", params={"layer": one, "values": True}, content=photo, headers=headers).json()
+                for one in (layer.index, layer.name)
+            )
+            assert by_index["gradcam"] == by_name["gradcam"]
+            assert (layer.name, layer.shape) == (by_name["layer"], by_name["gradcam"]["shape"])
+            shapes.add(tuple(layer.shape))
+        assert len(model.layers) == len(shapes)
+        for unknown in ("features.99", str(len(model.layers)), "-1", ""):
+            answer = client.post("/explain", params={"layer": unknown}, content=photo, headers=headers)
+            detail = problem(answer, 422, "invalid_option").detail
+            assert all(f"`{layer.name}`" in detail for layer in model.layers)
 
 
 def test_explain_many(client: httpx.Client, red_png: bytes, blue_jpeg: bytes) -> None:
