@@ -77,7 +77,9 @@ def _taken(index: int, branch: Branch, nodes: list[NodeProto]) -> GraphProto:
     """Return the branch that computes one layer's map, its values under names of its own."""
     prefix = f"layer{index}/"
     names = {name: prefix + name for node in nodes for name in node.output} | {branch.copies: prefix + branch.copies}
-    own, start = [], 0
+    repeat = _repeat(prefix, branch, names.get(branch.feature_map, branch.feature_map))
+    # The trace has its nodes in order: what repeats the feature map follows what computes it, here or outside.
+    own = [] if branch.feature_map in names else [*repeat]
     for node in nodes:
         copy = NodeProto()
         copy.CopyFrom(node)
@@ -86,9 +88,8 @@ def _taken(index: int, branch: Branch, nodes: list[NodeProto]) -> GraphProto:
         copy.output[:] = [names[name] for name in node.output]
         own.append(copy)
         if branch.feature_map in node.output:
-            start = len(own)
-    repeat = _repeat(prefix, branch, names.get(branch.feature_map, branch.feature_map))
-    return _part(f"layer{index}", [*own[:start], *repeat, *own[start:]], names[branch.gradcam])
+            own.extend(repeat)
+    return _part(f"layer{index}", own, names[branch.gradcam])
 
 
 def _repeat(prefix: str, branch: Branch, feature_map: str) -> list[NodeProto]:
