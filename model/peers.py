@@ -6,6 +6,7 @@ peers differ in what they scale by before.
 
 import warnings
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -71,11 +72,11 @@ def compare_with_peers(
         outputs = run(runtime, image[None], codes, np.full_like(codes, explainer.num_classes))
         x, target = explainer.normalise(torch.from_numpy(image[None])), int(outputs["explained"][0, 0])
         ours = _scaled(outputs["gradcam"][0, 0].astype(np.float64))
-        for name, explain in PEERS.items():
+        for name, peer in PEERS.items():
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # each of them uses something its dependencies deprecate
-                    theirs = explain(module, x.clone(), target)
+                    theirs = peer.explain(module, x.clone(), target)
             except ImportError:
                 continue
             error = float(np.abs(ours - _scaled(theirs)).max())
@@ -118,10 +119,22 @@ def pytorch_grad_cam_map(module: Tapped, x: Tensor, target: int) -> npt.NDArray[
         return result
 
 
-PEERS: dict[str, Callable[[Tapped, Tensor, int], npt.NDArray[np.float64]]] = {
-    "captum": captum_map,
-    "torchcam": torchcam_map,
-    "pytorch-grad-cam": pytorch_grad_cam_map,
+class Peer(NamedTuple):
+    """Another implementation.
+
+    Attributes:
+        package: by which pip installs it.
+        explain: returns its map of one image, (h, w); raises ImportError where it is not installed.
+    """
+
+    package: str
+    explain: Callable[[Tapped, Tensor, int], npt.NDArray[np.float64]]
+
+
+PEERS = {
+    "captum": Peer("captum", captum_map),
+    "torchcam": Peer("torchcam", torchcam_map),
+    "pytorch-grad-cam": Peer("grad-cam", pytorch_grad_cam_map),
 }
 
 

@@ -133,12 +133,12 @@ def export_command(options: argparse.Namespace) -> int:
 
 
 def _print_export(options: argparse.Namespace, report: "ParityReport") -> None:
-    """Print what was written and how it compares, and name the implementations that could not be asked."""
+    """Print what was written and how it compares, and say how to get the implementations that could not be asked."""
     from model.peers import PEERS
 
-    absent = [name for name in PEERS if name not in report.peers]
+    absent = {name: peer.package for name, peer in PEERS.items() if name not in report.peers}
     if absent:
-        _say(f"note: not installed, so not compared with: {', '.join(absent)}")
+        _say(f"note: not compared with {', '.join(absent)}: not installed; pip install {' '.join(absent.values())}")
     _print({"file": str(options.out), "bytes": options.out.stat().st_size, **report.to_metrics()}, options.json)
 
 

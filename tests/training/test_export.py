@@ -1,0 +1,40 @@
+"""`fieldmark-train export` where some packages are missing: in an interpreter of its own."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from training.loop import Job, fit
+
+ABSENT = ("torchcam", "pytorch_grad_cam")
+COMMAND = f"""
+import sys
+
+class Absent:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] in {ABSENT}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Absent)
+from training.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_missing_peers_are_told_with_the_way_to_get_them(make_job: Callable[..., Job]) -> None:
+    """Without other implementations the file is written all the same, and a note names what pip installs them by."""
+    job = make_job()
+    fit(job)
+    out = job.out / "1.onnx"
+    command = [sys.executable, "-c", COMMAND, "export", job.out, "--out", out, "--json"]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    figures = json.loads(run.stdout)
+    assert out.stat().st_size == figures["bytes"]
+    assert ["peer.captum"] == [name for name in figures if name.startswith("peer.")]
+    note = "note: not compared with torchcam, pytorch-grad-cam: not installed; pip install torchcam grad-cam"
+    assert note in run.stderr.splitlines()
