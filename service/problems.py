@@ -42,7 +42,9 @@ _REASONS: Final = {
     "less_than_equal": "must be at most {le}",
     "literal_error": "must be {expected}",
     "missing": "is missing",
+    "repeated": "is given more than once",
     "string_too_long": "must have at most {max_length} characters",
+    "string_too_short": "must not be empty",
 }
 _NO_CONTEXT = {"ge": "", "le": "", "expected": "one of those offered", "max_length": ""}
 

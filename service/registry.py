@@ -164,7 +164,7 @@ class Registry:
         versions = self._index.get(name or self.settings.default_model or min(self._index))
         if versions is None:
             raise UnknownModel(extensions={"models": sorted(self._index)})
-        if version is None or version == "":
+        if version is None:
             return versions[max(versions)]
         served = versions.get(int(version)) if _is_number(str(version)) else None
         if served is None:

@@ -23,8 +23,10 @@ class ModelChoice(BaseModel):
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
-    model: str | None = Field(None, max_length=64, description="Name of a loaded model; by default the first.")
-    version: str | None = Field(None, max_length=64, description="Its version; by default the newest.")
+    model: str | None = Field(
+        None, min_length=1, max_length=64, description="Name of a loaded model; by default the first."
+    )
+    version: str | None = Field(None, min_length=1, max_length=64, description="Its version; by default the newest.")
 
 
 class ClassifyOptions(ModelChoice):
