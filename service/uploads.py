@@ -11,7 +11,8 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive
 
-from service.errors import EmptyInput, MalformedRequest, TooLarge, UnsupportedImageType
+from service.errors import EmptyInput, InvalidOption, MalformedRequest, TooLarge, UnsupportedImageType
+from service.schemas import ExplainOptions
 
 MAX_OTHER_PARTS = 16
 """Most parts of a form that are not images; browsers and proxies add some."""
@@ -19,6 +20,7 @@ MAX_PART_HEADER_BYTES = 16 * 1024
 """Longest header of one part; the parser goes through headers byte by byte, and older ones of it set no bound."""
 
 _FIELD = b"file"
+_OPTIONS = frozenset(name.encode() for name in ExplainOptions.model_fields)
 _MAX_FILENAME = 255
 
 
@@ -40,6 +42,7 @@ async def read_uploads(request: Request, max_files: int) -> tuple[list[Upload], 
 
     Raises:
         EmptyInput: no body, or no part named `file`.
+        InvalidOption: a part of the form is named like an option, which would go unheard.
         MalformedRequest: the multipart framing is broken.
         TooLarge: more than `max_files` images.
         UnsupportedImageType: the body is declared to be something else than an image.
@@ -185,7 +188,10 @@ class _Form:
     def _on_headers_finished(self) -> None:
         _, options = parse_options_header(self._disposition)
         self._chunks = None
-        if options.get(b"name") != _FIELD:
+        name = options.get(b"name")
+        if name in _OPTIONS:
+            raise InvalidOption(f"`{name.decode()}` is a parameter of the query, not a part of the form.")
+        if name != _FIELD:
             return
         if len(self._uploads) == self._max_files:
             raise TooLarge(f"A request may hold up to {self._max_files} images.")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.errors import EmptyInput, FieldmarkError, MalformedRequest, TooLarge
+from service.errors import EmptyInput, FieldmarkError, InvalidOption, MalformedRequest, TooLarge
 from service.uploads import MAX_OTHER_PARTS, Upload, _Form
 
 MEGABYTE = 1024 * 1024
@@ -74,6 +74,8 @@ def test_other_parts_are_passed_over() -> None:
         (b"", EmptyInput),
         (b"--b--\r\n", EmptyInput),
         (form_of(part(b"x", 'form-data; name="image"')), EmptyInput),
+        (form_of(part(b"class:3", 'form-data; name="target"'), part(b"x")), InvalidOption),
+        (form_of(part(b"x"), part(b"1", 'form-data; name="top_k"')), InvalidOption),
         (form_of(part(b"x", "")), EmptyInput),
         (b"no form at all", MalformedRequest),
         (part(b"x"), MalformedRequest),
