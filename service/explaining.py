@@ -42,7 +42,7 @@ class Question:
 
         Raises:
             UnknownClass: no such class.
-            InvalidOption: no such layer, or no attention to show.
+            InvalidOption: no such layer, no attention to show, or a class set against itself.
         """
         layer = resolve_layer(options.layer, manifest)
         if options.view == "attention" and not manifest.has_attention:
@@ -51,6 +51,8 @@ class Question:
         if options.versus is None:
             return cls((target,), None, layer)
         versus = resolve_target(options.versus, manifest)
+        if versus == target:
+            raise InvalidOption("`target` and `versus` are the same class.")
         return cls((target, versus), (versus, target), layer)
 
     def check(self, prediction: Prediction) -> None:

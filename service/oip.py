@@ -81,7 +81,7 @@ class InferRequest(BaseModel):
     id: str | None = Field(None, max_length=256)
     parameters: Parameters = Field(default_factory=dict)
     inputs: list[TensorIn] = Field(min_length=1, max_length=8)
-    outputs: list[OutputWish] | None = Field(None, max_length=16, description="All, where absent.")
+    outputs: list[OutputWish] | None = Field(None, max_length=16, description="All, where absent or empty.")
 
 
 class TensorOut(BaseModel):
@@ -365,6 +365,8 @@ def read_job(body: bytes, declared: str | None, manifest: Manifest, max_images: 
         versus = np.full_like(target, none)
     if versus.shape != target.shape:
         raise InvalidOption("`versus` must have the shape of `target`.")
+    if (versus == target).any():
+        raise InvalidOption("`target` and `versus` are the same class.")
     layer = _layer(tensors.get("layer"), manifest)
     return Job(request, images, target, versus, layer, _wishes(request, manifest))
 
@@ -516,13 +518,23 @@ def _layer(tensor: Array | list[bytes] | None, manifest: Manifest) -> int:
 
 def _wishes(request: InferRequest, manifest: Manifest) -> list[OutputWish]:
     names = [tensor["name"] for tensor in _outputs(manifest)]
-    if request.outputs is None:
+    if not request.outputs:
         return [OutputWish(name=name) for name in names]
     if any(wish.name not in names for wish in request.outputs):
         raise InvalidOption("An output is not one of this model; see the model's metadata.")
     if len({wish.name for wish in request.outputs}) != len(request.outputs):
         raise InvalidOption("An output is asked for twice.")
+    for wish in request.outputs:
+        _check_classification(wish)
     return request.outputs
+
+
+def _check_classification(wish: OutputWish) -> None:
+    count = wish.parameters.get("classification", 0)
+    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+        raise InvalidOption("`classification` is a whole number, not negative.")
+    if count and wish.name not in ("logits", "probabilities"):
+        raise InvalidOption("`classification` is for `logits` and `probabilities`.")
 
 
 # Answers
@@ -597,18 +609,12 @@ def _values(wish: OutputWish, manifest: Manifest, predictions: list[Prediction])
         labels = [first_class(prediction)[0] for prediction in predictions]
         return np.array(labels, dtype=object)
     values = np.stack([np.asarray(getattr(prediction, wish.name)) for prediction in predictions])
-    count = wish.parameters.get("classification", 0)
-    if not count:
-        return values
-    if wish.name not in ("logits", "probabilities") or isinstance(count, bool) or not isinstance(count, int):
-        raise InvalidOption("`classification` is a whole number, for `logits` and `probabilities`.")
-    return _ranked(values, manifest, count)
+    count = int(wish.parameters.get("classification", 0))
+    return _ranked(values, manifest, count) if count else values
 
 
 def _ranked(values: Array, manifest: Manifest, count: int) -> Array:
     """Return the first classes as `value:index:label`, the highest first; Triton's classification extension."""
-    if count < 0:
-        raise InvalidOption("`classification` is a positive number.")
     order = np.argsort(-values, axis=1, kind="stable")[:, :count]
     rows = [[f"{row[i]:.6f}:{i}:{manifest.labels[i]}" for i in best] for row, best in zip(values, order, strict=True)]
     return np.array(rows, dtype=object)

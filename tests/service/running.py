@@ -63,6 +63,12 @@ class Running:
 
         asyncio.run_coroutine_threadsafe(turn(), self.loop).result()
 
+    def runs(self) -> float:
+        """Return how often a model was run."""
+        value = self.registry.metrics.registry.get_sample_value("fieldmark_batch_images_count")
+        assert value is not None
+        return value
+
     def connect(self) -> socket.socket:
         """Return a bare connection."""
         return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S)

@@ -113,7 +113,7 @@ def also(*tensors: dict[str, Any]) -> dict[str, Any]:
     return {"inputs": [*request_with()["inputs"], *tensors]}
 
 
-def int64(name: str, shape: list[int], data: list[int]) -> dict[str, Any]:
+def int64(name: str, shape: list[int], data: list[Any]) -> dict[str, Any]:
     """Return an INT64 tensor in JSON."""
     return {"name": name, "shape": shape, "datatype": "INT64", "data": data}
 
@@ -138,13 +138,31 @@ BROKEN: list[tuple[dict[str, Any], int]] = [
     (request_with() | {"outputs": [{"name": "nothing"}]}, 422),
     (request_with() | {"outputs": [{"name": "gradcam", "parameters": {"classification": 2}}]}, 422),
     (request_with() | {"outputs": [{"name": "logits", "parameters": {"classification": -2}}]}, 422),
+    (request_with() | {"outputs": [{"name": "logits", "parameters": {"classification": "2"}}]}, 422),
+    (request_with() | {"outputs": [{"name": "logits", "parameters": {"classification": True}}]}, 422),
+    (request_with() | {"outputs": [{"name": "logits"}, {"name": "logits"}]}, 422),
     (also(request_with()["inputs"][0]), 400),
     (also({"name": "encoded", "shape": [1], "datatype": "BYTES", "data": ["AAAA"]}), 422),
     (also(int64("target", [1, 1], [4])), 422),
     (also(int64("target", [1, 1], [-5])), 422),
+    (also(int64("target", [1, 1], [-(2**63)])), 422),
+    (also(int64("target", [1, 1], [2**63])), 400),
+    (also(int64("target", [1, 1], [10**40])), 400),
+    (also(int64("target", [1, 1], ["\u0663"])), 400),
+    (also(int64("target", [1, 1], [True])), 400),
+    (also(int64("target", [1, 0], [])), 422),
     (also(int64("target", [1, 9], [0] * 9)), 422),
+    (also(int64("target", [1], [0])), 422),
+    (also(int64("target", [2, 1], [0, 1])), 422),
+    (also(int64("target", [1, 1], [0]), int64("target", [1, 1], [1])), 400),
     (also(int64("target", [1, 1], [0]), int64("versus", [1, 1], [0])), 422),
+    (also(int64("target", [1, 2], [1, -2]), int64("versus", [1, 2], [4, -2])), 422),
     (also(int64("target", [1, 1], [0]), int64("versus", [1, 2], [1, 2])), 422),
+    (also(int64("target", [1, 2], [0, 1]), int64("versus", [1, 1], [2])), 422),
+    (also(int64("versus", [1, 1], [5])), 422),
+    (also(int64("versus", [1, 1], [-5])), 422),
+    (also(int64("layer", [2], [0, 0])), 422),
+    (also(int64("layer", [0], [])), 422),
     (also(int64("layer", [1], [1])), 422),
     ({"inputs": [{"name": "encoded", "shape": [1], "datatype": "BYTES", "data": ["not base64"]}]}, 400),
     ({"inputs": [{"name": "encoded", "shape": [2], "datatype": "BYTES", "data": ["AAAA"]}]}, 400),
@@ -153,11 +171,27 @@ BROKEN: list[tuple[dict[str, Any], int]] = [
 
 
 @pytest.mark.parametrize(("request_json", "status"), BROKEN)
-def test_broken_requests(client: httpx.Client, request_json: dict[str, Any], status: int) -> None:
-    """Whatever contradicts itself or the model gets a problem with a message in `error`."""
+def test_broken_requests(tiny_server: Running, client: httpx.Client, request_json: dict[str, Any], status: int) -> None:
+    """Whatever contradicts itself or the model gets a problem with a message in `error`, before the model runs."""
+    runs = tiny_server.runs()
     answer = client.post(INFER, json=request_json)
+    assert runs == tiny_server.runs()
     assert (status, "application/problem+json") == (answer.status_code, answer.headers["content-type"])
     assert answer.json()["detail"] == answer.json()["error"]
+
+
+def test_a_contrast_that_only_the_image_can_refuse(client: httpx.Client) -> None:
+    """The class of a rank turns out to be the other class: of colours in equal parts, the first is the likeliest."""
+    for target, versus in ((-1, 0), (0, -1)):
+        request = also(int64("target", [1, 1], [target]), int64("versus", [1, 1], [versus]))
+        answer = client.post(INFER, json=request)
+        assert (422, "invalid_option") == (answer.status_code, answer.json()["code"])
+
+
+def test_no_wishes_are_all(client: httpx.Client) -> None:
+    """An empty list of outputs asks for all, as in Triton."""
+    answers = [client.post(INFER, json=one).json() for one in (request_with(), request_with() | {"outputs": []})]
+    assert answers[0] == answers[1]
 
 
 def test_unknown_layer(client: httpx.Client) -> None:

@@ -221,6 +221,69 @@ def test_explain_bad_options(client: httpx.Client, red_png: bytes, query: str) -
     problem(client.post(f"/explain?{query}", content=red_png, headers=RAW), 422, "invalid_option")
 
 
+@pytest.mark.parametrize("name", ["target", "versus"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "class:50", "class:-1", "class:4294967296", "class:" + "9" * 40, "class:\u0663", "class:\uff13", "class:1.0",
+        "class:+1", "class:", "rank:0", "rank:51", "rank:-1", "rank:" + "9" * 40, "rank:\u0662", "rank:1,rank:2",
+        "rank", "", " ", "\0", "x" * 200,
+    ],
+)  # fmt: skip
+def test_classes_that_the_model_has_not(bundled_server: Running, name: str, value: str) -> None:
+    """What names no class is refused before the model runs."""
+    with bundled_server.client() as client:
+        runs = bundled_server.runs()
+        answer = client.post("/explain", params={name: value}, content=encoded(), headers=RAW)
+        problem(answer, 422, "unknown_class")
+        assert runs == bundled_server.runs()
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "versus=rank:1", "target=rank:2&versus=rank:2", "target=class:3&versus=class:03",
+        "target=Cardinal&versus=class:16", "target=cardinal&versus=CARDINAL", "target=rank:1&target=rank:1",
+        "versus=rank:2&versus=rank:3", "target=rank:1&target=rank:2&versus=rank:3", "layer=0&layer=1", "layer=-1",
+        "layer=", "layer=%D9%A1", "T=0", "T=9",
+    ],
+)  # fmt: skip
+def test_questions_that_contradict_themselves(bundled_server: Running, query: str) -> None:
+    """A class against itself, and a parameter with two values, are refused before the model runs."""
+    with bundled_server.client() as client:
+        runs = bundled_server.runs()
+        problem(client.post(f"/explain?{query}", content=encoded(), headers=RAW), 422, "invalid_option")
+        assert runs == bundled_server.runs()
+
+
+def test_a_contrast_that_only_the_image_can_refuse(bundled_server: Running) -> None:
+    """A class that turns out to have the rank it is set against is refused, alone and among other images."""
+    photo = encoded("teal", (90, 60))
+    with bundled_server.client() as client:
+        answer = client.post("/classify?top_k=2", content=photo, headers=RAW).raise_for_status()
+        second = Classification.model_validate(answer.json()).predictions[1]
+        for query in (f"target=class:{second.index}&versus=rank:2", f"target=rank:2&versus={second.label}"):
+            problem(client.post(f"/explain?{query}", content=photo, headers=RAW), 422, "invalid_option")
+            answer = client.post(f"/explain?{query}", files=[("file", photo), ("file", photo)]).raise_for_status()
+            results = Explanations.model_validate(answer.json()).results
+            assert ["invalid_option"] * 2 == [result.code for result in results]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("address", ["/classify", "/explain"])
+def test_options_in_the_form(client: httpx.Client, red_png: bytes, address: str) -> None:
+    """An option as a part of the form would go unheard: it is refused, other parts are not."""
+    files = {"file": ("a.png", red_png)}
+    client.post(address, files=files, data={"comment": "from my garden"}).raise_for_status()
+    detail = problem(client.post(address, files=files, data={"target": "class:2"}), 422, "invalid_option").detail
+    assert "`target` is a parameter of the query" in detail
+
+
+@pytest.mark.parametrize("query", ["top_k=1&top_k=2", "model=", "version=", "top_k=%D9%A3", "top_k=" + "9" * 40, "T=1"])
+def test_classify_bad_options(client: httpx.Client, red_png: bytes, query: str) -> None:
+    """Options with two values, none, or one that is no number are refused."""
+    problem(client.post(f"/classify?{query}", content=red_png, headers=RAW), 422, "invalid_option")
+
+
 def test_explain_layers_by_name(bundled_server: Running) -> None:
     """A layer's name and its index in `/models` give the same map, another layer another one; unknown ones are told."""
     photo, headers = encoded("teal", (90, 60)), {**RAW, "Accept": "application/json"}
