@@ -85,7 +85,7 @@ class Layer(_Frozen):
     """A feature map that Grad-CAM can be asked for.
 
     Attributes:
-        name: module path inside the network, for people.
+        name: module path inside the network; requests may name the layer by it.
         channels: C of the feature map.
         grid: (h, w) of the map at the network's input size, cells.
     """
