@@ -40,6 +40,22 @@ def _convolution_backward(
     return result, None, None
 
 
+def _batch_norm(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> Any:
+    """Name the operation that normalises by running statistics only: it is ONNX's, without statistics as results."""
+    if training or running_mean is None or running_var is None:
+        return NotImplemented
+    return aten._native_batch_norm_legit_no_training(x, weight, bias, running_mean, running_var, momentum, eps)
+
+
 def _batch_norm_backward(
     gradient: Tensor,
     x: Tensor,
@@ -103,5 +119,6 @@ def _window_sizes(size: int, means: int, window: int, step: int, pad: int, with_
 INPUT_GRADIENTS = {
     aten.avg_pool2d_backward.default: _avg_pool2d_backward,
     aten.convolution_backward.default: _convolution_backward,
+    aten.native_batch_norm.default: _batch_norm,
     aten.native_batch_norm_backward.default: _batch_norm_backward,
 }

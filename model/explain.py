@@ -218,11 +218,18 @@ def copies_of(value: Tensor, cotangent: Tensor) -> Tensor:
 
 def mean_gradients(logits: Tensor, copies: tuple[Tensor, ...], cotangent: Tensor) -> Gradients:
     """Differentiate the logits of all copies, (N·T, K), by every layer's copies."""
-    # A float16 gradient would vanish: it is a thousandth of what float16 can hold, or less.
-    scale = 1024.0 if copies[0].dtype == torch.float16 else 1.0
+    scale = gradient_scale(copies[0].dtype)
     gradients = torch.autograd.grad(logits, copies, cotangent.flatten(0, 1) * scale)
     means = (gradient.to(cotangent.dtype).mean((2, 3)) / scale for gradient in gradients)
     return Gradients(tuple(mean.view(*cotangent.shape[:2], -1) for mean in means), copies)
+
+
+def gradient_scale(dtype: torch.dtype) -> float:
+    """Return what logits are multiplied by before they are differentiated in a float type, and gradients divided by.
+
+    A float16 gradient would vanish: it is a thousandth of what float16 can hold, or less.
+    """
+    return 1024.0 if dtype == torch.float16 else 1.0
 
 
 def _mask(maps: Tensor, valid: Tensor) -> Tensor:

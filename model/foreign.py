@@ -2,10 +2,11 @@
 
 import difflib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
 from model.explain import Gradients, Passed, Subject, copies_of, mean_gradients
 
@@ -100,6 +101,9 @@ class ModuleSubject(Subject):
 def check_separates(subject: Subject, size: int) -> None:
     """Raise unless the logits depend on every layer, and on the image through the layer alone.
 
+    Only shapes are looked at, and nothing is computed: on copies that are more than the images, what goes around
+    the layer does not fit to what comes from it.
+
     Args:
         subject: in evaluation mode.
         size: side S of the images, pixels.
@@ -107,20 +111,27 @@ def check_separates(subject: Subject, size: int) -> None:
     Raises:
         LayerError: a layer is not used, or something goes around it.
     """
-    x = torch.zeros(2, 3, size, size)
-    with torch.no_grad():
-        passed: Passed = subject(x)
-    cotangent = torch.ones(2, 3, passed.logits.shape[1])
-    for index, layer in enumerate(subject.layers):
-        if not isinstance(subject, ModuleSubject):
-            continue
-        try:
-            subject._gradients(x, passed, cotangent, subject.layers[index : index + 1])
-        except RuntimeError as error:
-            raise LayerError(
-                f"the layer {layer!r} cannot be explained: the logits do not depend on it, "
-                f"or part of the network goes around it ({error})"
-            ) from error
+    # What depends on values cannot be traced either: the trace tells it, and in which module.
+    with (
+        FakeTensorMode(allow_non_fake_inputs=True),
+        suppress(DataDependentOutputException, DynamicOutputShapeException),
+    ):
+        x = torch.zeros(2, 3, size, size)
+        with torch.no_grad():
+            passed: Passed = subject(x)
+        cotangent = torch.ones(2, 2, passed.logits.shape[1])
+        for index, layer in enumerate(subject.layers):
+            if not isinstance(subject, ModuleSubject):
+                continue
+            try:
+                subject._gradients(x, passed, cotangent, subject.layers[index : index + 1])
+            except (DataDependentOutputException, DynamicOutputShapeException):
+                raise
+            except RuntimeError as error:
+                raise LayerError(
+                    f"the layer {layer!r} cannot be explained: the logits do not depend on it, "
+                    f"or part of the network goes around it ({error})"
+                ) from error
 
 
 def _check_map(layer: str, output: object) -> None:

@@ -7,9 +7,11 @@ operation, forward and backward, and the recording is exported like any network.
 import contextlib
 import io
 import itertools
+import operator
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import onnx
 import onnxscript.optimizer
@@ -90,6 +92,7 @@ def record(explainer: Explainer, example: Example) -> fx.GraphModule:
 
     with mode:
         recording: fx.GraphModule = make_fx(explain, decomposition_table=table, _allow_non_fake_inputs=True)(*stand_ins)
+    _write_without_mutations(recording.graph)
     recording.graph.eliminate_dead_code()
     recording.recompile()
     return recording.eval()
@@ -141,14 +144,16 @@ def _example(explainer: Explainer, size: int) -> Example:
 def _translate(recording: fx.GraphModule, example: Example, outputs: list[str]) -> ModelProto:
     images, targets = torch.export.Dim("N"), torch.export.Dim("T")
     codes = {0: images, 1: targets}
+    shapes: tuple[dict[int, Any], ...] = ({0: images}, codes, codes, {})
     # The exporter reports its progress on stdout and warns of its own deprecations.
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
+        captured = torch.export.export(recording, example, dynamic_shapes=shapes)
+        _decompose_only_what_is_left(captured)
         program = torch.onnx.export(
-            recording,
-            example,
+            captured,
             dynamo=True,
-            dynamic_shapes=({0: images}, codes, codes, {}),
+            dynamic_shapes=shapes,
             input_names=INPUTS,
             output_names=outputs,
             opset_version=OPSET,
@@ -158,6 +163,53 @@ def _translate(recording: fx.GraphModule, example: Example, outputs: list[str]) 
         raise GraphError("torch.onnx.export returned nothing")
     model: ModelProto = program.model_proto
     return model
+
+
+def _write_without_mutations(graph: fx.Graph) -> None:
+    """Replace in-place operations by those that return a new tensor, where nothing else sees the changed one.
+
+    What is recorded for its gradient alone runs the network again up to the layer; dead code that changes a tensor
+    would not be recognised as dead, and be carried through the whole export.
+    """
+    place = {node: index for index, node in enumerate(graph.nodes)}
+    for node in graph.nodes:
+        name, overload = _mutation(node)
+        pure = getattr(getattr(torch.ops.aten, name[:-1], None), overload, None) if name.endswith("_") else None
+        if pure is None:
+            continue
+        changed = node.args[0]
+        others = [user for user in changed.users if user is not node]
+        if not _is_view(changed) and all(place[user] < place[node] and not _is_view(user) for user in others):
+            node.target = pure  # later uses were recorded as uses of this node's result
+
+
+def _mutation(node: fx.Node) -> tuple[str, str]:
+    """Return name and overload of the operator if it changes its first argument, else two empty strings."""
+    if not isinstance(node.target, torch._ops.OpOverload) or not node.target._schema.is_mutable:
+        return "", ""
+    return node.target._schema.name.split("::")[-1], node.target._overloadname
+
+
+def _is_view(node: fx.Node) -> bool:
+    """Return whether a value may share its memory with another: an input, a parameter, or a view."""
+    if node.target is operator.getitem:
+        return _is_view(node.all_input_nodes[0])
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return node.op != "output"
+    return any(value.alias_info is not None for value in node.target._schema.returns)
+
+
+def _decompose_only_what_is_left(program: torch.export.ExportedProgram) -> None:
+    """Keep the exporter from tracing a program once more to decompose it, if the recording has left nothing."""
+    decompose: Callable[..., torch.export.ExportedProgram] = program.run_decompositions
+
+    def run_decompositions(decomp_table: Mapping[object, object], **options: object) -> torch.export.ExportedProgram:
+        called = [node for node in program.graph.nodes if node.op == "call_function"]
+        if any(node.target in decomp_table or _mutation(node)[0] for node in called):
+            return decompose(decomp_table, **options)
+        return program
+
+    program.run_decompositions = run_decompositions
 
 
 def _parameter_names(recording: fx.GraphModule, explainer: Explainer) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Does the exported graph compute what the network computes? Measured on images, against torch in float64."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from model.explain import Explainer, Passed, activation_maps
+from model.explain import Explainer, Passed, activation_maps, gradient_scale
 
 TOLERANCE = 1e-4
 """Largest error of an export that is still written; see `ParityReport` for the units."""
@@ -22,6 +23,8 @@ EARLIER_IMAGES = 2
 """Of how many images the earlier layers' maps are compared: in float64 they take seconds each."""
 
 Array = npt.NDArray[np.generic]
+Row = dict[str, Array]
+"""What a graph answers to one image: outputs by name, (1, …)."""
 
 
 class ParityError(RuntimeError):
@@ -75,9 +78,10 @@ class ParityReport:
 
 
 def session(model: bytes) -> onnxruntime.InferenceSession:
-    """Return a one-thread CPU session, the plainest way to run a graph."""
+    """Return a CPU session with as many threads as torch takes."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
@@ -97,7 +101,8 @@ def check_parity(
     """Compare a graph with the network it was made of.
 
     The images are sent in batches of 1, 2 and 7 in turn; of each the first two ranks and their contrast are
-    explained, on the last stage, and of the first `EARLIER_IMAGES` on every other layer.
+    explained, on the last stage, and of the first `EARLIER_IMAGES` the second rank and the contrast on every other
+    layer.
 
     The last stage's maps are held to the tolerance. On the way back to an earlier stage the gradient passes the
     network's ReLUs, and is not continuous there: among millions of units a few lie within rounding of the kink,
@@ -117,35 +122,43 @@ def check_parity(
     """
     runtime = session(model)
     reference = copy.deepcopy(explainer).double().eval()
-    # In float64 a batch would be gigabytes, and the maps of earlier layers are kept for few images alone.
-    passed = [_pass(reference, image, all_maps=index < EARLIER_IMAGES) for index, image in enumerate(images)]
-    errors: dict[str, float] = {}
-    limits: dict[str, float] = {}
+    rows: list[list[Row]] = [[] for _ in images]
     for batch in _batches(len(images)):
         for index, row in zip(batch, _ask(runtime, images[batch], reference.num_classes, 0), strict=True):
-            _keep_larger(errors, _compare_classes(reference, passed[index], row))
-            _keep_larger(errors, _compare_last(reference, images[index], passed[index], row))
-    layers = range(1, len(reference.subject.layers))
-    few = images[: EARLIER_IMAGES if layers else 0]
-    answers = [_ask(runtime, few, reference.num_classes, layer) for layer in layers]
-    for index, rows in enumerate(zip(*answers, strict=True)):
-        for row in rows:
-            _keep_larger(errors, _compare_classes(reference, passed[index], row))
-        found, rounding = _compare_earlier(reference, explainer, few[index], passed[index], rows)
-        _keep_larger(errors, found)
-        _keep_larger(
-            limits, {name: max(tolerance, EARLIER_TOLERANCE, KINKS * error) for name, error in rounding.items()}
-        )
+            rows[index].append(row)
+    few = images[:EARLIER_IMAGES]
+    earlier = [_ask(runtime, few, reference.num_classes, layer) for layer in range(1, len(reference.subject.layers))]
+    errors: dict[str, float] = {}
+    limits: dict[str, float] = {}
+    # One image at a time: what torch keeps of a pass in float64 may be a gigabyte.
+    for index, image in enumerate(images):
+        exact = _Answer(reference, image, all_maps=index < EARLIER_IMAGES)
+        of_earlier = [answers[index] for answers in earlier if index < EARLIER_IMAGES]
+        for row in (*rows[index], *of_earlier):
+            _keep_larger(errors, _compare_classes(reference, exact.passed, row))
+        for row in rows[index]:
+            _keep_larger(errors, _compare_map(exact, 0, row))
+        for layer, row in enumerate(of_earlier, 1):
+            _keep_larger(errors, _compare_map(exact, layer, row))
+        if of_earlier:
+            rounding = _rounding(exact, _Answer(explainer, image), of_earlier)
+            _keep_larger(
+                limits, {name: max(tolerance, EARLIER_TOLERANCE, KINKS * error) for name, error in rounding.items()}
+            )
     report = ParityReport(len(images), errors, tolerance, limits=limits)
     if not report.passed:
         raise ParityError(f"the graph disagrees with the network; nothing was written\n{report}")
     return report
 
 
-def _ask(runtime: onnxruntime.InferenceSession, images: Array, num_classes: int, layer: int) -> list[dict[str, Array]]:
-    """Return what a graph answers to each image: outputs by name, (1, …), maps of ranks 1, 2, and 1 against 2."""
-    target = np.tile(np.array([-1, -2, -1], dtype=np.int64), (len(images), 1))
-    versus = np.tile(np.array([num_classes, num_classes, -2], dtype=np.int64), (len(images), 1))
+def _ask(runtime: onnxruntime.InferenceSession, images: Array, num_classes: int, layer: int) -> list[Row]:
+    """Return what a graph answers to each image, its maps those of ranks 1, 2, and 1 against 2.
+
+    Of an earlier layer those of 2, and 1 against 2: the way back to it is long, and they say the same.
+    """
+    start = 1 if layer else 0
+    target = np.tile(np.array([-1, -2, -1][start:], dtype=np.int64), (len(images), 1))
+    versus = np.tile(np.array([num_classes, num_classes, -2][start:], dtype=np.int64), (len(images), 1))
     outputs = run(runtime, images, target, versus, layer)
     for name, value in outputs.items():
         if len(value) != len(images):
@@ -153,23 +166,59 @@ def _ask(runtime: onnxruntime.InferenceSession, images: Array, num_classes: int,
     return [{name: value[[index]] for name, value in outputs.items()} for index in range(len(images))]
 
 
-def _pass(explainer: Explainer, image: Array, all_maps: bool) -> Passed:
-    """Return torch's forward pass of one image, of its maps the last stage's or all."""
-    with torch.no_grad():
-        passed: Passed = explainer.subject(_normalised(explainer, image))
-    return passed if all_maps else passed._replace(maps=passed.maps[:1])
+class _Answer:
+    """What torch says of one image: one pass, and one way back for every class that is asked about.
 
+    Args:
+        explainer: in any float type.
+        image: RGB, uint8, (S, S, 3).
+        all_maps: explain every layer; else the last stage alone.
 
-def _normalised(explainer: Explainer, image: Array) -> Tensor:
-    return explainer.normalise(torch.from_numpy(image[None]))
+    Attributes:
+        explainer: as given.
+        passed: of the classifier.
+    """
 
+    def __init__(self, explainer: Explainer, image: Array, all_maps: bool = True) -> None:
+        self.explainer = explainer
+        x = explainer.normalise(torch.from_numpy(image[None])).requires_grad_()
+        with torch.enable_grad():
+            passed: Passed = explainer.subject(x)
+        self.passed = passed if all_maps else passed._replace(maps=passed.maps[:1])
+        self._gradients: dict[int, list[Tensor]] = {}
 
-def _cotangent(explainer: Explainer, row: dict[str, Array]) -> Tensor:
-    """Return what each logit counts in the three maps that `_ask` asked for, (1, 3, K)."""
-    explained = torch.from_numpy(row["explained"])
-    contrast = torch.full_like(explained, explainer.num_classes)
-    contrast[:, 2] = explained[:, 1]
-    return explainer.cotangent(explained, contrast)
+    def maps(self, layer: int, targets: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+        """Return Grad-CAM of some classes, (1, T, h, w), and the largest sum of its absolute terms, (1, T, 1, 1).
+
+        Args:
+            layer: its index.
+            targets: class and contrast of each map; K as contrast for none. The gradient of a difference of logits
+                is the difference of their gradients.
+        """
+        nothing = torch.zeros(())
+        weights = torch.stack(
+            [
+                self._of_class(target)[layer] - (self._of_class(versus)[layer] if self._exists(versus) else nothing)
+                for target, versus in targets
+            ],
+            dim=1,
+        )
+        feature_map = self.passed.maps[layer].detach()
+        terms = activation_maps(weights.abs(), feature_map.abs())
+        smallest = torch.finfo(torch.float64).tiny
+        return activation_maps(weights, feature_map), terms.amax((2, 3), keepdim=True).clamp_min(smallest)
+
+    def _exists(self, index: int) -> bool:
+        return 0 <= index < self.explainer.num_classes
+
+    def _of_class(self, index: int) -> list[Tensor]:
+        """Return `mean_hw(dy/dA)` of each layer for one class's logit, (1, C) each."""
+        if index not in self._gradients:
+            maps = self.passed.maps
+            scale = gradient_scale(maps[-1].dtype)
+            found = torch.autograd.grad(self.passed.logits[0, index] * scale, maps, retain_graph=True)
+            self._gradients[index] = [gradient.to(self.passed.logits.dtype).mean((2, 3)) / scale for gradient in found]
+        return self._gradients[index]
 
 
 def _batches(count: int) -> list[list[int]]:
@@ -184,9 +233,9 @@ def _batches(count: int) -> list[list[int]]:
     return batches
 
 
-def _compare_classes(reference: Explainer, passed: Passed, row: dict[str, Array]) -> dict[str, float]:
+def _compare_classes(reference: Explainer, passed: Passed, row: Row) -> dict[str, float]:
     """Return the errors of everything but the maps of gradients, of one image."""
-    logits = passed.logits
+    logits = passed.logits.detach()
     largest = float(logits.abs().max().clamp_min(1))
     errors = {
         "logits": _largest(row["logits"], logits) / largest,
@@ -195,58 +244,30 @@ def _compare_classes(reference: Explainer, passed: Passed, row: dict[str, Array]
         "probabilities": _largest(row["probabilities"], torch.softmax(logits / reference.temperature, 1)),
     }
     if passed.attention is not None:
-        errors["attention"] = _largest(row["attention"], passed.attention)
+        errors["attention"] = _largest(row["attention"], passed.attention.detach())
     return errors
 
 
-def _compare_last(reference: Explainer, image: Array, passed: Passed, row: dict[str, Array]) -> dict[str, float]:
-    """Return the error of the last stage's maps of one image."""
-    with torch.no_grad():
-        weights = reference.subject.last_gradients(_normalised(reference, image), passed, _cotangent(reference, row))
-    maps, scale = _maps(weights, passed.maps[0])
-    return {_name(reference, 0): _largest(row["gradcam"] / scale.numpy(), maps / scale)}
+def _compare_map(exact: _Answer, layer: int, row: Row) -> dict[str, float]:
+    """Return the error of one layer's maps of one image."""
+    maps, scale = exact.maps(layer, _targets(exact.explainer, row))
+    return {_name(exact.explainer, layer): _largest(row["gradcam"] / scale.numpy(), maps / scale)}
 
 
-def _compare_earlier(
-    reference: Explainer, explainer: Explainer, image: Array, passed: Passed, rows: tuple[dict[str, Array], ...]
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Return the errors of the other layers' maps of one image, the graph's and those of torch's own float32.
-
-    Both are compared with the same maps in float64, for in float64 the way to the logits and back is slow.
-
-    Args:
-        reference: in float64.
-        explainer: in the float type of the graph.
-        image: RGB, uint8, (S, S, 3).
-        passed: of the reference.
-        rows: what the graph answers, layer by layer.
-    """
-    own = _pass(explainer, image, all_maps=True)
-    weights = _earlier_weights(reference, image, passed, rows[0])
-    own_weights = _earlier_weights(explainer, image, own, rows[0])
-    errors, rounding = {}, {}
+def _rounding(exact: _Answer, own: _Answer, rows: Sequence[Row]) -> dict[str, float]:
+    """Return the errors of torch's own maps in the graph's float type, of the layers 1, 2, … of one image."""
+    errors = {}
     for layer, row in enumerate(rows, 1):
-        name = _name(reference, layer)
-        maps, scale = _maps(weights[layer - 1], passed.maps[layer])
-        own_maps = activation_maps(own_weights[layer - 1], own.maps[layer])
-        errors[name] = _largest(row["gradcam"] / scale.numpy(), maps / scale)
-        rounding[name] = _largest((own_maps / scale).numpy(), maps / scale)
-    return errors, rounding
+        targets = _targets(exact.explainer, row)
+        maps, scale = exact.maps(layer, targets)
+        errors[_name(exact.explainer, layer)] = _largest((own.maps(layer, targets)[0] / scale).numpy(), maps / scale)
+    return errors
 
 
-def _earlier_weights(explainer: Explainer, image: Array, passed: Passed, row: dict[str, Array]) -> list[Tensor]:
-    """Return `mean_hw(dy/dA)` of each layer but the last stage, (1, 3, C)."""
-    x, cotangent = _normalised(explainer, image), _cotangent(explainer, row)
-    # One target at a time: the activations of all copies would be gigabytes.
-    parts = [explainer.subject.earlier_gradients(x, passed, one).weights for one in torch.split(cotangent, 1, 1)]
-    return [torch.cat(of_layer, dim=1) for of_layer in zip(*parts, strict=True)]
-
-
-def _maps(weights: Tensor, feature_map: Tensor) -> tuple[Tensor, Tensor]:
-    """Return Grad-CAM, (1, T, h, w), and the largest sum of its absolute terms, (1, T, 1, 1)."""
-    terms = activation_maps(weights.abs(), feature_map.abs())
-    smallest = torch.finfo(torch.float64).tiny
-    return activation_maps(weights, feature_map), terms.amax((2, 3), keepdim=True).clamp_min(smallest)
+def _targets(explainer: Explainer, row: Row) -> list[tuple[int, int]]:
+    """Return class and contrast of the maps that `_ask` asked for."""
+    *first, second, again = row["explained"][0].tolist()
+    return [*((index, explainer.num_classes) for index in (*first, second)), (again, second)]
 
 
 def _name(explainer: Explainer, layer: int) -> str:
@@ -266,8 +287,8 @@ def _largest(found: Array, expected: Tensor) -> float:
 
 
 def _disorder(logits: Tensor, explained: Tensor) -> float:
-    """Return how far the explained classes, (N, 3) of ranks 1, 2, 1, are from having those ranks, in logits."""
-    best = logits.topk(2, dim=1).values[:, [0, 1, 0]]
-    if bool((explained < 0).any()) or bool((explained[:, 0] != explained[:, 2]).any()):
+    """Return how far the explained classes, (N, 3) of ranks 1, 2, 1 or (N, 2) of 2, 1, are from these, in logits."""
+    best = logits.topk(2, dim=1).values[:, [0, 1, 0][-explained.shape[1] :]]
+    if bool((explained < 0).any()) or bool((explained[:, -3:-2] != explained[:, -1:]).any()):
         return float("nan")
     return float((best - logits.gather(1, explained)).abs().max())

@@ -55,7 +55,7 @@ class Tapped(nn.Module):
 
 
 def compare_with_peers(
-    model: bytes, explainer: Explainer, images: npt.NDArray[np.uint8], most: int = 5
+    model: bytes, explainer: Explainer, images: npt.NDArray[np.uint8], most: int = 2
 ) -> dict[str, float]:
     """Return for each installed peer the largest difference of its maps from the graph's, both scaled to [0, 1].
 
