@@ -14,6 +14,7 @@ import onnx
 import torch
 import torchvision
 from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnxruntime import InferenceSession
 from torch import Tensor, nn
 
 from model.explain import Explainer, NetworkSubject, Subject
@@ -21,7 +22,7 @@ from model.foreign import ModuleSubject, check_separates
 from model.graph import count_operators, initializers, subgraphs, trace
 from model.manifest import Layer, Manifest, ManifestError, SelfCheck, synthetic_images
 from model.network import Network, NetworkConfig, build_network
-from model.parity import ParityReport, check_parity, run, session
+from model.parity import ParityReport, Runnable, check_parity, run, session
 from model.peers import compare_with_peers
 
 WeightsDtype = Literal["fp32", "fp16"]
@@ -71,11 +72,12 @@ def export(
     model = trace(explainer, manifest.input_size)
     if weights_dtype == "fp16":
         store_as_fp16(model, set(network.state_dict()))
-    report = check_parity(model.SerializeToString(), explainer, images)
+    runtime = session(model.SerializeToString())
+    report = check_parity(runtime, explainer, images)
     if peers:
-        report = report.with_peers(compare_with_peers(model.SerializeToString(), explainer, images))
+        report = report.with_peers(compare_with_peers(runtime, explainer, images))
     facts = {**architecture(network), "precision": "fp32", "weights_dtype": weights_dtype}
-    write(model, complete(manifest, model, explainer, report, facts), path)
+    write(model, complete(manifest, model, explainer, report, facts, runtime), path)
     return report
 
 
@@ -212,9 +214,14 @@ def store_as_fp16(model: ModelProto, names: set[str]) -> None:
 
 
 def complete(
-    manifest: Manifest, model: ModelProto, explainer: Explainer, report: ParityReport, facts: Mapping[str, object]
+    manifest: Manifest,
+    model: ModelProto,
+    explainer: Explainer,
+    report: ParityReport,
+    facts: Mapping[str, object],
+    runtime: InferenceSession | None = None,
 ) -> Manifest:
-    """Return the manifest with everything that only the exporter knows."""
+    """Return the manifest with everything that only the exporter knows; a session of the model saves making one."""
     provenance = manifest.provenance.model_copy(
         update={
             "created": datetime.now(UTC).date().isoformat(),
@@ -227,7 +234,7 @@ def complete(
         "operators": count_operators(model.graph),
         "provenance": provenance,
         "parity": report.to_metrics(),
-        "self_check": _self_check(model, manifest),
+        "self_check": _self_check(runtime or model.SerializeToString(), manifest),
         **facts,
     }
     return Manifest.model_validate(manifest.model_copy(update=found).model_dump())
@@ -250,11 +257,11 @@ def _layers(explainer: Explainer, size: int) -> tuple[Layer, ...]:
     )
 
 
-def _self_check(model: ModelProto, manifest: Manifest) -> SelfCheck:
+def _self_check(model: Runnable, manifest: Manifest) -> SelfCheck:
     images = synthetic_images(SELF_CHECK_SEED, SELF_CHECK_IMAGES, manifest.input_size)
     codes = np.full((len(images), 1), -1, dtype=np.int64)
     none = np.full_like(codes, manifest.num_classes)
-    logits = run(session(model.SerializeToString()), images, codes, none)["logits"].astype(np.float64)
+    logits = run(session(model), images, codes, none)["logits"].astype(np.float64)
     tolerance = SELF_CHECK_TOLERANCE * max(1.0, float(np.abs(logits).max()))
     rows = tuple(tuple(round(value, 5) for value in row) for row in logits.tolist())
     return SelfCheck(seed=SELF_CHECK_SEED, logits=rows, tolerance=tolerance)

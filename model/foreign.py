@@ -101,8 +101,7 @@ class ModuleSubject(Subject):
 def check_separates(subject: Subject, size: int) -> None:
     """Raise unless the logits depend on every layer, and on the image through the layer alone.
 
-    Only shapes are looked at, and nothing is computed: on copies that are more than the images, what goes around
-    the layer does not fit to what comes from it.
+    Only shapes are looked at, and nothing is computed.
 
     Args:
         subject: in evaluation mode.
@@ -111,27 +110,52 @@ def check_separates(subject: Subject, size: int) -> None:
     Raises:
         LayerError: a layer is not used, or something goes around it.
     """
+    if not isinstance(subject, ModuleSubject):
+        return
     # What depends on values cannot be traced either: the trace tells it, and in which module.
     with (
         FakeTensorMode(allow_non_fake_inputs=True),
         suppress(DataDependentOutputException, DynamicOutputShapeException),
     ):
-        x = torch.zeros(2, 3, size, size)
-        with torch.no_grad():
-            passed: Passed = subject(x)
-        cotangent = torch.ones(2, 2, passed.logits.shape[1])
-        for index, layer in enumerate(subject.layers):
-            if not isinstance(subject, ModuleSubject):
-                continue
-            try:
-                subject._gradients(x, passed, cotangent, subject.layers[index : index + 1])
-            except (DataDependentOutputException, DynamicOutputShapeException):
-                raise
-            except RuntimeError as error:
-                raise LayerError(
-                    f"the layer {layer!r} cannot be explained: the logits do not depend on it, "
-                    f"or part of the network goes around it ({error})"
-                ) from error
+        subject(torch.zeros(2, 3, size, size))
+        _cut_everywhere(subject, torch.zeros(2, 3, size, size))
+
+
+def _cut_everywhere(subject: ModuleSubject, x: Tensor) -> None:
+    """Run a module on other maps than its own behind every layer, more of them each time.
+
+    What goes around a layer is then fewer than what comes from it, and they do not fit together.
+    """
+    reached: list[tuple[str, Tensor, Tensor]] = []
+
+    def cut(layer: str, output: Tensor) -> Tensor:
+        other = output.new_zeros((len(output) + 2, *output.shape[1:])).requires_grad_()
+        reached.append((layer, output, other))
+        return other.clone()
+
+    hooks = [
+        subject.module.get_submodule(layer).register_forward_hook(
+            lambda module, args, output, layer=layer: cut(layer, output)
+        )
+        for layer in subject.layers
+    ]
+    try:
+        with torch.enable_grad():
+            logits = subject.module(x)
+            ends = [output for _, output, _ in reached[1:]] + [logits]
+            for (*_, other), end in reversed([*zip(reached, ends, strict=True)]):
+                torch.autograd.grad(end.sum(), other, retain_graph=True)
+                reached.pop()
+    except (DataDependentOutputException, DynamicOutputShapeException):
+        raise
+    except RuntimeError as error:
+        raise LayerError(
+            f"the layer {reached[-1][0] if reached else subject.layers[-1]!r} cannot be explained: the logits do not "
+            f"depend on it, or part of the network goes around it ({error})"
+        ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _check_map(layer: str, output: object) -> None:

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,8 @@ EARLIER_IMAGES = 2
 """Of how many images the earlier layers' maps are compared: in float64 they take seconds each."""
 
 Array = npt.NDArray[np.generic]
+Runnable: TypeAlias = bytes | onnxruntime.InferenceSession
+"""A graph: serialised ONNX, or a session of it, which takes seconds to make."""
 Row = dict[str, Array]
 """What a graph answers to one image: outputs by name, (1, …)."""
 
@@ -77,8 +80,10 @@ class ParityReport:
         )
 
 
-def session(model: bytes) -> onnxruntime.InferenceSession:
-    """Return a CPU session with as many threads as torch takes."""
+def session(model: Runnable) -> onnxruntime.InferenceSession:
+    """Return a CPU session with as many threads as torch takes; a session is returned as it is."""
+    if isinstance(model, onnxruntime.InferenceSession):
+        return model
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -96,7 +101,7 @@ def run(
 
 
 def check_parity(
-    model: bytes, explainer: Explainer, images: npt.NDArray[np.uint8], tolerance: float = TOLERANCE
+    model: Runnable, explainer: Explainer, images: npt.NDArray[np.uint8], tolerance: float = TOLERANCE
 ) -> ParityReport:
     """Compare a graph with the network it was made of.
 
@@ -112,7 +117,7 @@ def check_parity(
     model: an input moved by 1e-7 of itself moves torch's maps by up to 8e-4, one ReLU's mask left out by 0.3 or more.
 
     Args:
-        model: serialised ONNX.
+        model: the graph.
         explainer: the network in torch, with the very weights that the file holds.
         images: RGB, uint8, (n, S, S, 3).
         tolerance: as in `ParityReport`.

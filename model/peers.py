@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from model.explain import Explainer
 from model.foreign import ModuleSubject
 from model.network import Network
-from model.parity import run, session
+from model.parity import Runnable, run, session
 
 EPSILON = 1e-7
 
@@ -55,12 +55,12 @@ class Tapped(nn.Module):
 
 
 def compare_with_peers(
-    model: bytes, explainer: Explainer, images: npt.NDArray[np.uint8], most: int = 2
+    model: Runnable, explainer: Explainer, images: npt.NDArray[np.uint8], most: int = 2
 ) -> dict[str, float]:
     """Return for each installed peer the largest difference of its maps from the graph's, both scaled to [0, 1].
 
     Args:
-        model: serialised ONNX.
+        model: the graph.
         explainer: the network that it was made of.
         images: RGB, uint8, (n, S, S, 3).
         most: images compared.
