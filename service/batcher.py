@@ -206,6 +206,7 @@ class DynamicBatcher(Generic[P, R]):
         self._deaths = 0
         self._alive = False
         self._handed: set[_Item[P, R]] = set()
+        self._busy = 0
         self._item_s = 0.0
         self._run_s = 0.0
 
@@ -296,6 +297,7 @@ class DynamicBatcher(Generic[P, R]):
         while True:
             batch = await self._next_batch()
             self._handed.update(batch)
+            self._busy += 1
             try:
                 await self._answer(batch)
             except BaseException:
@@ -303,6 +305,7 @@ class DynamicBatcher(Generic[P, R]):
                 _fail(batch, NotReady("The worker stopped in the middle of this request."))
                 raise
             finally:
+                self._busy -= 1
                 self._handed.difference_update(batch)
 
     async def _next_batch(self) -> list[_Item[P, R]]:
@@ -341,7 +344,12 @@ class DynamicBatcher(Generic[P, R]):
                 return
 
     def _take(self) -> list[_Item[P, R]]:
-        """Take a batch out of the lanes in turn: one key, at most `max_batch_size`, only what is still wanted."""
+        """Take a batch out of the lanes in turn: one key, at most `max_batch_size`, only what is still wanted.
+
+        An explanation is not handed over ahead while nobody waits to classify: who comes next would find it in front.
+        """
+        if self._busy >= self.concurrency and not self._lanes[LANES[0]]:
+            return []
         batch: list[_Item[P, R]] = []
         dry: set[str] = set()
         while len(batch) < self.max_batch_size and len(dry) < len(LANES):

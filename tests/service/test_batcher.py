@@ -92,6 +92,40 @@ def test_free_worker_takes_one_at_once() -> None:
     run(test)
 
 
+def test_who_classifies_finds_no_explanation_handed_over_ahead() -> None:
+    """Explanations wait in their lane while one runs, so that what comes to be classified goes first."""
+
+    async def test() -> None:
+        async with Queue(ahead=1) as queue:
+            first = await queue.occupy(lane="explain")
+            explanations = [queue.submit(f"explanation {number}", lane="explain") for number in range(2)]
+            await settle()
+            photo = queue.submit("photo")
+            await settle()
+            queue.engine.gate.set()
+            await asyncio.gather(first, photo, *explanations)
+            assert [["first"], ["photo"], ["explanation 0"], ["explanation 1"]] == queue.engine.batches
+
+    run(test)
+
+
+def test_explanations_have_their_turn_ahead_of_photos_that_never_end() -> None:
+    """While both wait, what is handed over ahead follows the turns."""
+
+    async def test() -> None:
+        async with Queue(ahead=1) as queue:
+            first = await queue.occupy()
+            photos = [queue.submit(f"photo {number}") for number in range(9)]
+            explanations = [queue.submit(f"explanation {number}", lane="explain") for number in range(2)]
+            await settle()
+            queue.engine.gate.set()
+            await asyncio.gather(first, *photos, *explanations)
+            order = [payload for (payload,) in queue.engine.batches]
+            assert max(order.index(f"explanation {number}") for number in range(2)) < len(order) - 2, order
+
+    run(test)
+
+
 def test_waiting_work_forms_one_batch_greedily() -> None:
     """What waits while a run is busy goes into the next run, up to the largest batch."""
 
