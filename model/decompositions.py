@@ -1,4 +1,4 @@
-"""Gradients by the input alone, in operations that ONNX has, for those that torch decomposes badly or not at all.
+"""Operations and their gradients by the input alone, in what ONNX has, where torch decomposes badly or not at all.
 
 The parameters are frozen, so the other gradients that torch's own formulas return are never asked for.
 """
@@ -116,7 +116,7 @@ def _window_sizes(size: int, means: int, window: int, step: int, pad: int, with_
     return [float(min(start + window, last) - max(start, first)) for start in starts]
 
 
-INPUT_GRADIENTS = {
+DECOMPOSITIONS = {
     aten.avg_pool2d_backward.default: _avg_pool2d_backward,
     aten.convolution_backward.default: _convolution_backward,
     aten.native_batch_norm.default: _batch_norm,

@@ -22,7 +22,7 @@ from model.foreign import ModuleSubject, check_separates
 from model.graph import count_operators, initializers, subgraphs, trace
 from model.manifest import Layer, Manifest, ManifestError, SelfCheck, synthetic_images
 from model.network import Network, NetworkConfig, build_network
-from model.parity import ParityReport, Runnable, check_parity, run, session
+from model.parity import ParityReport, check_parity, run, session
 from model.peers import compare_with_peers
 
 WeightsDtype = Literal["fp32", "fp16"]
@@ -219,9 +219,9 @@ def complete(
     explainer: Explainer,
     report: ParityReport,
     facts: Mapping[str, object],
-    runtime: InferenceSession | None = None,
+    runtime: InferenceSession,
 ) -> Manifest:
-    """Return the manifest with everything that only the exporter knows; a session of the model saves making one."""
+    """Return the manifest with everything that only the exporter knows; `runtime` is a session of the model."""
     provenance = manifest.provenance.model_copy(
         update={
             "created": datetime.now(UTC).date().isoformat(),
@@ -234,7 +234,7 @@ def complete(
         "operators": count_operators(model.graph),
         "provenance": provenance,
         "parity": report.to_metrics(),
-        "self_check": _self_check(runtime or model.SerializeToString(), manifest),
+        "self_check": _self_check(runtime, manifest),
         **facts,
     }
     return Manifest.model_validate(manifest.model_copy(update=found).model_dump())
@@ -257,11 +257,11 @@ def _layers(explainer: Explainer, size: int) -> tuple[Layer, ...]:
     )
 
 
-def _self_check(model: Runnable, manifest: Manifest) -> SelfCheck:
+def _self_check(runtime: InferenceSession, manifest: Manifest) -> SelfCheck:
     images = synthetic_images(SELF_CHECK_SEED, SELF_CHECK_IMAGES, manifest.input_size)
     codes = np.full((len(images), 1), -1, dtype=np.int64)
     none = np.full_like(codes, manifest.num_classes)
-    logits = run(session(model), images, codes, none)["logits"].astype(np.float64)
+    logits = run(runtime, images, codes, none)["logits"].astype(np.float64)
     tolerance = SELF_CHECK_TOLERANCE * max(1.0, float(np.abs(logits).max()))
     rows = tuple(tuple(round(value, 5) for value in row) for row in logits.tolist())
     return SelfCheck(seed=SELF_CHECK_SEED, logits=rows, tolerance=tolerance)

@@ -1,7 +1,7 @@
 """Classifiers that were not built here: any torch module with a convolutional feature map can be explained."""
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 import torch
@@ -85,17 +85,23 @@ class ModuleSubject(Subject):
             # The network goes on with a copy: a following in-place activation must not change the map.
             return maps[layer].clone()
 
-        hooks = [
+        with self.hooked(tap):
+            yield maps
+
+    @contextmanager
+    def hooked(self, hook: Callable[[str, Tensor], Tensor]) -> Iterator[None]:
+        """Let the network go on, behind every layer, with what a function of the layer and its output returns."""
+        handles = [
             self.module.get_submodule(layer).register_forward_hook(
-                lambda module, args, output, layer=layer: tap(layer, output)
+                lambda module, args, output, layer=layer: hook(layer, output)
             )
             for layer in self.layers
         ]
         try:
-            yield maps
+            yield
         finally:
-            for hook in hooks:
-                hook.remove()
+            for handle in handles:
+                handle.remove()
 
 
 def check_separates(subject: Subject, size: int) -> None:
@@ -117,8 +123,9 @@ def check_separates(subject: Subject, size: int) -> None:
         FakeTensorMode(allow_non_fake_inputs=True),
         suppress(DataDependentOutputException, DynamicOutputShapeException),
     ):
-        subject(torch.zeros(2, 3, size, size))
-        _cut_everywhere(subject, torch.zeros(2, 3, size, size))
+        x = torch.zeros(2, 3, size, size)
+        subject(x)
+        _cut_everywhere(subject, x)
 
 
 def _cut_everywhere(subject: ModuleSubject, x: Tensor) -> None:
@@ -133,14 +140,8 @@ def _cut_everywhere(subject: ModuleSubject, x: Tensor) -> None:
         reached.append((layer, output, other))
         return other.clone()
 
-    hooks = [
-        subject.module.get_submodule(layer).register_forward_hook(
-            lambda module, args, output, layer=layer: cut(layer, output)
-        )
-        for layer in subject.layers
-    ]
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), subject.hooked(cut):
             logits = subject.module(x)
             ends = [output for _, output, _ in reached[1:]] + [logits]
             for (*_, other), end in reversed([*zip(reached, ends, strict=True)]):
@@ -153,9 +154,6 @@ def _cut_everywhere(subject: ModuleSubject, x: Tensor) -> None:
             f"the layer {reached[-1][0] if reached else subject.layers[-1]!r} cannot be explained: the logits do not "
             f"depend on it, or part of the network goes around it ({error})"
         ) from error
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _check_map(layer: str, output: object) -> None:

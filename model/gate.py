@@ -7,7 +7,7 @@ import numpy.typing as npt
 import onnxruntime
 from scipy.stats import spearmanr
 
-from model.parity import Array, run, session
+from model.parity import Array, Runnable, run, session
 
 
 class GateError(RuntimeError):
@@ -43,11 +43,11 @@ class HeldOut:
     labels: npt.NDArray[np.int64]
 
 
-def measure(reference: bytes, variant: bytes, held_out: HeldOut) -> dict[str, float]:
+def measure(reference: Runnable, variant: Runnable, held_out: HeldOut) -> dict[str, float]:
     """Compare a variant with the fp32 graph: answers and maps of the class that fp32 names.
 
     Args:
-        reference: the fp32 graph, serialised.
+        reference: the fp32 graph.
         variant: the other one.
         held_out: photos to compare on.
 

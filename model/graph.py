@@ -25,7 +25,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 from model.branches import Branch, branch_by_layer
-from model.decompositions import INPUT_GRADIENTS
+from model.decompositions import DECOMPOSITIONS
 from model.diagnose import describe_failure, module_stack
 from model.explain import Explainer
 
@@ -92,7 +92,7 @@ def record(explainer: Explainer, example: Example) -> fx.GraphModule:
     The numbers of images and of targets are recorded as symbols of their own. With `tracing_mode="symbolic"`
     they would merge with every size that happens to be equal: a batch of 3 with the 3 channels.
     """
-    table = {**core_aten_decompositions(), **INPUT_GRADIENTS}
+    table = {**core_aten_decompositions(), **DECOMPOSITIONS}
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
     stand_ins = [
         mode.from_tensor(tensor, symbolic_context=StatelessSymbolicContext(dynamic_sizes=_free_axes(name, tensor)))

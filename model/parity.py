@@ -139,11 +139,8 @@ def check_parity(
     for index, image in enumerate(images):
         exact = _Answer(reference, image, all_maps=index < EARLIER_IMAGES)
         of_earlier = [answers[index] for answers in earlier if index < EARLIER_IMAGES]
-        for row in (*rows[index], *of_earlier):
+        for layer, row in (*((0, row) for row in rows[index]), *enumerate(of_earlier, 1)):
             _keep_larger(errors, _compare_classes(reference, exact.passed, row))
-        for row in rows[index]:
-            _keep_larger(errors, _compare_map(exact, 0, row))
-        for layer, row in enumerate(of_earlier, 1):
             _keep_larger(errors, _compare_map(exact, layer, row))
         if of_earlier:
             rounding = _rounding(exact, _Answer(explainer, image), of_earlier)

@@ -21,7 +21,7 @@ from model.foreign import ModuleSubject
 from model.gate import HeldOut, check, measure
 from model.graph import trace
 from model.manifest import Manifest
-from model.parity import ParityReport, check_parity
+from model.parity import ParityReport, check_parity, session
 
 HALF_TOLERANCE = 0.05
 """Of the fp16 graph against float64, in the units of `ParityReport`: a sanity check, the gate is what counts."""
@@ -71,18 +71,20 @@ def export_variant(
     reference = trace(explainer, manifest.input_size)
     if precision == "int8":
         model = quantise(reference, explainer, calibration)
+        runtime = session(model.SerializeToString())
         report = ParityReport(0)
         facts = {**architecture(network), "network": {}}
     else:
         explainer = to_half(explainer_of(network, manifest, layer, "fp16"))
         model = trace(explainer, manifest.input_size)
-        report = check_parity(model.SerializeToString(), explainer, calibration[:3], HALF_TOLERANCE)
+        runtime = session(model.SerializeToString())
+        report = check_parity(runtime, explainer, calibration[:3], HALF_TOLERANCE)
         facts = architecture(network)
-    figures = measure(reference.SerializeToString(), model.SerializeToString(), held_out)
+    figures = measure(reference.SerializeToString(), runtime, held_out)
     check(figures, precision)
     measured = manifest.metrics | {f"gate.{name}": value for name, value in figures.items()}
     facts |= {"precision": precision, "weights_dtype": precision, "metrics": measured}
-    write(model, complete(manifest, model, explainer, report, facts), path)
+    write(model, complete(manifest, model, explainer, report, facts, runtime), path)
     return figures
 
 

@@ -207,8 +207,10 @@ def check_layers(engine: Engine) -> None:
         WorkerLost: the GPU is gone.
     """
     layers = engine.manifest.layers
+    check = engine.manifest.self_check
+    image = synthetic_images(check.seed if check else 0, 1, engine.manifest.input_size)
     for index, layer in enumerate(layers):
-        outputs = _ask_layer(engine, index, f"layer `{layer.name}`")
+        outputs = _ask_layer(engine, image, index, f"layer `{layer.name}`")
         # For a layer that it does not know, the graph explains no class: contract.
         if (outputs.explained < 0).any():
             raise ModelRejected(f"the manifest lists the layer `{layer.name}`, the graph has only {index}")
@@ -217,17 +219,15 @@ def check_layers(engine: Engine) -> None:
             raise ModelRejected(f"the map of layer `{layer.name}` has the shape {grid}, not {layer.grid}")
         if not np.isfinite(outputs.gradcam).all():
             raise ModelRejected(f"the map of layer `{layer.name}` has numbers that are not finite")
-    if (_ask_layer(engine, len(layers), "no layer").explained >= 0).any():
+    if (_ask_layer(engine, image, len(layers), "no layer").explained >= 0).any():
         raise ModelRejected(f"the graph has more layers than the {len(layers)} of its manifest")
 
 
-def _ask_layer(engine: Engine, index: int, what: str) -> Outputs:
+def _ask_layer(engine: Engine, image: npt.NDArray[np.uint8], index: int, what: str) -> Outputs:
     """Return the map of one layer, for the best class of one image."""
-    manifest = engine.manifest
-    image = synthetic_images(manifest.self_check.seed if manifest.self_check else 0, 1, manifest.input_size)
     target = np.full((1, 1), BEST, dtype=np.int64)
     try:
-        return engine.run(image, target, np.full_like(target, manifest.num_classes), index)
+        return engine.run(image, target, np.full_like(target, engine.manifest.num_classes), index)
     except WorkerLost:
         raise
     except Exception as error:
