@@ -46,8 +46,6 @@ class ModuleSubject(Subject):
         """Classify normalised images, (N, 3, S, S)."""
         with self._tapped() as maps:
             logits = self._logits(x)
-        for layer in self.layers:
-            _check_map(layer, maps.get(layer))
         return Passed(logits, tuple(maps[layer] for layer in self.layers), None)
 
     def last_gradients(self, x: Tensor, passed: Passed, cotangent: Tensor) -> Tensor:
@@ -78,9 +76,6 @@ class ModuleSubject(Subject):
         maps: dict[str, Tensor] = {}
 
         def tap(layer: str, output: Tensor) -> Tensor:
-            if layer in maps:
-                raise LayerError(f"the layer {layer!r} runs more than once in a pass")
-            _check_map(layer, output)
             maps[layer] = output if layer != replaced or replacement is None else replacement
             # The network goes on with a copy: a following in-place activation must not change the map.
             return maps[layer].clone()
@@ -90,10 +85,26 @@ class ModuleSubject(Subject):
 
     @contextmanager
     def hooked(self, hook: Callable[[str, Tensor], Tensor]) -> Iterator[None]:
-        """Let the network go on, behind every layer, with what a function of the layer and its output returns."""
+        """Let the network go on, behind every layer, with what a function of the layer and its output returns.
+
+        Raises:
+            LayerError: a layer does not run inside, runs more than once, or returns no feature map.
+        """
+        ran: set[str] = set()
+
+        def checked(layer: str, output: object) -> Tensor:
+            if layer in ran:
+                raise LayerError(f"the layer {layer!r} runs more than once in a pass")
+            ran.add(layer)
+            if not isinstance(output, Tensor):
+                raise LayerError(f"the layer {layer!r} returns no tensor: {type(output).__name__}")
+            if output.dim() != 4:
+                raise LayerError(f"the layer {layer!r} returns {tuple(output.shape)}, not a feature map (N, C, h, w)")
+            return hook(layer, output)
+
         handles = [
             self.module.get_submodule(layer).register_forward_hook(
-                lambda module, args, output, layer=layer: hook(layer, output)
+                lambda module, args, output, layer=layer: checked(layer, output)
             )
             for layer in self.layers
         ]
@@ -102,6 +113,9 @@ class ModuleSubject(Subject):
         finally:
             for handle in handles:
                 handle.remove()
+        for layer in self.layers:
+            if layer not in ran:
+                raise LayerError(f"the layer {layer!r} did not run")
 
 
 def check_separates(subject: Subject, size: int) -> None:
@@ -123,9 +137,7 @@ def check_separates(subject: Subject, size: int) -> None:
         FakeTensorMode(allow_non_fake_inputs=True),
         suppress(DataDependentOutputException, DynamicOutputShapeException),
     ):
-        x = torch.zeros(2, 3, size, size)
-        subject(x)
-        _cut_everywhere(subject, x)
+        _cut_everywhere(subject, torch.zeros(2, 3, size, size))
 
 
 def _cut_everywhere(subject: ModuleSubject, x: Tensor) -> None:
@@ -141,8 +153,9 @@ def _cut_everywhere(subject: ModuleSubject, x: Tensor) -> None:
         return other.clone()
 
     try:
-        with torch.enable_grad(), subject.hooked(cut):
-            logits = subject.module(x)
+        with torch.enable_grad():
+            with subject.hooked(cut):
+                logits = subject.module(x)
             ends = [output for _, output, _ in reached[1:]] + [logits]
             for (*_, other), end in reversed([*zip(reached, ends, strict=True)]):
                 torch.autograd.grad(end.sum(), other, retain_graph=True)
@@ -150,14 +163,8 @@ def _cut_everywhere(subject: ModuleSubject, x: Tensor) -> None:
     except (DataDependentOutputException, DynamicOutputShapeException):
         raise
     except RuntimeError as error:
+        subject(x)  # a module that cannot run at all says so itself
         raise LayerError(
             f"the layer {reached[-1][0] if reached else subject.layers[-1]!r} cannot be explained: the logits do not "
             f"depend on it, or part of the network goes around it ({error})"
         ) from error
-
-
-def _check_map(layer: str, output: object) -> None:
-    if not isinstance(output, Tensor):
-        raise LayerError(f"the layer {layer!r} did not run, or returns no tensor: {type(output).__name__}")
-    if output.dim() != 4:
-        raise LayerError(f"the layer {layer!r} returns {tuple(output.shape)}, not a feature map (N, C, h, w)")

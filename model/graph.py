@@ -8,10 +8,9 @@ import contextlib
 import gc
 import io
 import itertools
-import operator
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import onnx
@@ -19,23 +18,18 @@ import onnxscript.optimizer
 import torch
 from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 from torch import Tensor, fx, nn
-from torch._decomp import core_aten_decompositions
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+from torch._dynamo.exc import UserError
 
 from model.branches import Branch, branch_by_layer
-from model.decompositions import DECOMPOSITIONS
 from model.diagnose import describe_failure, module_stack
 from model.explain import Explainer
+from model.recording import Example, as_program, record
 
 OPSET = 20
 INPUTS = ("image", "target", "versus", "layer")
 OUTPUTS = ("logits", "probabilities", "attention", "gradcam", "explained")
 EXAMPLE_IMAGES, EXAMPLE_TARGETS = 6, 5
 """Sizes of the example batch: neither 1, which broadcasts, nor equal to each other."""
-
-Example = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class GraphError(RuntimeError):
@@ -74,7 +68,7 @@ def _trace(explainer: Explainer, input_size: int) -> ModelProto:
     branches = [[f"{kind}.{index}" for index in earlier] for kind in ("gradcam", "feature_map", "copies")]
     try:
         model = _translate(recording, example, [*always, *itertools.chain(*branches)])
-    except torch.onnx.OnnxExporterError as error:
+    except (torch.onnx.OnnxExporterError, UserError) as error:
         raise GraphError(describe_failure(_classifier(explainer), _pixels(example), error, [])) from error
     _rename_initializers(model, _parameter_names(recording, explainer))
     model = _tidy(model)
@@ -84,30 +78,6 @@ def _trace(explainer: Explainer, input_size: int) -> ModelProto:
     _order_outputs(model.graph)
     _check_symbolic(model.graph)
     return model
-
-
-def record(explainer: Explainer, example: Example) -> fx.GraphModule:
-    """Write down every operation of an explainer, those of its gradients included.
-
-    The numbers of images and of targets are recorded as symbols of their own. With `tracing_mode="symbolic"`
-    they would merge with every size that happens to be equal: a batch of 3 with the 3 channels.
-    """
-    table = {**core_aten_decompositions(), **DECOMPOSITIONS}
-    mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
-    stand_ins = [
-        mode.from_tensor(tensor, symbolic_context=StatelessSymbolicContext(dynamic_sizes=_free_axes(name, tensor)))
-        for name, tensor in zip(INPUTS, example, strict=True)
-    ]
-
-    def explain(image: Tensor, target: Tensor, versus: Tensor, layer: Tensor) -> tuple[Tensor, ...]:
-        return explainer.forward(image, target, versus, layer)  # make_fx counts arguments: no bound method
-
-    with mode:
-        recording: fx.GraphModule = make_fx(explain, decomposition_table=table, _allow_non_fake_inputs=True)(*stand_ins)
-    _write_without_mutations(recording.graph)
-    recording.graph.eliminate_dead_code()
-    recording.recompile()
-    return recording.eval()
 
 
 def initializers(model: ModelProto) -> dict[str, TensorProto]:
@@ -142,11 +112,6 @@ def _pixels(example: Example) -> tuple[Tensor]:
     return (example[0][:1].permute(0, 3, 1, 2).float(),)
 
 
-def _free_axes(name: str, tensor: Tensor) -> list[DimDynamic]:
-    free = {"image": 1, "target": 2, "versus": 2, "layer": 0}[name]
-    return [DimDynamic.DYNAMIC if axis < free else DimDynamic.STATIC for axis in range(tensor.dim())]
-
-
 def _example(explainer: Explainer, size: int) -> Example:
     image = torch.zeros((EXAMPLE_IMAGES, size, size, 3), dtype=torch.uint8)
     codes = torch.zeros((EXAMPLE_IMAGES, EXAMPLE_TARGETS), dtype=torch.int64)
@@ -160,10 +125,8 @@ def _translate(recording: fx.GraphModule, example: Example, outputs: list[str]) 
     # The exporter reports its progress on stdout and warns of its own deprecations.
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
-        captured = torch.export.export(recording, example, dynamic_shapes=shapes)
-        _decompose_only_what_is_left(captured)
         program = torch.onnx.export(
-            captured,
+            as_program(recording, example, shapes),
             dynamo=True,
             dynamic_shapes=shapes,
             input_names=INPUTS,
@@ -175,53 +138,6 @@ def _translate(recording: fx.GraphModule, example: Example, outputs: list[str]) 
         raise GraphError("torch.onnx.export returned nothing")
     model: ModelProto = program.model_proto
     return model
-
-
-def _write_without_mutations(graph: fx.Graph) -> None:
-    """Replace in-place operations by those that return a new tensor, where nothing else sees the changed one.
-
-    What is recorded for its gradient alone runs the network again up to the layer; dead code that changes a tensor
-    would not be recognised as dead, and be carried through the whole export.
-    """
-    place = {node: index for index, node in enumerate(graph.nodes)}
-    for node in graph.nodes:
-        name, overload = _mutation(node)
-        pure = getattr(getattr(torch.ops.aten, name[:-1], None), overload, None) if name.endswith("_") else None
-        if pure is None:
-            continue
-        changed = node.args[0]
-        others = [user for user in changed.users if user is not node]
-        if not _is_view(changed) and all(place[user] < place[node] and not _is_view(user) for user in others):
-            node.target = pure  # later uses were recorded as uses of this node's result
-
-
-def _mutation(node: fx.Node) -> tuple[str, str]:
-    """Return name and overload of the operator if it changes its first argument, else two empty strings."""
-    if not isinstance(node.target, torch._ops.OpOverload) or not node.target._schema.is_mutable:
-        return "", ""
-    return node.target._schema.name.split("::")[-1], node.target._overloadname
-
-
-def _is_view(node: fx.Node) -> bool:
-    """Return whether a value may share its memory with another: an input, a parameter, or a view."""
-    if node.target is operator.getitem:
-        return _is_view(node.all_input_nodes[0])
-    if not isinstance(node.target, torch._ops.OpOverload):
-        return node.op != "output"
-    return any(value.alias_info is not None for value in node.target._schema.returns)
-
-
-def _decompose_only_what_is_left(program: torch.export.ExportedProgram) -> None:
-    """Keep the exporter from tracing a program once more to decompose it, if the recording has left nothing."""
-    decompose: Callable[..., torch.export.ExportedProgram] = program.run_decompositions
-
-    def run_decompositions(decomp_table: Mapping[object, object], **options: object) -> torch.export.ExportedProgram:
-        called = [node for node in program.graph.nodes if node.op == "call_function"]
-        if any(node.target in decomp_table or _mutation(node)[0] for node in called):
-            return decompose(decomp_table, **options)
-        return program
-
-    program.run_decompositions = run_decompositions
 
 
 def _parameter_names(recording: fx.GraphModule, explainer: Explainer) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -166,6 +167,14 @@ def test_layers_that_cannot_be_explained_are_named(layer: str, message: str) -> 
         check_separates(ModuleSubject(_Around().eval(), (layer,)), 16)
 
 
+def test_a_module_that_cannot_run_says_so_itself() -> None:
+    """Its own error is not taken for something that goes around a layer."""
+    network = make_small()
+    network.fc = nn.Linear(3, CLASSES)
+    with pytest.raises(RuntimeError, match="3"):
+        check_separates(ModuleSubject(network, SMALL_LAYERS), 40)
+
+
 def test_layers_that_run_twice_are_refused() -> None:
     """The gradient by a shared module is not that of one of its calls."""
 
@@ -186,7 +195,7 @@ def test_a_layer_must_be_named_and_labels_must_fit(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-class _Unsupported(nn.Module):
+class _Applied(nn.Module):
     def __init__(self, operation: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.operation = operation
@@ -200,6 +209,7 @@ class _Unsupported(nn.Module):
     [
         (lambda x: x + torch.special.bessel_j0(x), r"aten\.special_bessel_j0 of pool has no ONNX form"),
         (lambda x: x if float(x.sum()) > 0 else -x, r"pool cannot be traced"),
+        (lambda x: nn.functional.local_response_norm(x, 3), r"cannot be written as ONNX"),
     ],
 )
 def test_what_cannot_be_exported_is_named_with_its_module(
@@ -207,10 +217,46 @@ def test_what_cannot_be_exported_is_named_with_its_module(
 ) -> None:
     """An operator without ONNX form, and control flow that depends on the data."""
     network = make_small()
-    network.pool = _Unsupported(operation)  # type: ignore[assignment]
+    network.pool = _Applied(operation)  # type: ignore[assignment]
     with pytest.raises(GraphError, match=message):
         export(network, MANIFEST, tmp_path / "x.onnx", images=IMAGES, layer="last")
     assert not list(tmp_path.iterdir())
+
+
+def _changed_in_part(x: Tensor) -> Tensor:
+    """Add to some channels in place, through a view of them."""
+    changed = x.clone()
+    changed[:, 1:3].add_(0.5)
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("operation", "traces"),
+    [
+        (lambda x: x.clone().add_(0.5).mul_(2), 1),
+        (_changed_in_part, 2),
+        (lambda x: x / (1 + x.var(1, keepdim=True)), 2),
+    ],
+    ids=["in-place", "in-place-view", "decomposed-for-onnx"],
+)
+def test_only_what_must_change_is_traced_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: Callable[[Tensor], Tensor], traces: int
+) -> None:
+    """A view that is written to, and an operator that the exporter splits: exact too, at the cost of a second trace."""
+    found = 1
+    trace = torch.export.export
+
+    def counted(*args: Any, **options: Any) -> object:
+        nonlocal found
+        found += 1
+        return trace(*args, **options)
+
+    monkeypatch.setattr(torch.export, "export", counted)
+    network = make_small()
+    network.pool = _Applied(operation)  # type: ignore[assignment]
+    report = export(network, MANIFEST, tmp_path / "x.onnx", images=IMAGES[:2], layer=SMALL_LAYERS[:2])
+    assert report.passed
+    assert found == traces
 
 
 @pytest.mark.slow
