@@ -112,11 +112,10 @@ class Admission:
 
     async def _admit(self, header: "_Header", scope: Scope, receive: Receive, send: Send) -> None:
         scope.setdefault("state", {})["deadline"] = header.deadline
-        in_hand, metrics = self._registry.in_hand, self._registry.metrics
+        in_hand = self._registry.in_hand
         watchers = scope.get("extensions", {}).get(DISCONNECT)
         body = _Body(receive, send, header.num_bytes, self._settings, in_hand, watchers)
         in_hand.requests += 1
-        metrics.in_flight.inc()
         answered = False
         try:
             await self._app(scope, body.receive, body.send)
@@ -130,7 +129,6 @@ class Admission:
         finally:
             body.close(answered=answered)
             in_hand.requests -= 1
-            metrics.in_flight.dec()
 
     def _check(self, header: "_Header") -> None:
         """Raise why a request cannot be let in, by its header alone."""

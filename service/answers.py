@@ -55,8 +55,8 @@ def classification(
         answer["accepted"] = scores[0]["probability"] >= options.threshold
     answer["model"] = model_id(prediction.served)
     answer["filename"] = filename
-    answer["width"] = prediction.image.width
-    answer["height"] = prediction.image.height
+    answer["width"] = prediction.width
+    answer["height"] = prediction.height
     answer["request_id"] = request_id
     return answer
 

@@ -406,7 +406,8 @@ class DynamicBatcher(Generic[P, R]):
         for item, result in zip(ran.items, ran.results, strict=True):
             if not item.future.done():
                 item.future.set_result(Done(result, ran.started - item.since, ran.run_s, len(ran.items)))
-        _fail(batch, DeadlineExceeded(_TOO_LATE))  # the others
+        if len(ran.items) < len(batch):
+            _fail(batch, DeadlineExceeded(_TOO_LATE))
         self._deaths = 0
 
     async def _answer_singly(self, batch: list[_Item[P, R]]) -> None:

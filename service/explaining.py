@@ -88,10 +88,12 @@ def explanation(head: Answer, prediction: Prediction, options: ExplainOptions) -
 
 def _map(values: Floats, prediction: Prediction, options: ExplainOptions, *, may_be_flat: bool = False) -> Answer:
     """Return the members of one map, `schemas.ClassMap`."""
-    image, resize = prediction.image, prediction.served.manifest.resize
+    resize = prediction.served.manifest.resize
     scaled = scale_map(values, resize.crop)
     found: Answer = {
-        "png": render_layer(values, resize, image.width, image.height, colormap=options.colormap, size=options.size),
+        "png": render_layer(
+            values, resize, prediction.width, prediction.height, colormap=options.colormap, size=options.size
+        ),
         "min": _round(scaled.min),
         "max": _round(scaled.max),
         "shape": list(values.shape),
@@ -133,10 +135,10 @@ def _shown_image(prediction: Prediction, options: ExplainOptions) -> DecodedImag
     if options.view == "panel":
         needed = options.size or PANEL_SIDE
     elif options.view == "overlay":
-        needed = options.size or max(image.width, image.height)
+        needed = options.size or max(prediction.width, prediction.height)
     else:
         needed = 0
-    return image if max(image.image.size) >= needed else prediction.full_image()
+    return image if image is not None and max(image.image.size) >= needed else prediction.full_image()
 
 
 def _round(value: float) -> float:

@@ -54,6 +54,8 @@ MAX_TAG_VALUES = 200_000
 """Values of one TIFF tag, e.g. strips; Pillow makes a Python object of each."""
 STRIP_PIXELS = 250_000
 """Conversions of large images go through strips of this many pixels, so that no second image stands beside."""
+HEAP_BYTES = 4 * MIB
+"""Larger blocks of memory go back to the system when they are freed, and so does more free memory at a heap's end."""
 
 # A hostile upload must not be able to fill the log, nor the registry where Python remembers past warnings.
 warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
@@ -62,13 +64,16 @@ AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 
 def _return_large_blocks() -> None:
-    """Make glibc give freed image buffers back to the system.
+    """Make glibc give freed image buffers back to the system, but not those that the next image needs again.
 
     It raises its own threshold with every large block that is freed, up to 32 MB, and then keeps such blocks in each
-    thread's heap: after a few large photos the process would be larger by all of them.
+    thread's heap: after a few large photos the process would be larger by all of them. A fixed threshold stops the
+    raising; it also fixes how much free memory ends a heap before it is given back, at 128 kB, less than one photo.
     """
     with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(-3, 4 * MIB)  # M_MMAP_THRESHOLD; a fixed value also stops the raising
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-3, HEAP_BYTES)  # M_MMAP_THRESHOLD
+        libc.mallopt(-1, HEAP_BYTES)  # M_TRIM_THRESHOLD
 
 
 _return_large_blocks()

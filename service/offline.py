@@ -92,7 +92,13 @@ async def _explain(photo: str, out: Path, options: ExplainOptions, settings: Set
         served = registry.get(options.model, options.version)
         question = Question.of(options, served.manifest)
         prediction = await predictor.predict(
-            served, data, targets=question.targets, versus=question.versus, layer=question.layer, lane="explain"
+            served,
+            data,
+            targets=question.targets,
+            versus=question.versus,
+            layer=question.layer,
+            lane="explain",
+            keep_image=True,
         )
         question.check(prediction)
         picture = await predictor.render(draw, prediction, options, media_type)

@@ -8,11 +8,11 @@ decoded and prepared in the pool while the batch before them runs.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import ParamSpec, TypeVar
+from functools import lru_cache
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from service.batcher import Done
 from service.engine import BEST, Outputs
@@ -52,7 +52,9 @@ class Prediction:
     """What a model says of one image.
 
     Attributes:
-        image: decoded, maybe at a fraction of its size; see `full_image`.
+        image: decoded, maybe at a fraction of its size, if it was to be kept; see `full_image`.
+        width: of the upright image, pixels.
+        height: likewise.
         logits: (K,).
         probabilities: calibrated, (K,).
         attention: in [0, 1], (h, w); None for an arm without a spatial map.
@@ -64,7 +66,9 @@ class Prediction:
         reopen: decodes the image in full.
     """
 
-    image: DecodedImage
+    image: DecodedImage | None
+    width: int
+    height: int
     logits: npt.NDArray[np.float32]
     probabilities: npt.NDArray[np.float32]
     attention: npt.NDArray[np.float32] | None
@@ -76,11 +80,20 @@ class Prediction:
     reopen: Callable[[], DecodedImage]
 
     def full_image(self) -> DecodedImage:
-        """Return the image with all its pixels; blocks, decoding again what was decoded at a fraction.
+        """Return the image with all its pixels; blocks, decoding again what was not kept, or decoded at a fraction.
 
         Only who draws needs it, one picture a thread: no queue ever holds images in full.
         """
-        return self.image if self.image.scale == 1 else self.reopen()
+        return self.image if self.image is not None and self.image.scale == 1 else self.reopen()
+
+
+class _Seen(NamedTuple):
+    """What is known of an image once it was decoded."""
+
+    image: DecodedImage | None
+    width: int
+    height: int
+    format: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +130,7 @@ class Predictor:
         layer: int = 0,
         lane: str = "classify",
         deadline: float | None = None,
+        keep_image: bool = False,
     ) -> Prediction:
         """Return what a model says of an encoded image.
 
@@ -128,6 +142,8 @@ class Predictor:
             layer: index into the manifest's layers.
             lane: whose turn it shares in the queues.
             deadline: when it must have been started, on `time.monotonic()`'s clock.
+            keep_image: hand the pixels on to who draws. Else they go where they were decoded, and the next image
+                takes their place in memory: handed to another thread they cost two hundred page faults an image.
 
         Raises:
             EmptyInput: no bytes.
@@ -142,13 +158,13 @@ class Predictor:
             raise EmptyInput
         question = _question(served, targets, versus, layer)
         if served.engine.max_batch_size > 1:
-            return await self._through_gpu(question, data, lane, deadline)
+            return await self._through_gpu(question, data, lane, deadline, keep_image)
         done = await self._workers.cpu.submit(
-            lambda: self._decode_and_run(question, data), lane=lane, deadline=deadline
+            lambda: self._decode_and_run(question, data, keep_image), lane=lane, deadline=deadline
         )
-        image, outputs, decode_s = done.result
+        seen, outputs, decode_s = done.result
         self._metrics.batch(1)
-        return self._tell(question, image, outputs, Timings(decode_s, done.queue_s, done.run_s - decode_s, 1), data)
+        return self._tell(question, seen, outputs, Timings(decode_s, done.queue_s, done.run_s - decode_s, 1), data)
 
     async def predict_array(
         self,
@@ -170,9 +186,8 @@ class Predictor:
             done = await self._workers.cpu.submit(lambda: _run(question, image), lane=lane, deadline=deadline)
             self._metrics.batch(1)
         side = served.manifest.input_size
-        shown = DecodedImage(Image.fromarray(image), side, side, "RAW")
         timings = Timings(0.0, done.queue_s, done.run_s, done.batch_size)
-        return self._tell(question, shown, done.result, timings, b"")
+        return self._tell(question, _Seen(None, side, side, "RAW"), done.result, timings, b"")
 
     async def render(self, func: Callable[Args, T], *args: Args.args, **kwargs: Args.kwargs) -> T:
         """Run a rendering function in the pool, in the turn of `explain`, and return its result."""
@@ -180,14 +195,16 @@ class Predictor:
         self._metrics.stage("render", done.run_s)
         return done.result
 
-    async def _through_gpu(self, question: _Question, data: bytes, lane: str, deadline: float | None) -> Prediction:
-        decoded: Done[tuple[DecodedImage, npt.NDArray[np.uint8]]] = await self._workers.cpu.submit(
-            lambda: self._decode(question.served, data), lane=lane, deadline=deadline
+    async def _through_gpu(
+        self, question: _Question, data: bytes, lane: str, deadline: float | None, keep_image: bool
+    ) -> Prediction:
+        decoded: Done[tuple[_Seen, npt.NDArray[np.uint8]]] = await self._workers.cpu.submit(
+            lambda: self._decode(question.served, data, keep_image), lane=lane, deadline=deadline
         )
-        image, pixels = decoded.result
+        seen, pixels = decoded.result
         done = await self._submit_gpu(question, pixels, lane, deadline)
         timings = Timings(decoded.run_s, decoded.queue_s + done.queue_s, done.run_s, done.batch_size)
-        return self._tell(question, image, done.result, timings, data)
+        return self._tell(question, seen, done.result, timings, data)
 
     async def _submit_gpu(
         self, question: _Question, pixels: npt.NDArray[np.uint8], lane: str, deadline: float | None
@@ -195,29 +212,30 @@ class Predictor:
         work = GpuWork(question.served.engine, pixels, question.target, question.versus, question.layer)
         return await self._workers.gpu.submit(work, lane=lane, key=work.key, deadline=deadline)
 
-    def _decode(self, served: ServedModel, data: bytes) -> tuple[DecodedImage, npt.NDArray[np.uint8]]:
+    def _decode(self, served: ServedModel, data: bytes, keep_image: bool) -> tuple[_Seen, npt.NDArray[np.uint8]]:
         resize = served.manifest.resize
         image = decode_image(data, self._limits, min_side=resize.size)
-        return _shrink(image), prepare(image, resize)
+        kept = _shrink(image) if keep_image else None
+        return _Seen(kept, image.width, image.height, image.format), prepare(image, resize)
 
-    def _decode_and_run(self, question: _Question, data: bytes) -> tuple[DecodedImage, Outputs, float]:
+    def _decode_and_run(self, question: _Question, data: bytes, keep_image: bool) -> tuple[_Seen, Outputs, float]:
         started = time.monotonic()
-        image, pixels = self._decode(question.served, data)
+        seen, pixels = self._decode(question.served, data, keep_image)
         decode_s = time.monotonic() - started
-        return image, _run(question, pixels), decode_s
+        return seen, _run(question, pixels), decode_s
 
-    def _tell(
-        self, question: _Question, image: DecodedImage, outputs: Outputs, timings: Timings, data: bytes
-    ) -> Prediction:
+    def _tell(self, question: _Question, seen: _Seen, outputs: Outputs, timings: Timings, data: bytes) -> Prediction:
         metrics = self._metrics
         if data:
-            metrics.decoded(image.format)
+            metrics.decoded(seen.format)
             metrics.stage("decode", timings.decode_s)
         metrics.queue_wait(timings.queue_s)
         metrics.stage("queue", timings.queue_s)
         metrics.stage("infer", timings.infer_s)
         return Prediction(
-            image=image,
+            image=seen.image,
+            width=seen.width,
+            height=seen.height,
             logits=outputs.logits[0],
             probabilities=outputs.probabilities[0],
             attention=None if outputs.attention is None else outputs.attention[0],
@@ -248,10 +266,17 @@ def _shrink(decoded: DecodedImage) -> DecodedImage:
 
 
 def _question(served: ServedModel, targets: Sequence[int], versus: Sequence[int] | None, layer: int) -> _Question:
-    target = np.array([targets], dtype=np.int64)
     none = served.manifest.num_classes
-    against = np.full_like(target, none) if versus is None else np.array([versus], dtype=np.int64)
-    return _Question(served, target, against, layer)
+    against = [none] * len(targets) if versus is None else versus
+    return _Question(served, _codes(tuple(targets)), _codes(tuple(against)), layer)
+
+
+@lru_cache(maxsize=256)
+def _codes(codes: tuple[int, ...]) -> npt.NDArray[np.int64]:
+    """Return the codes of one image as the graph takes them, (1, T): nearly all requests ask the same."""
+    array = np.array([codes], dtype=np.int64)
+    array.flags.writeable = False
+    return array
 
 
 def _run(question: _Question, pixels: npt.NDArray[np.uint8]) -> Outputs:

@@ -108,6 +108,7 @@ class Registry:
         self.draining = False
         self.workers = Workers(settings, metrics, self._revive)
         self.in_hand = InHand(self.workers.parallel)
+        metrics.in_flight(lambda: self.in_hand.requests)
         self.failed: ModelRejected | None = None
         self._load = load
         self._slots: dict[str, _Slot] = {}

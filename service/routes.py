@@ -79,6 +79,7 @@ async def explain(request: Request) -> Response:
             layer=question.layer,
             lane="explain",
             deadline=deadline,
+            keep_image=media_type != JSON,
         )
         services.note(exchange, prediction, *first_class(prediction))
         question.check(prediction)

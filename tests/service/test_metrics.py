@@ -203,3 +203,19 @@ def test_a_real_prometheus_scrapes_it(prometheus: tuple[Running, str], red_png: 
     assert query(url, 'fieldmark_stage_duration_seconds_count{stage="infer"} == 1')
     (model,) = query(url, "fieldmark_model_info")
     assert ("tiny", "CPUExecutionProvider") == (model["name"], model["provider"])
+
+
+def test_no_value_is_lost_between_threads_and_scrapes() -> None:
+    """Values are told to their instruments late; every one of them is counted once."""
+    metrics, threads, values = Metrics(), 4, 2_000
+
+    def record() -> None:
+        for _ in range(values):
+            metrics.batch(1)
+
+    workers = [threading.Thread(target=record) for _ in range(threads)]
+    for worker in workers:
+        worker.start()
+    while any(worker.is_alive() for worker in workers):
+        metrics.exposition(None)
+    assert threads * values == metrics.registry.get_sample_value("fieldmark_batch_images_count")
