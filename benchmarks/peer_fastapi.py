@@ -1,6 +1,6 @@
 """The plain way: FastAPI, a thread pool with a thread a core, uvicorn with uvloop and httptools.
 
-python benchmarks/peer_fastapi.py PORT
+python benchmarks/peer_fastapi.py PORT MODEL
 """
 
 import asyncio
@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -20,7 +21,7 @@ from service.cores import usable_cores
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Load the model before the first request."""
-    app.state.work = Work()
+    app.state.work = Work(Path(sys.argv[2]))
     with ThreadPoolExecutor(usable_cores()) as pool:
         app.state.pool = pool
         yield

@@ -1,9 +1,10 @@
 """LitServe with a worker process a core, each with one thread: its own way to use a CPU.
 
-python benchmarks/peer_litserve.py PORT
+python benchmarks/peer_litserve.py PORT MODEL
 """
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import litserve
@@ -18,7 +19,7 @@ class Classify(litserve.LitAPI):
 
     def setup(self, device: str) -> None:
         """Load the model once a worker."""
-        self.work = Work()
+        self.work = Work(Path(sys.argv[2]))
 
     def decode_request(self, request: Request) -> bytes:
         """Take the photo out of the form."""

@@ -7,18 +7,18 @@ import numpy as np
 
 from service.engine import BEST, OnnxEngine
 from service.image import decode_image, prepare
-from service.settings import BUNDLED_MODEL, Settings
+from service.settings import Settings
 
 
 class Work:
-    """The bundled model behind one function; safe to call from several threads.
+    """A model behind one function; safe to call from several threads.
 
     Args:
-        model: an ONNX file; by default the bundled one.
+        model: an ONNX file.
     """
 
-    def __init__(self, model: Path | None = None) -> None:
-        self._engine = OnnxEngine(model or next(iter(sorted(BUNDLED_MODEL.glob("*/*.onnx")))), Settings(device="cpu"))
+    def __init__(self, model: Path) -> None:
+        self._engine = OnnxEngine(model, Settings(device="cpu"))
         self._engine.warm_up()
         self._resize = self._engine.manifest.resize
         self._target = np.full((1, 1), BEST, dtype=np.int64)

@@ -1,7 +1,8 @@
 """This service beside plain FastAPI and LitServe: same ONNX file, decode, threads, form and answer, in turns.
 
     pip install -e '.[cpu]' -r benchmarks/requirements-peers.txt
-    python benchmarks/peers.py [--concurrency 8,16] [--seconds 8] [--rounds 3] [--photos DIR] [--json]
+    python benchmarks/peers.py [--concurrency 8,16] [--seconds 8] [--rounds 3] [--photos DIR]
+        [--model FILE] [--json]
 
 The servers are measured in turns, round after round, and compared by medians: a machine that slows down for a
 while then slows all of them.
@@ -41,10 +42,10 @@ def form_of(photo: Path, folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def peer(script: str) -> Iterator[Server]:
+def peer(script: str, model: Path) -> Iterator[Server]:
     """Start a peer and wait until it is ready; stop it with all its workers."""
     port = free_port()
-    command = [sys.executable, str(Path(__file__).with_name(script)), str(port)]
+    command = [sys.executable, str(Path(__file__).with_name(script)), str(port), str(model)]
     process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
     server = Server(f"http://127.0.0.1:{port}", process)
     try:
@@ -65,6 +66,7 @@ def main() -> int:
     """Measure all servers in turns and print the medians."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, nargs="*", default=[])
+    parser.add_argument("--model", type=Path, default=next(iter(sorted(BUNDLED_MODEL.glob("*/*.onnx")))))
     parser.add_argument("--concurrency", default="8,16")
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--rounds", type=int, default=3)
@@ -80,7 +82,8 @@ def main() -> int:
         for _ in range(options.rounds):
             for server_name in ("fieldmark", *names):
                 found.setdefault(server_name, {})
-                starting = started_server(BUNDLED_MODEL) if server_name == "fieldmark" else peer(PEERS[server_name])
+                ours = server_name == "fieldmark"
+                starting = started_server(options.model) if ours else peer(PEERS[server_name], options.model)
                 with starting as server:
                     measure_server(server, forms, options, found[server_name])
     report = {server: {text: summary(loads) for text, loads in by_c.items()} for server, by_c in found.items()}
