@@ -261,8 +261,9 @@ def _rounding(
 ) -> dict[str, float]:
     """Return the errors of torch's own maps in the graph's float type, of those layers whose error is not allowed."""
     inexact = {layer: row for layer, row in enumerate(rows, 1) if not errors[_name(explainer, layer)] <= allowed}
-    own = _Answer(explainer, exact.image) if inexact else exact
-    found = {}
+    if not inexact:
+        return {}
+    own, found = _Answer(explainer, exact.image), {}
     for layer, row in inexact.items():
         targets = _targets(explainer, row)
         maps, scale = exact.maps(layer, targets)

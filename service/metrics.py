@@ -6,7 +6,6 @@ bounded: routes are templates, methods and codes come from short lists, and clas
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
 from prometheus_client import (
@@ -93,10 +92,12 @@ class _Late(Collector):
 
     def tell(self) -> None:
         """Tell all values so far to their instruments."""
-        with suppress(IndexError):
-            while True:
+        while True:
+            try:
                 record, value = self._values.popleft()
-                record(value)
+            except IndexError:  # another thread may have told the last one
+                return
+            record(value)
 
     def describe(self) -> list[Metric]:
         """Return no metric: there is none of its own."""
