@@ -13,8 +13,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from service.bench import Load, Server, find_photos, measure, run_load, started_server, summarise, write_photos
-from service.loadgen import Outcome, Plan
+from service.commands.bench.command import (
+    Load,
+    Server,
+    find_photos,
+    measure,
+    run_load,
+    started_server,
+    summarise,
+    write_photos,
+)
+from service.commands.bench.loadgen import Outcome, Plan
 from service.settings import BUNDLED_MODEL
 
 FORMS = {

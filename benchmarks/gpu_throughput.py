@@ -29,12 +29,12 @@ import numpy as np
 import numpy.typing as npt
 
 from model.manifest import synthetic_images
-from service.batcher import DynamicBatcher
-from service.bench import measure, started_server, write_photos
-from service.engine import BEST, CUDA, OnnxEngine, Outputs, runtime
-from service.loadgen import Plan
+from service.commands.bench.command import measure, started_server, write_photos
+from service.commands.bench.loadgen import Plan
+from service.inference.batcher import DynamicBatcher
+from service.inference.engine import BEST, CUDA, OnnxEngine, Outputs, runtime
+from service.inference.workers import GpuWork, run_batch
 from service.settings import Settings
-from service.workers import GpuWork, run_batch
 
 Measured = dict[str, Any]
 

@@ -17,8 +17,16 @@ from typing import Any
 
 import psutil
 
-from service.bench import Server, find_photos, measure, run_load, started_server, summarise, write_photos
-from service.loadgen import Plan
+from service.commands.bench.command import (
+    Server,
+    find_photos,
+    measure,
+    run_load,
+    started_server,
+    summarise,
+    write_photos,
+)
+from service.commands.bench.loadgen import Plan
 from service.settings import BUNDLED_MODEL
 
 GOODPUT = {2.0: 0.9, 5.0: 0.75}

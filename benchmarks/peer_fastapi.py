@@ -15,7 +15,7 @@ import uvicorn
 from fastapi import FastAPI, UploadFile
 from peer_work import Work
 
-from service.cores import usable_cores
+from service.inference.cpus import usable_cores
 
 
 @asynccontextmanager

@@ -11,7 +11,7 @@ import litserve
 from fastapi import Request
 from peer_work import Work
 
-from service.cores import usable_cores
+from service.inference.cpus import usable_cores
 
 
 class Classify(litserve.LitAPI):

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from service.engine import BEST, OnnxEngine
 from service.image import decode_image, prepare
+from service.inference.engine import BEST, OnnxEngine
 from service.settings import Settings
 
 

@@ -21,8 +21,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from service.bench import Load, Server, find_photos, free_port, measure, started_server, wait_ready, write_photos
-from service.loadgen import Plan
+from service.commands.bench.command import (
+    Load,
+    Server,
+    find_photos,
+    free_port,
+    measure,
+    started_server,
+    wait_ready,
+    write_photos,
+)
+from service.commands.bench.loadgen import Plan
 from service.settings import BUNDLED_MODEL
 
 BOUNDARY = "fieldmark-peers"

@@ -23,8 +23,8 @@ from typing import Any
 import onnx
 import psutil
 
-from service.bench import Server, find_photos, run_load, started_server, summarise, write_photos
-from service.loadgen import LOST, Outcome, Plan
+from service.commands.bench.command import Server, find_photos, run_load, started_server, summarise, write_photos
+from service.commands.bench.loadgen import LOST, Outcome, Plan
 from service.settings import BUNDLED_MODEL
 
 MAX_GROWTH_MB = 20.0

@@ -41,7 +41,7 @@ def main() -> None:
 @contextlib.contextmanager
 def served():  # noqa: ANN201 - a context manager of an address
     """Yield the address of a fresh server."""
-    program = "from service.server import serve; from service.settings import Settings; serve(Settings())"
+    program = "from service.http.server import serve; from service.settings import Settings; serve(Settings())"
     environment = os.environ | {
         "FIELDMARK_PORT": "0",
         "FIELDMARK_LOG_FORMAT": "json",

@@ -20,8 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code: 0 done, 1 not possible, 2 wrong usage."""
     options = _parser().parse_args(arguments)
     # Imported late: `--help` need not wait for the runtime.
-    from service.engine import ModelRejected
     from service.errors import FieldmarkError
+    from service.inference.engine import ModelRejected
 
     try:
         code: int = options.run(options)
@@ -108,8 +108,8 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from service.auth import NoKey
-    from service.server import serve
+    from service.http.auth import NoKey
+    from service.http.server import serve
 
     try:
         return serve(_settings(options))
@@ -145,7 +145,7 @@ def _chosen(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _add_classify(parser: argparse.ArgumentParser) -> None:
-    from service.schemas import ClassifyOptions
+    from service.http.api.schemas import ClassifyOptions
 
     parser.description = "Print the classes of photos, the likeliest first."
     parser.add_argument("photos", nargs="+", metavar="PHOTO", help="an image file; `-` reads the standard input")
@@ -155,15 +155,15 @@ def _add_classify(parser: argparse.ArgumentParser) -> None:
 
 
 def _classify(options: argparse.Namespace) -> int:
-    from service.offline import classify
-    from service.schemas import ClassifyOptions
+    from service.commands.photos import classify
+    from service.http.api.schemas import ClassifyOptions
 
     wanted = ClassifyOptions(**_chosen(options))
     return classify(options.photos, wanted, _settings(options), as_json=options.json)
 
 
 def _add_explain(parser: argparse.ArgumentParser) -> None:
-    from service.schemas import ExplainOptions
+    from service.http.api.schemas import ExplainOptions
 
     parser.description = "Draw why a photo is of its class, or of another, or of one and not another."
     parser.add_argument("photo", metavar="PHOTO", help="an image file; `-` reads the standard input")
@@ -174,21 +174,21 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    from service.offline import explain
-    from service.schemas import ExplainOptions
+    from service.commands.photos import explain
+    from service.http.api.schemas import ExplainOptions
 
     wanted = ExplainOptions(**_chosen(options))
     return explain(options.photo, options.out, wanted, _settings(options), as_json=options.json)
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    from service.inspection import inspect
+    from service.commands.inspect import inspect
 
     return inspect(options.file, as_json=options.json)
 
 
 def _add_bench(commands: Any, name: str, purpose: str) -> None:
-    from service import bench
+    from service.commands.bench import command as bench
 
     parser = commands.add_parser(name, help=purpose, description=bench.__doc__)
     bench.add_arguments(parser)

@@ -23,7 +23,7 @@ FieldmarkError
 │   └── Draining            503  draining
 └── DeadlineExceeded        504  deadline_exceeded
 
-Domain code raises these; one handler in `service.app` turns them into `application/problem+json` (RFC 9457).
+Domain code raises these; one handler in `service.http.app` turns them into `application/problem+json` (RFC 9457).
 `detail` is written for the client: it never holds a path, a library's message or a traceback.
 """
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-PACKAGE_DATA = ["model/py.typed", "service/py.typed", "training/py.typed", "service/page/index.html"]
+PACKAGE_DATA = ["model/py.typed", "service/py.typed", "training/py.typed", "service/http/site/page/index.html"]
 NEEDED_TO_DEPLOY = ["Dockerfile", "docker-compose.yml", ".env.example", "deploy/alerts.yml", "deploy/locks/cpu.txt"]
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import httpx
 from fastapi import FastAPI
 
+from service.http.server import make_servers
+from service.inference.models import Registry
 from service.metrics import Metrics
-from service.registry import Registry
-from service.server import make_servers
 from service.settings import Settings
 
 PATIENCE_S = 120

@@ -11,7 +11,7 @@ from PIL import Image
 
 from model.manifest import Manifest
 from service.cli import main
-from service.schemas import Classification, Explanation
+from service.http.api.schemas import Classification, Explanation
 from service.settings import Settings
 from tests.service.tiny_model import LABELS, tiny_manifest, tiny_model, tiny_self_check
 

@@ -20,8 +20,9 @@ def imported_by(statement: str) -> set[str]:
 @pytest.mark.parametrize(
     "statement",
     [
-        "import service.app, service.server, service.protocol, service.cli, service.bench",
-        "from service.engine import OnnxEngine; from service.settings import *; "
+        "import service.http.app, service.http.server, service.http.protocol, service.cli; "
+        "import service.commands.bench.command",
+        "from service.inference.engine import OnnxEngine; from service.settings import *; "
         "OnnxEngine(next(BUNDLED_MODEL.glob('*/*.onnx')), Settings(device='cpu'))",
     ],
 )
@@ -44,7 +45,7 @@ def test_settings_and_errors_are_free_of_the_runtime() -> None:
 def test_the_runtime_tells_nobody(tmp_path: Path) -> None:
     """ONNX Runtime starts no uploader, writes no identifier of the machine, and does not complain that it cannot."""
     script = (
-        "import os; from service.engine import OnnxEngine; from service.settings import *; "
+        "import os; from service.inference.engine import OnnxEngine; from service.settings import *; "
         "OnnxEngine(next(BUNDLED_MODEL.glob('*/*.onnx')), Settings(device='cpu', cpu_runs=1)); "
         "print(len(os.listdir('/proc/self/task')))"
     )

@@ -18,9 +18,9 @@ import psutil
 import pytest
 from PIL import Image
 
-from service.engine import Engine, OnnxEngine
+from service.inference.engine import Engine, OnnxEngine
+from service.inference.models import Registry
 from service.metrics import Metrics
-from service.registry import Registry
 from service.settings import Settings
 from tests.service.conftest import encoded
 from tests.service.running import Running, running, tiny_settings
@@ -201,7 +201,7 @@ def alone() -> Iterator[Callable[[], tuple[str, psutil.Process]]]:
     with contextlib.ExitStack() as stack:
 
         def start() -> tuple[str, psutil.Process]:
-            program = "from service.server import serve; from service.settings import Settings; serve(Settings())"
+            program = "from service.http.server import serve; from service.settings import Settings; serve(Settings())"
             options = {"FIELDMARK_PORT": "0", "FIELDMARK_DEVICE": "cpu", "FIELDMARK_LOG_FORMAT": "json"}
             options["FIELDMARK_REQUEST_TIMEOUT_MS"] = "120000"  # a deadline would hide a bomb
             environment = os.environ | options

@@ -1,0 +1,1 @@
+"""What the command `fieldmark` does without a server, and to measure one."""

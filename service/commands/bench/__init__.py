@@ -1,0 +1,1 @@
+"""`fieldmark bench`: measures a server."""

@@ -1,0 +1,87 @@
+"""`fieldmark inspect FILE`: what a model file says about itself, and whether the service would take it."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from model.manifest import Manifest
+from service.inference.engine import OnnxEngine, check_layers, read_file, self_check
+from service.settings import Settings
+
+_SHOWN_LABELS = 6
+
+
+def inspect(file: Path, *, as_json: bool) -> int:
+    """Print what stands in a model's manifest; returns the exit code.
+
+    Raises:
+        ModelRejected: the service would refuse the file; the message says why.
+    """
+    data = read_file(file)
+    engine = OnnxEngine(data, Settings(device="cpu"))
+    self_check(engine)
+    check_layers(engine)
+    manifest = engine.manifest
+    facts = {"file": str(file), "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    if as_json:
+        text = json.dumps({**facts, **manifest.model_dump(mode="json")}, indent=2, ensure_ascii=False)
+    else:
+        text = "\n".join(_lines(facts, manifest))
+    print(text)  # noqa: T201 - the command's result
+    return 0
+
+
+def _lines(facts: dict[str, Any], manifest: Manifest) -> list[str]:
+    resize, provenance = manifest.resize, manifest.provenance
+    labels = ", ".join(manifest.labels[:_SHOWN_LABELS]) + (", …" if manifest.num_classes > _SHOWN_LABELS else "")
+    scaling = f"shorter side to {resize.size}" if resize.mode == "shorter_side" else f"stretched to {resize.size}"
+    network = manifest.network.get("backbone", "not built by this project")
+    rows = [
+        ("model", f"{manifest.name}, {facts['bytes'] / 1e6:.1f} MB, {facts['file']}"),
+        ("sha256", facts["sha256"]),
+        ("network", f"{network}, attention: {manifest.attention}{'' if manifest.has_attention else ' (no map)'}"),
+        ("classes", f"{manifest.num_classes}: {labels}"),
+        ("input", f"RGB {manifest.input_size}×{manifest.input_size}, {scaling}, centre crop"),
+        ("", f"mean {_numbers(manifest.mean)}, std {_numbers(manifest.std)}"),
+        ("precision", f"{manifest.precision}, weights stored as {manifest.weights_dtype}"),
+        ("temperature", f"{manifest.temperature:.4g}"),
+        *_named(
+            "layers",
+            [
+                f"{index}: {layer.name}, {layer.channels} channels, {layer.grid[0]}×{layer.grid[1]}"
+                for index, layer in enumerate(manifest.layers)
+            ],
+        ),
+        ("data", f"{provenance.dataset}{f', {provenance.num_train} images' if provenance.num_train else ''}"),
+        ("made", f"{provenance.created or 'unknown'}, seed {provenance.seed}, commit {provenance.commit}"),
+        ("recipe", _recipe(provenance.recipe)),
+        ("tools", ", ".join(f"{name} {version}" for name, version in provenance.tools.items())),
+        ("licence", provenance.licence),
+        *_named("metrics", [f"{name} {value:.4g}" for name, value in manifest.metrics.items()]),
+        *_named("parity", [f"{name} {value:.3g}" for name, value in manifest.parity.items()]),
+        ("self-check", f"{len(manifest.self_check.logits)} synthetic images" if manifest.self_check else "none"),
+        ("operators", f"{sum(manifest.operators.values())}: {_counts(manifest.operators)}"),
+    ]
+    return [f"{name:12} {value}".rstrip() for name, value in rows if value]
+
+
+def _named(name: str, lines: list[str]) -> list[tuple[str, str]]:
+    """Return rows of which only the first carries the name."""
+    return [(name if index == 0 else "", line) for index, line in enumerate(lines)]
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{value:.3f}" for value in values)
+
+
+def _counts(operators: dict[str, int]) -> str:
+    most_first = sorted(operators.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{name} {count}" for name, count in most_first)
+
+
+def _recipe(recipe: dict[str, Any]) -> str:
+    """Return a recipe's name, or its plain settings; its tables are for `--json`."""
+    if "name" in recipe:
+        return str(recipe["name"])
+    return ", ".join(f"{name} {value}" for name, value in recipe.items() if not isinstance(value, dict | list))

@@ -1,0 +1,162 @@
+"""`fieldmark classify` and `fieldmark explain`: the service's way from bytes to a result, without a server."""
+
+import asyncio
+import json
+import logging
+import sys
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from service.errors import EmptyInput, FieldmarkError, InvalidOption, MalformedRequest
+from service.http.answers import classification, score
+from service.http.api.schemas import ClassifyOptions, ExplainOptions
+from service.http.explain import Question, draw, explanation
+from service.inference.models import Registry, ServedModel
+from service.inference.predictor import Predictor
+from service.metrics import Metrics
+from service.settings import Settings
+
+PICTURE_TYPES = {".png": "image/png", ".webp": "image/webp", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
+_BAR = 20
+"""Characters of a bar that stands for certainty."""
+
+
+def classify(photos: Sequence[str], options: ClassifyOptions, settings: Settings, *, as_json: bool) -> int:
+    """Print the classes of photos in their order; returns the exit code, 1 where a photo could not be classified."""
+    return asyncio.run(_classify(photos, options, settings, as_json))
+
+
+def explain(photo: str, out: Path, options: ExplainOptions, settings: Settings, *, as_json: bool) -> int:
+    """Write the explanation of a photo as a picture and print what it shows; returns the exit code."""
+    return asyncio.run(_explain(photo, out, options, settings, as_json))
+
+
+@asynccontextmanager
+async def _service(settings: Settings) -> AsyncIterator[tuple[Registry, Predictor]]:
+    """Run a registry and its workers for as long as the command needs them."""
+    # Its reasons reach the user through ModelRejected.
+    logging.getLogger("service.inference.models").setLevel(logging.CRITICAL)
+    metrics = Metrics()
+    registry = Registry(settings, metrics)
+    await registry.start()
+    try:
+        await registry.wait_ready()
+        yield registry, Predictor(registry, settings, metrics)
+    finally:
+        await registry.stop()
+
+
+async def _classify(photos: Sequence[str], options: ClassifyOptions, settings: Settings, as_json: bool) -> int:
+    async with _service(settings) as (registry, predictor):
+        served = registry.get(options.model, options.version)
+        side_by_side = asyncio.Semaphore(2 * served.engine.concurrency * served.engine.max_batch_size)
+        jobs = [asyncio.ensure_future(_one(photo, options, served, predictor, side_by_side)) for photo in photos]
+        results = []
+        for photo, job in zip(photos, jobs, strict=True):
+            result = await job
+            results.append(result)
+            if not as_json:
+                _print_result(photo, result)
+    if as_json:
+        _print_json(results[0] if len(results) == 1 else {"results": results})
+    return int(any("code" in result for result in results))
+
+
+async def _one(
+    photo: str, options: ClassifyOptions, served: ServedModel, predictor: Predictor, side_by_side: asyncio.Semaphore
+) -> dict[str, Any]:
+    """Return a photo's result, or its problem: one bad photo does not keep the others from an answer."""
+    request_id = uuid.uuid4().hex
+    async with side_by_side:
+        try:
+            prediction = await predictor.predict(served, await asyncio.to_thread(read, photo))
+        except FieldmarkError as error:
+            from service.http.problems import problem_document
+
+            return {**problem_document(error, request_id=request_id), "filename": Path(photo).name}
+    return classification(prediction, options, filename=Path(photo).name, request_id=request_id)
+
+
+async def _explain(photo: str, out: Path, options: ExplainOptions, settings: Settings, as_json: bool) -> int:
+    media_type = PICTURE_TYPES.get(out.suffix.lower())
+    if media_type is None:
+        raise InvalidOption(f"{out}: the name must end in {', '.join(PICTURE_TYPES)}.")
+    try:
+        data = read(photo)
+    except FieldmarkError as error:
+        raise type(error)(f"{photo}: {error.detail}") from error
+    async with _service(settings) as (registry, predictor):
+        served = registry.get(options.model, options.version)
+        question = Question.of(options, served.manifest)
+        prediction = await predictor.predict(
+            served,
+            data,
+            targets=question.targets,
+            versus=question.versus,
+            layer=question.layer,
+            lane="explain",
+            keep_image=True,
+        )
+        question.check(prediction)
+        picture = await predictor.render(draw, prediction, options, media_type)
+        head = classification(prediction, options, filename=Path(photo).name, request_id=uuid.uuid4().hex)
+        # The layers are for web pages; here the picture is a file.
+        shown = await predictor.render(explanation, head, prediction, options.model_copy(update={"size": 16}))
+    try:
+        out.write_bytes(picture)
+    except OSError as error:
+        raise MalformedRequest(f"{out}: {error.strerror or error}.") from error
+    for name in ("gradcam", "gradcam_versus", "attention"):
+        if shown.get(name):
+            del shown[name]["png"]
+    if as_json:
+        _print_json({**shown, "picture": str(out)})
+        return 0
+    target = score(prediction, int(prediction.explained[0]))
+    against = f", not {shown['versus']['label']}" if "versus" in shown else ""
+    _say(f"{out}: {options.view} of {target['label']}{against} ({target['probability']:.1%})")
+    for name, kind in (("gradcam", "Grad-CAM"), ("attention", "attention")):
+        if shown.get(name) and shown[name].get("note"):
+            _say(f"{kind}: {shown[name]['note']}")
+    return 0
+
+
+def read(photo: str) -> bytes:
+    """Return a photo's bytes; `-` is the standard input.
+
+    Raises:
+        MalformedRequest: there is no such file, or it cannot be read.
+        EmptyInput: it has no bytes.
+    """
+    try:
+        data = sys.stdin.buffer.read() if photo == "-" else Path(photo).read_bytes()
+    except OSError as error:
+        raise MalformedRequest(f"{error.strerror or error}.") from error
+    if not data:
+        raise EmptyInput("The file is empty.")
+    return data
+
+
+def _print_result(photo: str, result: dict[str, Any]) -> None:
+    if "code" in result:
+        print(f"{photo}: {result['detail']}", file=sys.stderr, flush=True)  # noqa: T201 - an error of the command
+        for label in result.get("nearest", ()):
+            print(f"  {label}", file=sys.stderr)  # noqa: T201
+        return
+    accepted = {True: "", False: "  none of these", None: ""}[result.get("accepted")]
+    _say(f"{photo}  {result['width']}×{result['height']}{accepted}")
+    for found in result["predictions"]:
+        bar = "█" * round(found["probability"] * _BAR)
+        _say(f"  {found['probability']:7.2%}  {bar:{_BAR}}  {found['label']}")
+
+
+def _print_json(result: dict[str, Any]) -> None:
+    _say(json.dumps(result, indent=2, ensure_ascii=False))
+
+
+def _say(line: str) -> None:
+    """Print a line of the result; flushed, so that a pipe shows progress."""
+    print(line, flush=True)  # noqa: T201 - the command's result

@@ -1,0 +1,1 @@
+"""Maps to pictures: arrays in, bytes out; no settings and no requests in here."""

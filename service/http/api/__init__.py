@@ -1,0 +1,1 @@
+"""What clients send and get, and the OpenAPI document about it."""

@@ -1,0 +1,320 @@
+"""uvicorn's HTTP protocol with the limits of time and size that it lacks, and a patient close.
+
+uvicorn starts no timer before the first answer: a client that connects and says nothing, or sends one byte a
+minute, keeps its connection for ever. It also closes a connection right behind an early answer, and the reset
+that follows may destroy that answer before the client has read it (RFC 9112, section 9.6).
+"""
+
+import asyncio
+import logging
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
+
+import httptools
+from pydantic_core import to_json
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from service.errors import FieldmarkError, MalformedRequest, SlowRequest
+from service.http.problems import PROBLEM_MEDIA_TYPE, problem_document
+from service.settings import Settings
+
+LINGER_S = 2.0
+"""How long an answered client may go on sending before its connection is cut, seconds."""
+LINGER_BYTES = 1024 * 1024
+"""How much it may send meanwhile."""
+
+DISCONNECT = "fieldmark.disconnect"
+"""Extension of the ASGI scope: a set of functions that are called when the connection is lost. Waiting for the message
+`http.disconnect` instead takes a task a request."""
+
+Phase = Literal["idle", "header", "body"]
+
+_ACCESS = logging.getLogger("fieldmark.access")
+
+
+class HeaderTooLarge(Exception):
+    """Stops the parser; never leaves this module."""
+
+
+class LimitedHttpProtocol(HttpToolsProtocol):
+    """One connection. Its limits are set by `limited_protocol`.
+
+    Attributes:
+        header_timeout_s: from the first byte of a header, or from the connection's begin, to the header's end.
+        body_timeout_s: from there to the end of the body.
+        max_header_bytes: of request line and header fields together.
+        prefix: of all addresses, given by a proxy.
+    """
+
+    header_timeout_s: ClassVar[float] = 10
+    body_timeout_s: ClassVar[float] = 30
+    max_header_bytes: ClassVar[int] = 32 * 1024
+    prefix: ClassVar[str] = ""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._phase: Phase = "header"
+        self._timer: asyncio.TimerHandle | None = None
+        self._num_header_bytes = 0
+        self._num_raw_bytes = 0
+        self._data = b""
+        self._linger_bytes: int | None = None
+        self._on_lost: set[Callable[[], None]] = set()
+        self._patient: _PatientTransport
+
+    # Connection
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for a header."""
+        super().connection_made(transport)
+        self._patient = _PatientTransport(self, transport)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the clock, and tell who works for this client."""
+        self._disarm()
+        super().connection_lost(exc)
+        for tell in list(self._on_lost):
+            tell()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, and keep an eye on what is still missing."""
+        if self._linger_bytes is not None:
+            self._linger_bytes += len(data)
+            if self._linger_bytes > LINGER_BYTES:
+                self.transport.abort()
+                return
+        self._data = data
+        super().data_received(data)
+        self._data = b""
+        if self._phase == "header":
+            self._num_raw_bytes += len(data)
+            if self._num_raw_bytes > self.max_header_bytes and self.parser is not None:
+                self._refuse(MalformedRequest("The header of the request is too large."))
+        self._watch()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close an idle connection, without waiting for a client that does not read."""
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+        else:
+            super().timeout_keep_alive_handler()
+
+    # Parser
+
+    def on_message_begin(self) -> None:
+        """A header begins."""
+        super().on_message_begin()
+        self._phase = "header"
+        self._num_header_bytes = self._num_raw_bytes = 0
+
+    def on_url(self, url: bytes) -> None:
+        """Count the address."""
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Count the header, which may arrive in one piece."""
+        self._count(len(name) + len(value))
+        super().on_header(name, value)
+
+    def _count(self, size: int) -> None:
+        self._num_header_bytes += size
+        if self._num_header_bytes > self.max_header_bytes:
+            raise HeaderTooLarge
+
+    def on_headers_complete(self) -> None:
+        """The body begins."""
+        self._phase = "body"
+        self._disarm()
+        super().on_headers_complete()
+        self.cycle.transport = self._patient  # type: ignore[assignment]
+        self.cycle.scope["extensions"] = {DISCONNECT: self._on_lost}  # type: ignore[dict-item]
+
+    def on_message_complete(self) -> None:
+        """The request has arrived."""
+        if self.parser.should_upgrade() and self._framing() is not None:
+            return  # its body is still to come
+        self._phase = "idle"
+        self._disarm()
+        super().on_message_complete()
+        if self._linger_bytes is not None:
+            self.transport.close()
+
+    def _framing(self) -> tuple[bytes, bytes] | None:
+        """Return the field that says how long the body is; None without a body."""
+        for name, value in self.headers:
+            if name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0")):
+                return name, value
+        return None
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Go on behind a wish for another protocol, which may be ignored (RFC 9110, section 7.8).
+
+        Java's client and `curl --http2` wish for HTTP/2 with every request. httptools passes over the body of such a
+        request: a second parser reads it, behind a header of our own. uvicorn calls this while it handles httptools'
+        exception, which tells where the header ends.
+        """
+        wish = sys.exc_info()[1]
+        rest = self._data[wish.args[0] :] if isinstance(wish, httptools.HttpParserUpgrade) else b""
+        framing = self._framing()
+        if framing is not None:
+            self.parser = httptools.HttpRequestParser(_Rest(self))
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            rest = b"POST / HTTP/1.1\r\n%s: %s\r\n\r\n" % framing + rest
+        self._data = rest
+        if rest:
+            super().data_received(rest)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what the parser refused, as a problem document."""
+        too_large = max(self._num_header_bytes, self._num_raw_bytes) > self.max_header_bytes
+        self._refuse(MalformedRequest("The header of the request is too large." if too_large else ""))
+
+    # Time
+
+    def _watch(self) -> None:
+        """Arm the clock where a client owes us something: most requests come whole and never arm it."""
+        if self._timer is not None or self.transport.is_closing():
+            return
+        if self._phase == "idle":
+            # Stray bytes between requests stop uvicorn's own clock.
+            is_waiting = self.cycle is not None and self.cycle.response_complete
+            if not is_waiting or self.timeout_keep_alive_task is not None:
+                return
+        seconds = self.body_timeout_s if self._phase == "body" else self.header_timeout_s
+        self._timer = self.loop.call_later(seconds, self._on_timeout)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _on_timeout(self) -> None:
+        self._timer = None
+        if self.transport.is_closing():
+            return
+        if self.pipeline or self.flow.read_paused:
+            self._watch()  # it is we who do not read
+        elif self._phase == "header" and not self._num_raw_bytes:
+            self.transport.close()  # nothing was asked
+        else:
+            self._refuse(SlowRequest())
+
+    # Answers of the protocol's own
+
+    def _refuse(self, error: FieldmarkError) -> None:
+        """Answer with a problem where nothing was answered yet, then close."""
+        if self._linger_bytes is not None:  # it is answered already, and goes on sending
+            return
+        cycle = self.cycle if self._phase == "body" else None
+        if cycle is not None and cycle.response_started:
+            self.transport.close()
+            return
+        request_id, seconds = uuid.uuid4().hex, 0.0
+        if cycle is not None:
+            state: dict[str, Any] = cycle.scope.setdefault("state", {})
+            if exchange := state.get("exchange"):
+                request_id, seconds = exchange.request_id, time.perf_counter() - exchange.started
+            state["timed_out"] = True
+        if not self._is_answering():
+            self.transport.write(self._problem(error, request_id, seconds))
+            if cycle is None:  # there is no request that could tell of itself
+                fields = {"request_id": request_id, "status": error.status, "problem": error.code}
+                _ACCESS.info("request", extra={"fields": fields})
+        if cycle is not None:  # tells the application, whose answer would come too late
+            cycle.disconnected = True
+            cycle.message_event.set()
+        self._linger()
+
+    def _is_answering(self) -> bool:
+        """Return whether an earlier request of this connection is still being answered."""
+        return self._phase != "body" and self.cycle is not None and not self.cycle.response_complete
+
+    def _problem(self, error: FieldmarkError, request_id: str, seconds: float) -> bytes:
+        document = problem_document(error, request_id=request_id, root_path=self.prefix)
+        body: bytes = to_json(document)
+        fields = [
+            *self.server_state.default_headers,
+            (b"content-type", PROBLEM_MEDIA_TYPE.encode()),
+            (b"content-length", str(len(body)).encode()),
+            (b"cache-control", b"no-store"),
+            (b"x-content-type-options", b"nosniff"),
+            (b"x-request-id", request_id.encode()),
+            (b"server-timing", f"total;dur={seconds * 1e3:.2f}".encode()),
+            (b"connection", b"close"),
+        ]
+        return STATUS_LINE[error.status] + b"".join(b"%s: %s\r\n" % field for field in fields) + b"\r\n" + body
+
+    def _linger(self) -> None:
+        """Close in an order that lets the answer arrive: stop writing, read on for a while, then close."""
+        if self._linger_bytes is not None or self.transport.is_closing():
+            return
+        if self._phase == "idle":
+            self.transport.close()
+            return
+        self._linger_bytes = 0
+        self._disarm()
+        self.flow.resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._timer = self.loop.call_later(LINGER_S, self.transport.abort)
+
+
+class _Rest:
+    """What a second parser tells a protocol: the body of a request whose header is known, then all that follows."""
+
+    def __init__(self, protocol: LimitedHttpProtocol) -> None:
+        self._protocol = protocol
+        self._is_known = True
+        self.on_body = protocol.on_body
+
+    def on_message_begin(self) -> None:
+        if not self._is_known:
+            self._protocol.on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        if not self._is_known:
+            self._protocol.on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._is_known:
+            self._protocol.on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        if not self._is_known:
+            self._protocol.on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._is_known = False
+        self._protocol.on_message_complete()
+
+
+class _PatientTransport:
+    """What a request's answer is written to: a transport whose `close` lingers while the request still arrives."""
+
+    __slots__ = ("_protocol", "get_extra_info", "is_closing", "write")
+
+    def __init__(self, protocol: LimitedHttpProtocol, transport: asyncio.Transport) -> None:
+        self._protocol = protocol
+        self.write = transport.write
+        self.is_closing = transport.is_closing
+        self.get_extra_info = transport.get_extra_info
+
+    def close(self) -> None:
+        """Close the connection, late enough for the answer to be read."""
+        self._protocol._linger()
+
+
+def limited_protocol(settings: Settings) -> type[LimitedHttpProtocol]:
+    """Return the protocol class with the limits of these settings."""
+    limits = {
+        "header_timeout_s": settings.header_timeout_s,
+        "body_timeout_s": settings.body_timeout_s,
+        "max_header_bytes": settings.max_header_bytes,
+        "prefix": settings.root_path,
+    }
+    return type("ConfiguredHttpProtocol", (LimitedHttpProtocol,), limits)

@@ -1,0 +1,228 @@
+"""`fieldmark serve`: uvicorn with a drain of our own.
+
+uvicorn stops by closing its sockets first: a load balancer that has not noticed yet gets refused connections, and
+it ends by raising the signal again (exit code 143). This one goes on listening, answers new work with 503 and
+`Connection: close`, finishes what was accepted, and ends with 0.
+"""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import signal
+import socket
+import sys
+import time
+from collections.abc import Generator
+from types import FrameType
+from typing import Any, Literal
+
+import uvicorn
+
+from service.inference.engine import ModelRejected, runtime, wants_cuda
+from service.inference.models import Registry
+from service.logs import configure_logs
+from service.metrics import Metrics
+from service.settings import Settings
+
+KEEP_ALIVE_S = 75
+"""How long an idle connection is kept: longer than the usual 60 s of a load balancer, which must close first."""
+BACKLOG = 2048
+QUIET_S = 0.25
+"""How long nobody must have asked for anything before the socket closes, seconds."""
+MOST_QUIET_S = 2.0
+"""How long that is waited for after the last accepted request was answered, seconds."""
+
+logger = logging.getLogger(__name__)
+
+
+class DrainingServer(uvicorn.Server):
+    """uvicorn's server, stopping in the order that loses nothing.
+
+    Args:
+        config: of uvicorn.
+        registry: knows what is in hand; told that the service is stopping.
+        grace_s: time for accepted requests to finish, seconds.
+
+    Attributes:
+        exit_code: 0 after a clean stop, 1 where no model could be loaded.
+        registry: as given.
+    """
+
+    def __init__(self, config: uvicorn.Config, registry: Registry, grace_s: float) -> None:
+        super().__init__(config)
+        self.exit_code = 0
+        self.registry = registry
+        self._grace_s = grace_s
+        self._stop_by: float | None = None
+        self._quiet_since: float | None = None
+        self._done_since: float | None = None
+        self._answered = 0
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to drain at the first signal, stop at once at the second."""
+        if self._stop_by is not None:
+            self.force_exit = self.should_exit = True
+            return
+        self._stop_by = time.monotonic() + self._grace_s
+
+    async def on_tick(self, counter: int) -> bool:
+        """Return whether to stop now: told to, and nothing is in hand any more; or there is nothing to serve."""
+        if await super().on_tick(counter):
+            return True
+        if self.registry.failed is not None:
+            logger.error("%s", self.registry.failed)
+            self.exit_code = 1
+            return True
+        if self._stop_by is None:
+            return False
+        if not self.registry.draining:
+            self._begin_drain()
+        return self._is_quiet() or time.monotonic() >= self._stop_by
+
+    def _is_quiet(self) -> bool:
+        """Return whether nothing is in hand, and nothing was asked for a moment: those who ask learn to go elsewhere.
+
+        A connection that comes just as the socket closes is reset. Clients that go on asking are waited for only
+        so long.
+        """
+        now, answered = time.monotonic(), self.server_state.total_requests
+        if self.registry.in_hand.requests:
+            self._quiet_since = self._done_since = None
+            return False
+        self._done_since = self._done_since or now
+        if self.server_state.tasks or self._quiet_since is None or answered != self._answered:
+            self._quiet_since, self._answered = now, answered
+        return now - self._quiet_since >= QUIET_S or now - self._done_since >= MOST_QUIET_S
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close sockets, then connections, giving unfinished answers what is left of the grace.
+
+        uvicorn closes both at once, and who has just connected loses what they are about to ask. Here the system's
+        queue of connections is first made as short as it can be, and emptied; whoever is connected by then has a
+        moment to ask, and is told to go elsewhere.
+        """
+        for listening in sockets or []:
+            listening.listen(0)
+        await asyncio.sleep(QUIET_S)
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(QUIET_S)
+        left_s = (self._stop_by or 0.0) - time.monotonic()
+        self.config.timeout_graceful_shutdown = max(1, int(left_s))
+        await super().shutdown(sockets)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()  # the grace is over for whoever still sends or reads
+        await asyncio.sleep(0)
+
+    def _begin_drain(self) -> None:
+        self.registry.draining = True
+        logger.info("stopping: %d requests in hand are finished first", self.registry.in_hand.requests)
+        for connection in self.server_state.connections:
+            cycle = getattr(connection, "cycle", None)
+            if cycle is not None and not cycle.response_complete:
+                cycle.keep_alive = False
+
+
+def serve(settings: Settings) -> int:
+    """Serve until told to stop.
+
+    Returns:
+        Exit code: 0 after a stop that was asked for, 1 where serving was not possible.
+    """
+    # As the first process of a container a signal without a handler is ignored, and loading takes seconds.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    configure_logs(settings)
+    try:
+        runtime()
+        wants_cuda(settings)
+        listening = bind(settings.host, settings.port)
+        for_admin = bind(settings.host, settings.admin_port) if settings.admin_port else None
+    except (ModelRejected, OSError) as error:
+        logger.error("cannot serve: %s", error)
+        return 1
+    registry = Registry(settings, Metrics())
+    server, admin = make_servers(settings, registry)
+    with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+        runner.run(_serve(server, listening, admin, for_admin))
+    return server.exit_code
+
+
+def make_servers(settings: Settings, registry: Registry) -> tuple[DrainingServer, uvicorn.Server | None]:
+    """Return the server of the application, and that of the second port if there is one; not yet listening."""
+    from service.http.app import create_admin_app, create_app  # after the ports are taken: most of the start goes here
+    from service.http.protocol import limited_protocol
+
+    def config(app: Any, lifespan: Literal["on", "off"]) -> uvicorn.Config:
+        return uvicorn.Config(
+            app,
+            http=limited_protocol(settings),
+            ws="none",
+            lifespan=lifespan,
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            proxy_headers=False,  # nothing here asks for the client's address or scheme
+            backlog=BACKLOG,
+            timeout_keep_alive=KEEP_ALIVE_S,
+        )
+
+    app = create_app(settings, registry)
+    admin_app = create_admin_app(app)
+    admin = None if admin_app is None else _QuietServer(config(admin_app, "off"))
+    return DrainingServer(config(app, "on"), registry, settings.shutdown_grace_s), admin
+
+
+class _QuietServer(uvicorn.Server):
+    """A second server beside the main one, which gets the signals."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Leave the signals alone."""
+        yield
+
+
+async def _serve(
+    server: DrainingServer,
+    listening: socket.socket,
+    admin: uvicorn.Server | None,
+    for_admin: socket.socket | None,
+) -> None:
+    beside = [asyncio.create_task(_announce(server.registry, listening))]
+    if admin is not None and for_admin is not None:
+        beside.append(asyncio.create_task(admin.serve(sockets=[for_admin])))
+    try:
+        await server.serve(sockets=[listening])
+    finally:
+        if admin is not None:
+            admin.should_exit = True
+        beside[0].cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
+
+
+async def _announce(registry: Registry, listening: socket.socket) -> None:
+    try:
+        await registry.wait_ready()
+    except ModelRejected:
+        return
+    gc.collect()
+    gc.freeze()  # what lives as long as the service need not be looked at by every collection
+    gc.set_threshold(10_000)  # a request leaves hardly any cycles: every other one would pay for a collection
+    host, port = listening.getsockname()[:2]
+    address = f"[{host}]" if ":" in host else host
+    names = ", ".join(f"{served.name}/{served.version}" for served in registry.models())
+    logger.info("ready on http://%s:%d, %s with %s", address, port, registry.status()["provider"], names)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a bound socket; listening begins when the loop takes it.
+
+    Raises:
+        OSError: the address cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound.bind((host, port))
+    bound.set_inheritable(True)
+    return bound

@@ -1,0 +1,140 @@
+"""The pages for people: `/`, `/docs`, `/errors`, and their files, held in memory and named by their content.
+
+Swagger UI's files come out of the `fastapi-offline` package, so that `/docs` works without a network and no
+minified file lives in this repository.
+"""
+
+import hashlib
+import html
+import importlib.util
+import mimetypes
+from dataclasses import dataclass
+from pathlib import Path
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from service.errors import error_types
+from service.http.telemetry import exchange_of
+
+_HERE = Path(__file__).parent
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'{style}; img-src 'self' blob: data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+_PAGE_HEADERS = {
+    "Content-Security-Policy": _POLICY.format(style=""),
+    "Referrer-Policy": "no-referrer",
+    "X-Frame-Options": "DENY",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
+}
+# Swagger UI writes style attributes; scripts stay as strict as elsewhere.
+_DOCS_HEADERS = _PAGE_HEADERS | {"Content-Security-Policy": _POLICY.format(style=" 'unsafe-inline'")}
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """One static file.
+
+    Attributes:
+        content: its bytes.
+        media_type: by its name.
+        etag: of its content, so that replicas agree and a new release is noticed.
+    """
+
+    content: bytes
+    media_type: str
+    etag: str
+
+    @classmethod
+    def of(cls, content: bytes, name: str) -> "Asset":
+        """Make an asset of bytes and a file name."""
+        media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
+        if media_type.startswith("text/") or media_type.endswith(("javascript", "json")):
+            media_type += "; charset=utf-8"
+        return cls(content, media_type, f'"{hashlib.sha256(content).hexdigest()[:32]}"')
+
+    def response(self, request: Request, headers: dict[str, str]) -> Response:
+        """Return the file, or 304 where the client has it already."""
+        known = ",".join(request.headers.getlist("if-none-match"))
+        fixed = {**headers, "ETag": self.etag, "Cache-Control": "no-cache"}
+        if self.etag in {tag.strip().removeprefix("W/") for tag in known.split(",")} or known.strip() == "*":
+            return Response(status_code=304, headers=fixed)
+        return Response(self.content, headers=fixed, media_type=self.media_type)
+
+
+def page_routes() -> list[BaseRoute]:
+    """Return the routes of all pages and their files; outside the OpenAPI document, which is for programs."""
+    docs = _folder(_HERE / "docs") | _swagger_ui()
+    page = _folder(_HERE / "page")
+    routes: list[BaseRoute] = [
+        _page("/docs", docs["docs.html"], _DOCS_HEADERS),
+        _page("/errors", Asset.of(errors_page().encode(), "errors.html"), _PAGE_HEADERS),
+        _files("/docs/{name:path}", docs, _DOCS_HEADERS),
+    ]
+    if "index.html" in page:
+        routes += [_page("/", page["index.html"], _PAGE_HEADERS), _files("/page/{name:path}", page, _PAGE_HEADERS)]
+    return routes
+
+
+def errors_page() -> str:
+    """Return the page that explains every code of `service.errors`."""
+    entries = "\n".join(
+        f'<h2 id="{kind.code}"><code>{kind.code}</code> <span class="status">{kind.status}</span></h2>\n'
+        f"<p>{html.escape(kind.title)}. {_with_code(kind.__doc__.splitlines()[0] if kind.__doc__ else '')}</p>\n"
+        f"<p>{_with_code(kind.remedy)}</p>"
+        for kind in error_types()
+    )
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>fieldmark: errors</title>\n'
+        '<link rel="icon" href="page/icon.svg" type="image/svg+xml">\n'
+        '<link rel="stylesheet" href="docs/errors.css">\n</head>\n<body>\n<h1>Errors</h1>\n'
+        "<p>Every error is a problem document (RFC 9457, <code>application/problem+json</code>); "
+        "<code>code</code> is stable, <code>request_id</code> finds the request in the server's log.</p>\n"
+        f"{entries}\n</body>\n</html>\n"
+    )
+
+
+def _with_code(text: str) -> str:
+    """Return text as HTML, with `…` as code."""
+    pieces = html.escape(text).split("`")
+    return "".join(f"<code>{piece}</code>" if index % 2 else piece for index, piece in enumerate(pieces))
+
+
+def _page(path: str, asset: Asset, headers: dict[str, str]) -> Route:
+    async def serve(request: Request) -> Response:
+        exchange_of(request.scope).route = path
+        return asset.response(request, headers)
+
+    return Route(path, serve, methods=["GET"], include_in_schema=False)
+
+
+def _files(path: str, assets: dict[str, Asset], headers: dict[str, str]) -> Route:
+    async def serve(request: Request) -> Response:
+        exchange_of(request.scope).route = path
+        asset = assets.get(request.path_params["name"])
+        if asset is None:
+            raise HTTPException(404)
+        return asset.response(request, headers)
+
+    return Route(path, serve, methods=["GET"], include_in_schema=False)
+
+
+def _folder(folder: Path) -> dict[str, Asset]:
+    """Return the files below a folder by their path in it."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
+    return {path.relative_to(folder).as_posix(): Asset.of(path.read_bytes(), path.name) for path in files}
+
+
+def _swagger_ui() -> dict[str, Asset]:
+    # The package is found and not imported: its code is not needed.
+    spec = importlib.util.find_spec("fastapi_offline")
+    if spec is None or spec.origin is None:  # an incomplete installation serves photos all the same
+        return {}
+    folder = Path(spec.origin).parent / "static"
+    names = ("swagger-ui.css", "swagger-ui-bundle.js")
+    return {name: Asset.of((folder / name).read_bytes(), name) for name in names}

@@ -1,0 +1,222 @@
+"""The body of a request → images, still as bytes: a raw image, or multipart/form-data with `file` once or more.
+
+Parts are kept in memory while they arrive: the body is bounded by `max_upload_bytes`, and Starlette's form parser
+would move it to a temporary file and through a thread pool.
+"""
+
+from dataclasses import dataclass
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Receive
+
+from service.errors import EmptyInput, InvalidOption, MalformedRequest, TooLarge, UnsupportedImageType
+from service.http.api.schemas import ExplainOptions
+
+MAX_OTHER_PARTS = 16
+"""Most parts of a form that are not images; browsers and proxies add some."""
+MAX_PART_HEADER_BYTES = 16 * 1024
+"""Longest header of one part; the parser goes through headers byte by byte, and older ones of it set no bound."""
+
+_FIELD = b"file"
+_OPTIONS = frozenset(name.encode() for name in ExplainOptions.model_fields)
+_MAX_FILENAME = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """One image as it was sent.
+
+    Attributes:
+        data: its bytes, not empty-checked.
+        filename: last part of the name the client gave, printable; None where it gave none.
+    """
+
+    data: bytes
+    filename: str | None = None
+
+
+async def read_uploads(request: Request, max_files: int) -> tuple[list[Upload], int]:
+    """Return the images of a request in their order, and the number of bytes read.
+
+    Raises:
+        EmptyInput: no body, or no part named `file`.
+        InvalidOption: a part of the form is named like an option, which would go unheard.
+        MalformedRequest: the multipart framing is broken.
+        TooLarge: more than `max_files` images.
+        UnsupportedImageType: the body is declared to be something else than an image.
+        ClientDisconnect: the client hung up.
+    """
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedImageType("Send the image as it is, without a Content-Encoding.")
+    declared = request.headers.get("content-type", "application/octet-stream")
+    kind = declared.partition(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        return await _read_form(request.receive, declared, max_files)
+    data = await read_body(request.receive)
+    if not data:
+        raise EmptyInput()
+    if not kind.startswith("image/") and kind != "application/octet-stream":
+        raise UnsupportedImageType("The Content-Type must be image/*, application/octet-stream or multipart/form-data.")
+    return [Upload(data)], len(data)
+
+
+async def read_body(receive: Receive) -> bytes:
+    """Return a whole body, copied at most once.
+
+    Raises:
+        ClientDisconnect: the client hung up first.
+    """
+    chunks: list[bytes] = []
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect()
+        if chunk := message.get("body"):
+            chunks.append(chunk)
+        more = message.get("more_body", False)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def _read_form(receive: Receive, declared: str, max_files: int) -> tuple[list[Upload], int]:
+    form = _Form(_boundary(declared), max_files)
+    size = 0
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect()
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        form.feed(chunk)
+        more = message.get("more_body", False)
+    return form.finish(), size
+
+
+def _boundary(declared: str) -> bytes:
+    _, options = parse_options_header(declared)
+    boundary = options.get(b"boundary", b"")
+    if not boundary:
+        raise MalformedRequest("multipart/form-data needs a boundary.")
+    return boundary
+
+
+class _Form:
+    """Collects the parts named `file` while the bytes arrive."""
+
+    def __init__(self, boundary: bytes, max_files: int) -> None:
+        self._max_files = max_files
+        self._mark = b"\r\n--" + boundary
+        self._num_marks = 0
+        self._uploads: list[Upload] = []
+        self._num_parts = 0
+        self._num_header_bytes = 0
+        self._name = bytearray()
+        self._value = bytearray()
+        self._disposition = b""
+        self._filename: str | None = None
+        self._chunks: list[bytes] | None = None
+        self._complete = False
+        try:
+            self._parser = MultipartParser(
+                boundary,
+                {
+                    "on_part_begin": self._on_part_begin,
+                    "on_header_field": self._on_header_field,
+                    "on_header_value": self._on_header_value,
+                    "on_header_end": self._on_header_end,
+                    "on_headers_finished": self._on_headers_finished,
+                    "on_part_data": self._on_part_data,
+                    "on_part_end": self._on_part_end,
+                    "on_end": self._on_end,
+                },
+            )
+        except FormParserError as error:
+            raise MalformedRequest("The multipart boundary is not valid.") from error
+
+    def feed(self, chunk: bytes) -> None:
+        """Parse further bytes.
+
+        The parser goes byte by byte through whatever follows a boundary that is none, and through blanks behind one:
+        twenty megabytes of either would hold the event loop for seconds.
+        """
+        self._num_marks += chunk.count(self._mark)
+        if self._num_marks > self._max_files + MAX_OTHER_PARTS + 1:
+            raise TooLarge("The form has too many parts.")
+        try:
+            self._parser.write(chunk)
+        except FormParserError as error:
+            raise MalformedRequest("The multipart framing is broken.") from error
+        if getattr(self._parser.state, "name", "") == "BOUNDARY_PADDING":
+            raise MalformedRequest("Blanks behind a boundary are not taken.")
+
+    def finish(self) -> list[Upload]:
+        """Return the images once all bytes are there."""
+        if self._num_parts and not self._complete:
+            raise MalformedRequest("The multipart body ends before its last boundary.")
+        if not self._uploads:
+            raise EmptyInput("The form has no part named `file`.")
+        return self._uploads
+
+    def _on_part_begin(self) -> None:
+        self._num_parts += 1
+        if self._num_parts > self._max_files + MAX_OTHER_PARTS:
+            raise TooLarge("The form has too many parts.")
+        self._num_header_bytes = 0
+        self._disposition = b""
+
+    def _on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self._name += self._header_bytes(data, start, end)
+
+    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += self._header_bytes(data, start, end)
+
+    def _header_bytes(self, data: bytes, start: int, end: int) -> bytes:
+        self._num_header_bytes += end - start
+        if self._num_header_bytes > MAX_PART_HEADER_BYTES:
+            raise MalformedRequest("The header of a part is too large.")
+        return data[start:end]
+
+    def _on_header_end(self) -> None:
+        if self._name.lower() == b"content-disposition":
+            self._disposition = bytes(self._value)
+        self._name.clear()
+        self._value.clear()
+
+    def _on_headers_finished(self) -> None:
+        _, options = parse_options_header(self._disposition)
+        self._chunks = None
+        name = options.get(b"name")
+        if name in _OPTIONS:
+            raise InvalidOption(f"`{name.decode()}` is a parameter of the query, not a part of the form.")
+        if name != _FIELD:
+            return
+        if len(self._uploads) == self._max_files:
+            raise TooLarge(f"A request may hold up to {self._max_files} images.")
+        self._chunks = []
+        self._filename = _shown_filename(options.get(b"filename"))
+
+    def _on_part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._chunks is not None:
+            self._chunks.append(data[start:end])
+
+    def _on_part_end(self) -> None:
+        if self._chunks is None:
+            return
+        data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._uploads.append(Upload(data, self._filename))
+        self._chunks = None
+
+    def _on_end(self) -> None:
+        self._complete = True
+
+
+def _shown_filename(raw: bytes | None) -> str | None:
+    """Return the last part of a client's file name, without what a terminal or a log would act on."""
+    if raw is None:
+        return None
+    name = raw.decode("utf-8", "replace").replace("\\", "/").rpartition("/")[2]
+    printable = "".join(character for character in name if character.isprintable())
+    return printable[:_MAX_FILENAME] or None

@@ -1,0 +1,365 @@
+"""Which models are served: names, versions, hot swap.
+
+A folder holds `NAME/VERSION.onnx`; a version is a whole number, compared as a number, the newest answers by
+default. The folder is looked at every few seconds: a complete new file is loaded, warmed and checked beside the
+running model, and takes its place in one step. Work in hand keeps the model that it started with, so no request is
+lost; a file that fails its check changes nothing, and the last good model stays when its file vanishes.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from model.manifest import Manifest
+from service.errors import NotReady, UnknownModel
+from service.http.admission import InHand
+from service.inference.batcher import WorkerLost
+from service.inference.engine import Engine, ModelRejected, OnnxEngine, check_layers, read_file, self_check
+from service.inference.workers import Workers
+from service.metrics import Metrics
+from service.settings import Settings
+
+Load = Callable[[bytes, Settings], Engine]
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ServedModel:
+    """A model that is loaded, warm and checked.
+
+    Attributes:
+        name: in addresses.
+        version: whole number as text.
+        sha256: of the file, hexadecimal.
+        manifest: of the file.
+        engine: that runs it.
+        loaded_at: UTC.
+    """
+
+    name: str
+    version: str
+    sha256: str
+    manifest: Manifest
+    engine: Engine
+    loaded_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class _Signature:
+    """What tells that a file changed, without reading it."""
+
+    inode: int
+    size: int
+    modified_ns: int
+
+
+@dataclass(slots=True)
+class _Slot:
+    """A file's place: what was last seen there, and what is served of it."""
+
+    path: Path
+    seen: _Signature | None = None
+    tried: _Signature | None = None
+    failed: bool = False
+    served: ServedModel | None = None
+
+
+@dataclass(slots=True)
+class ReloadReport:
+    """What a look at the files changed; names as `NAME/VERSION`."""
+
+    loaded: list[str] = field(default_factory=list)
+    unchanged: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    failed: list[dict[str, str]] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report as plain data."""
+        return {name: getattr(self, name) for name in ("loaded", "unchanged", "removed", "failed")}
+
+
+class Registry:
+    """The models of this service.
+
+    Args:
+        settings: where the models are and on what they run.
+        metrics: told of models and reloads.
+        load: makes an engine of a file's bytes; another one in tests.
+
+    Attributes:
+        metrics: as given.
+        settings: as given.
+        draining: set when the service is stopping.
+        in_hand: requests admitted and not yet answered.
+        workers: the queues that all models share.
+        failed: why nothing could be loaded at the start; None while all is well.
+    """
+
+    def __init__(self, settings: Settings, metrics: Metrics, load: Load = OnnxEngine) -> None:
+        self.settings = settings
+        self.metrics = metrics
+        self.draining = False
+        self.workers = Workers(settings, metrics, self._revive)
+        self.in_hand = InHand(self.workers.parallel)
+        metrics.in_flight(lambda: self.in_hand.requests)
+        self.failed: ModelRejected | None = None
+        self._load = load
+        self._slots: dict[str, _Slot] = {}
+        self._index: dict[str, dict[int, ServedModel]] = {}
+        self._busy = asyncio.Lock()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._first_load = asyncio.Event()
+
+    async def start(self) -> None:
+        """Start the workers and begin to load; returns at once."""
+        await self.workers.start()
+        self._tasks.append(asyncio.get_running_loop().create_task(self._first()))
+
+    async def stop(self) -> None:
+        """Stop looking at files, stop the workers, let go of the models."""
+        self.draining = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.workers.stop()
+        self._slots.clear()
+        self._index.clear()
+
+    async def wait_ready(self) -> None:
+        """Wait for the first load.
+
+        Raises:
+            ModelRejected: no model could be loaded.
+        """
+        await self._first_load.wait()
+        if self.failed is not None:
+            raise self.failed
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests can be answered: a model is warm, no worker is down, nothing is stopping."""
+        return bool(self._index) and self.workers.alive and not self.draining
+
+    def models(self) -> list[ServedModel]:
+        """Return what is served: by name, the newest version first."""
+        return [
+            versions[number] for _, versions in sorted(self._index.items()) for number in sorted(versions, reverse=True)
+        ]
+
+    def get(self, name: str | None = None, version: str | int | None = None) -> ServedModel:
+        """Return a model: by default `default_model`, else the first name, and of it the newest version.
+
+        Raises:
+            NotReady: nothing is loaded yet.
+            UnknownModel: no such name or version.
+        """
+        if not self._index:
+            raise NotReady("No model is loaded yet.")
+        versions = self._index.get(name or self.settings.default_model or min(self._index))
+        if versions is None:
+            raise UnknownModel(extensions={"models": sorted(self._index)})
+        if version is None:
+            return versions[max(versions)]
+        served = versions.get(int(version)) if _is_number(str(version)) else None
+        if served is None:
+            raise UnknownModel("That version is not loaded.", extensions={"versions": sorted(versions)})
+        return served
+
+    def status(self) -> dict[str, Any]:
+        """Return the state of the service as plain data."""
+        return {
+            "ready": self.ready,
+            "draining": self.draining,
+            "models": [
+                {
+                    "name": served.name,
+                    "version": served.version,
+                    "sha256": served.sha256,
+                    "provider": served.engine.provider,
+                }
+                for served in self.models()
+            ],
+            "provider": self.models()[0].engine.provider if self._index else None,
+            "workers_alive": self.workers.alive,
+            "requests_in_hand": self.in_hand.requests,
+            "waiting": self.workers.waiting,
+        }
+
+    async def reload(self) -> dict[str, Any]:
+        """Look at the files now, taking every file as complete and trying failed ones again; see `ReloadReport`."""
+        async with self._busy:
+            report = await self._look(trust=True, retry=True)
+        if not (report.loaded or report.failed or report.removed):
+            self.metrics.reloaded("unchanged")
+        return report.as_dict()
+
+    # Looking at the files.
+
+    async def _first(self) -> None:
+        try:
+            async with self._busy:
+                report = await self._look(trust=True)
+            if not self._index:
+                self.failed = ModelRejected(_why(report, self.settings.model))
+        except ModelRejected as error:
+            self.failed = error
+        except Exception as error:
+            logger.exception("the models cannot be loaded")
+            self.failed = ModelRejected(f"the models cannot be loaded: {error}")
+        self._first_load.set()
+        if self.failed is None:
+            self._tasks.append(asyncio.get_running_loop().create_task(self._poll()))
+
+    async def _poll(self) -> None:
+        while True:
+            await asyncio.sleep(self.settings.poll_interval_s)
+            try:
+                async with self._busy:
+                    await self._look()
+            except Exception:
+                logger.exception("looking at the models failed; the loaded ones stay")
+
+    async def _look(self, *, trust: bool = False, retry: bool = False) -> ReloadReport:
+        """Load what is new and complete, and forget what vanished.
+
+        Args:
+            trust: take every file as complete, rather than wait until it stays the same.
+            retry: try files again that failed before.
+        """
+        report = ReloadReport()
+        found = await asyncio.to_thread(scan, self.settings.model)
+        for key, (path, signature) in found.items():
+            slot = self._slots.setdefault(key, _Slot(path))
+            settled = trust or slot.seen == signature or _is_old(signature, self.settings.poll_interval_s)
+            slot.seen = signature
+            if slot.tried == signature and not (retry and slot.failed):
+                report.unchanged.append(key)
+            elif settled:
+                await self._try(key, slot, signature, report)
+        self._forget(set(found), report)
+        return report
+
+    async def _try(self, key: str, slot: _Slot, signature: _Signature, report: ReloadReport) -> None:
+        slot.tried, slot.failed = signature, False
+        try:
+            served = await asyncio.to_thread(self._make, key, slot)
+        except Exception as error:
+            slot.failed = True
+            expected = isinstance(error, ModelRejected)
+            reason = str(error) if expected else f"{type(error).__name__} while loading"
+            stays = "the loaded one stays" if slot.served else "it is not served"
+            logger.error("model %s is refused, %s: %s", key, stays, reason, exc_info=not expected)
+            self.metrics.reloaded("failed")
+            report.failed.append({"model": key, "reason": reason})
+            return
+        if slot.served is not None and served.sha256 == slot.served.sha256:
+            report.unchanged.append(key)
+            return
+        self._swap(slot, served)
+        report.loaded.append(f"{served.name}/{served.version}")
+
+    def _make(self, key: str, slot: _Slot) -> ServedModel:
+        """Read, load, warm and check a file; runs in a thread."""
+        started = time.monotonic()
+        data = read_file(slot.path)
+        sha256 = hashlib.sha256(data).hexdigest()
+        if slot.served is not None and slot.served.sha256 == sha256:
+            return slot.served
+        engine = self._load(data, self.settings)
+        if isinstance(engine, OnnxEngine):
+            engine.warm_up()
+        self_check(engine)
+        check_layers(engine)
+        folder, _, number = key.rpartition("/")
+        served = ServedModel(folder or engine.manifest.name, number, sha256, engine.manifest, engine, datetime.now(UTC))
+        seconds = time.monotonic() - started
+        logger.info("loaded %s/%s (%s) on %s in %.2f s", served.name, number, sha256[:12], engine.provider, seconds)
+        return served
+
+    def _swap(self, slot: _Slot, served: ServedModel | None) -> None:
+        """Put a model into its place, or nothing; requests see the one before or the one after."""
+        old, slot.served = slot.served, served
+        self._reindex()
+        if old is not None:
+            self.metrics.model_unloaded(*_labels(old))
+        if served is not None:
+            self.metrics.model_loaded(*_labels(served))
+            self.metrics.reloaded("ok")
+
+    def _forget(self, found: set[str], report: ReloadReport) -> None:
+        """Unload vanished files, but never the last good version of a name."""
+        for key in sorted(set(self._slots) - found):
+            slot = self._slots[key]
+            if slot.served is not None and len(self._index.get(slot.served.name, ())) < 2:
+                slot.tried = None  # should the file come back, it is looked at again
+                report.unchanged.append(key)
+                continue
+            if slot.served is not None:
+                logger.info("model %s is gone and no longer served", key)
+                self._swap(slot, None)
+                report.removed.append(key)
+            del self._slots[key]
+
+    def _reindex(self) -> None:
+        index: dict[str, dict[int, ServedModel]] = {}
+        for slot in self._slots.values():
+            if slot.served is not None:
+                index.setdefault(slot.served.name, {})[int(slot.served.version)] = slot.served
+        self._index = index
+
+    async def _revive(self) -> None:
+        """Prove that the models still answer before a dead worker is started again."""
+        for served in self.models():
+            with contextlib.suppress(WorkerLost):
+                await asyncio.to_thread(self_check, served.engine)
+                continue
+            raise NotReady("The GPU does not answer.")
+
+
+def scan(model: Path) -> dict[str, tuple[Path, _Signature]]:
+    """Return the model files by `NAME/VERSION` (`/VERSION` for a single file), with what tells their changes.
+
+    Names that begin with a dot, and stems that are not whole numbers, are not models: unfinished copies, notes.
+    """
+    if model.is_dir():
+        paths = [path for path in sorted(model.glob("*/*.onnx")) if _is_model(path)]
+        keys = [f"{path.parent.name}/{int(path.stem)}" for path in paths]
+    else:
+        paths = [model]
+        keys = [f"/{int(model.stem) if _is_number(model.stem) else 1}"]
+    found = {}
+    for key, path in zip(keys, paths, strict=True):
+        with contextlib.suppress(OSError):
+            stat = path.stat()
+            found[key] = (path, _Signature(stat.st_ino, stat.st_size, stat.st_mtime_ns))
+    return found
+
+
+def _is_model(path: Path) -> bool:
+    return _is_number(path.stem) and not path.parent.name.startswith(".") and path.is_file()
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= 18
+
+
+def _is_old(signature: _Signature, seconds: float) -> bool:
+    """Return whether a file was last written long enough ago to be complete: renamed in, or copied with its time."""
+    return time.time() - signature.modified_ns / 1e9 > seconds
+
+
+def _why(report: ReloadReport, model: Path) -> str:
+    if report.failed:
+        return "; ".join(f"{entry['model'].lstrip('/')}: {entry['reason']}" for entry in report.failed)
+    return f"no model at {model}: neither an .onnx file nor a folder of NAME/VERSION.onnx"
+
+
+def _labels(served: ServedModel) -> tuple[str, str, str, str, str]:
+    return served.name, served.version, served.sha256, served.engine.provider, served.manifest.precision

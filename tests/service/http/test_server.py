@@ -1,0 +1,186 @@
+"""The process `fieldmark serve`: started, loaded with requests, told to stop."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from service.commands.bench.command import Server, wait_ready
+from tests.service.conftest import encoded
+from tests.service.http.test_admission import Caller, until
+from tests.service.running import running, tiny_settings
+from tests.service.tiny_model import tiny_model
+
+COMMAND = (
+    "import sys; from service.http.server import serve; from service.settings import Settings; "
+    "sys.exit(serve(Settings()))"
+)
+PHOTO = encoded("red")
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def environment(folder: Path, **settings: object) -> dict[str, str]:
+    """Return the environment of a server of the tiny model."""
+    path = folder / "tiny" / "1.onnx"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(tiny_model())
+    named = {"model": folder, "device": "cpu", "log_level": "warning", "log_format": "json", **settings}
+    return {**os.environ, **{f"FIELDMARK_{name.upper()}": str(value) for name, value in named.items()}}
+
+
+def start(env: dict[str, str]) -> "subprocess.Popen[bytes]":
+    """Start a server process."""
+    return subprocess.Popen([sys.executable, "-c", COMMAND], env=env, stderr=subprocess.PIPE)
+
+
+@dataclass
+class Process:
+    """A server process; has a port like a server in a thread."""
+
+    port: int
+    popen: "subprocess.Popen[bytes]"
+
+    def connect(self) -> socket.socket:
+        """Return a bare connection."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout=30)
+
+    def stop(self) -> tuple[int, str]:
+        """Tell it to stop; return its exit code and what it logged."""
+        self.popen.send_signal(signal.SIGTERM)
+        return self.wait()
+
+    def wait(self) -> tuple[int, str]:
+        """Return exit code and log at its end."""
+        _, log = self.popen.communicate(timeout=60)
+        return self.popen.returncode, log.decode()
+
+
+@contextmanager
+def process(folder: Path, **settings: object) -> Iterator[Process]:
+    """Serve the tiny model in a process of its own."""
+    port = free_port()
+    popen = start(environment(folder, port=port, **settings))
+    try:
+        wait_ready(Server(f"http://127.0.0.1:{port}", popen))
+        yield Process(port, popen)
+    finally:
+        popen.kill()
+        popen.communicate()
+
+
+@dataclass
+class Load:
+    """Clients that ask again and again until told otherwise, and what became of each request."""
+
+    server: Process
+    codes: list[int] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    _threads: list[threading.Thread] = field(default_factory=list)
+
+    def start(self, clients: int) -> None:
+        """Begin to ask."""
+        self._threads = [threading.Thread(target=self._ask) for _ in range(clients)]
+        for thread in self._threads:
+            thread.start()
+
+    def join(self) -> None:
+        """Wait until every client was told to go, or found the door gone."""
+        for thread in self._threads:
+            thread.join(60)
+            assert not thread.is_alive()
+
+    def _ask(self) -> None:
+        while True:
+            try:
+                caller = Caller(self.server)  # type: ignore[arg-type]
+            except OSError:
+                return  # nobody listens any more: nothing was accepted
+            try:
+                caller.send()
+                self.codes.append(caller.read().status)
+            except (OSError, AssertionError) as error:
+                self.lost.append(repr(error))
+                return
+            finally:
+                caller.socket.close()
+            if self.codes[-1] != 200:
+                return
+
+
+def test_sigterm_under_load_loses_nothing(tmp_path: Path) -> None:
+    """Accepted requests are answered, new ones get 503, an idle connection holds nothing up; the exit code is 0."""
+    with process(tmp_path) as server:
+        idle = Caller(server)  # type: ignore[arg-type]
+        idle.send()
+        assert idle.read().status == 200
+        load = Load(server)
+        load.start(8)
+        until(lambda: len(load.codes) >= 40)
+        code, log = server.stop()
+        load.join()
+        idle.socket.close()
+        assert (0, []) == (code, load.lost)
+        assert {200, 503} >= set(load.codes)
+        assert "Traceback" not in log
+
+
+def test_ctrl_c_and_second_port(tmp_path: Path) -> None:
+    """Metrics and administration have a port of their own, which stops with the first; Ctrl-C ends with 0."""
+    admin_port = free_port()
+    with process(tmp_path, admin_port=admin_port) as server:
+        admin = Server(f"http://127.0.0.1:{admin_port}")
+        assert b"fieldmark_model_info" in admin.get("/metrics")
+        server.popen.send_signal(signal.SIGINT)
+        code, log = server.wait()
+        assert code == 0
+        assert "Traceback" not in log
+        with pytest.raises(OSError):
+            admin.get("/metrics")
+
+
+def test_unfinished_request_ends_with_the_grace(tmp_path: Path) -> None:
+    """A body that never comes does not hold the process for ever."""
+    with running(tiny_settings(tmp_path, shutdown_grace_s=0.3)) as server:
+        caller = Caller(server)
+        caller.send(body=b"", length=100)
+        until(lambda: server.registry.in_hand.requests == 1)
+    caller.socket.close()
+
+
+def test_taken_port(tmp_path: Path) -> None:
+    """A port in use is told before anything is loaded."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        popen = start(environment(tmp_path, port=taken.getsockname()[1]))
+        _, log = popen.communicate(timeout=60)
+        assert popen.returncode == 1
+        assert "cannot serve" in log.decode()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model": "/nowhere"}, "no model at /nowhere"),
+        ({"device": "cuda"}, "device=cuda"),
+    ],
+)
+def test_nothing_to_serve(tmp_path: Path, settings: dict[str, object], message: str) -> None:
+    """Without a model, or without the GPU that was asked for, the process ends with 1 and says why."""
+    popen = start(environment(tmp_path, port=free_port(), **settings))
+    _, log = popen.communicate(timeout=60)
+    assert popen.returncode == 1
+    assert message in log.decode()

@@ -1,0 +1,340 @@
+"""Models on disk and models served: what is loaded when, what is refused, what stays."""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service.errors import NotReady, UnknownModel
+from service.inference.engine import Engine, ModelRejected, OnnxEngine
+from service.inference.models import Registry, scan
+from service.inference.predictor import Predictor
+from service.metrics import Metrics
+from service.settings import Settings
+from tests.service.conftest import encoded
+from tests.service.tiny_model import WEIGHTS, tiny_manifest, tiny_model, tiny_self_check
+
+OTHER_WEIGHTS = WEIGHTS[:, ::-1].copy()
+BROKEN = tiny_model(tiny_manifest(self_check=tiny_self_check(offset=1.0)))
+LISTS_TOO_MUCH = tiny_model(tiny_manifest(layers=tiny_manifest().layers * 2))
+
+
+def other_model() -> bytes:
+    """Return a model that answers differently, and whose self-check passes."""
+    return tiny_model(weights=OTHER_WEIGHTS)
+
+
+def put(folder: Path, key: str, data: bytes, age_s: float = 0.0) -> Path:
+    """Rename a complete model into place, as the exporter does."""
+    path = folder / f"{key}.onnx"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_suffix(".tmp")
+    new.write_bytes(data)
+    if age_s:
+        stamp = new.stat().st_mtime - age_s
+        os.utime(new, (stamp, stamp))
+    new.replace(path)
+    return path
+
+
+def with_registry(
+    model: Path, test: Callable[[Registry], Awaitable[None]], load: Callable[..., Engine] = OnnxEngine, **options: Any
+) -> None:
+    """Run an async test on a started registry that looks at its files only when told to."""
+    settings = Settings(model=model, device="cpu", poll_interval_s=3600, **options)
+
+    async def run() -> None:
+        registry = Registry(settings, Metrics(), load)
+        await registry.start()
+        try:
+            async with asyncio.timeout(60):
+                await test(registry)
+        finally:
+            await registry.stop()
+
+    asyncio.run(run())
+
+
+def names(registry: Registry) -> list[str]:
+    """Return what is served, as NAME/VERSION."""
+    return [f"{served.name}/{served.version}" for served in registry.models()]
+
+
+def test_folder_is_served_newest_first(tmp_path: Path) -> None:
+    """Versions are whole numbers compared as numbers; the first name and its newest version are the default."""
+    for key in ("tiny/2", "tiny/10", "tiny/9", "small/1"):
+        put(tmp_path, key, tiny_model())
+
+    async def test(registry: Registry) -> None:
+        await registry.wait_ready()
+        assert ["small/1", "tiny/10", "tiny/9", "tiny/2"] == names(registry)
+        assert ("small", "1") == (registry.get().name, registry.get().version)
+        assert [registry.get("tiny").version, registry.get("tiny", "9").version] == ["10", "9"]
+        assert registry.get("tiny", 2).version == "2"
+        for wrong in [("none", None), ("tiny", "11"), ("tiny", "ten"), ("tiny", "-2")]:
+            with pytest.raises(UnknownModel):
+                registry.get(*wrong)
+
+    with_registry(tmp_path, test)
+
+
+def test_default_model_is_a_setting(tmp_path: Path) -> None:
+    """With several names, a setting says which one answers without `?model=`."""
+    for key in ("a/1", "b/1"):
+        put(tmp_path, key, tiny_model())
+
+    async def test(registry: Registry) -> None:
+        await registry.wait_ready()
+        assert registry.get().name == "b"
+
+    with_registry(tmp_path, test, default_model="b")
+
+
+def test_single_file_is_named_by_its_manifest(tmp_path: Path) -> None:
+    """A file needs no folder around it."""
+    path = put(tmp_path, "exported", tiny_model())
+
+    async def test(registry: Registry) -> None:
+        await registry.wait_ready()
+        assert ["tiny/1"] == names(registry)
+
+    with_registry(path, test)
+
+
+def test_what_is_not_a_model_is_ignored(tmp_path: Path) -> None:
+    """Unfinished copies, notes and hidden folders are no models."""
+    for key in ("tiny/1", "tiny/draft", "tiny/1.5", ".trash/1", "tiny/-3"):
+        put(tmp_path, key, tiny_model())
+    (tmp_path / "tiny" / "2.onnx.tmp").write_bytes(b"half")
+    (tmp_path / "tiny" / "3.onnx").mkdir()
+    assert ["tiny/1"] == list(scan(tmp_path))
+
+
+def test_not_ready_before_the_first_load(tmp_path: Path) -> None:
+    """`start` returns at once; nothing is answered before a model is warm."""
+    put(tmp_path, "tiny/1", tiny_model())
+
+    async def test(registry: Registry) -> None:
+        assert not registry.ready
+        with pytest.raises(NotReady):
+            registry.get()
+        await registry.wait_ready()
+        assert registry.ready
+        assert registry.status()["provider"] == "CPUExecutionProvider"
+
+    with_registry(tmp_path, test)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "no model at"),
+        ({"tiny/1": b"\xff\xff"}, "not an ONNX file"),
+        ({"tiny/1": BROKEN}, "self-check"),
+        ({"tiny/1": LISTS_TOO_MUCH}, "the graph has only 1"),
+    ],
+)
+def test_nothing_to_serve(tmp_path: Path, files: dict[str, bytes], message: str) -> None:
+    """Where no model can be served, waiting for one says why."""
+    for key, data in files.items():
+        put(tmp_path, key, data)
+
+    async def test(registry: Registry) -> None:
+        with pytest.raises(ModelRejected, match=message):
+            await registry.wait_ready()
+        assert not registry.ready
+
+    with_registry(tmp_path, test)
+
+
+def test_one_bad_model_does_not_stop_the_others(tmp_path: Path) -> None:
+    """What can be served is served."""
+    put(tmp_path, "bad/1", BROKEN)
+    put(tmp_path, "tiny/1", tiny_model())
+
+    async def test(registry: Registry) -> None:
+        await registry.wait_ready()
+        assert ["tiny/1"] == names(registry)
+
+    with_registry(tmp_path, test)
+
+
+def test_reload_swaps_and_reports(tmp_path: Path) -> None:
+    """A new version and a changed file are loaded, an unchanged one is left alone."""
+    put(tmp_path, "tiny/1", tiny_model())
+    put(tmp_path, "small/1", tiny_model())
+
+    async def test(registry: Registry) -> None:
+        await registry.wait_ready()
+        before = registry.get("tiny", 1)
+        put(tmp_path, "tiny/1", other_model())
+        put(tmp_path, "tiny/2", tiny_model())
+        report = await registry.reload()
+        assert {"loaded": ["tiny/1", "tiny/2"], "unchanged": ["small/1"], "removed": [], "failed": []} == report
+        assert registry.get("tiny", 1).sha256 != before.sha256
+        assert registry.get("tiny").version == "2"
+
+    with_registry(tmp_path, test)
+
+
+def test_failing_self_check_rolls_back(tmp_path: Path) -> None:
+    """A file that does not compute as exported changes nothing, and is tried again only when asked to."""
+    put(tmp_path, "tiny/1", tiny_model())
+
+    async def test(registry: Registry) -> None:
+        await registry.wait_ready()
+        good = registry.get()
+        put(tmp_path, "tiny/1", BROKEN)
+        report = await registry.reload()
+        assert ["tiny/1"] == [entry["model"] for entry in report["failed"]]
+        assert "self-check" in report["failed"][0]["reason"]
+        assert registry.get() is good
+        async with registry._busy:
+            assert ["tiny/1"] == (await registry._look(trust=True)).unchanged
+        assert 1 == len((await registry.reload())["failed"])
+        put(tmp_path, "tiny/1", other_model())
+        assert ["tiny/1"] == (await registry.reload())["loaded"]
+
+    with_registry(tmp_path, test)
+
+
+def test_reasons_hold_no_folders(tmp_path: Path) -> None:
+    """Reasons reach clients of `/admin/reload`: the host's folders do not."""
+    put(tmp_path, "tiny/1", tiny_model())
+
+    async def test(registry: Registry) -> None:
+        await registry.wait_ready()
+        put(tmp_path, "tiny/2", b"not a model")
+        put(tmp_path, "tiny/3", tiny_model()[:400])
+        assert str(tmp_path) not in str(await registry.reload())
+
+    with_registry(tmp_path, test)
+
+
+def test_last_good_model_stays_when_its_file_vanishes(tmp_path: Path) -> None:
+    """Of several versions a vanished one goes; the last one of a name stays, whatever happens to its file."""
+    old, new = put(tmp_path, "tiny/1", tiny_model()), put(tmp_path, "tiny/2", other_model())
+
+    async def test(registry: Registry) -> None:
+        await registry.wait_ready()
+        new.unlink()
+        assert ["tiny/2"] == (await registry.reload())["removed"]
+        assert ["tiny/1"] == names(registry)
+        old.unlink()
+        assert [] == (await registry.reload())["removed"]
+        assert ["tiny/1"] == names(registry)
+        put(tmp_path, "tiny/1", other_model())
+        assert ["tiny/1"] == (await registry.reload())["loaded"]
+
+    with_registry(tmp_path, test)
+
+
+def test_polling_waits_for_a_complete_file(tmp_path: Path) -> None:
+    """A file that is still being written is left alone until it stayed the same for one look."""
+    put(tmp_path, "tiny/1", tiny_model())
+
+    async def test(registry: Registry) -> None:
+        await registry.wait_ready()
+        data, growing = other_model(), tmp_path / "tiny" / "2.onnx"
+        for size in (10, len(data) // 2, len(data)):
+            growing.write_bytes(data[:size])
+            assert [] == (await registry._look()).loaded
+        assert ["tiny/2"] == (await registry._look()).loaded
+
+    with_registry(tmp_path, test)
+
+
+def test_polling_takes_a_renamed_file_at_once(tmp_path: Path) -> None:
+    """A file that was written a while ago and renamed into place is complete at first sight."""
+    put(tmp_path, "tiny/1", tiny_model())
+
+    async def test(registry: Registry) -> None:
+        await registry.wait_ready()
+        put(tmp_path, "tiny/2", other_model(), age_s=7200)
+        assert ["tiny/2"] == (await registry._look()).loaded
+
+    with_registry(tmp_path, test)
+
+
+def test_polling_runs_by_itself(tmp_path: Path) -> None:
+    """Without anybody asking, a new version is found."""
+    put(tmp_path, "tiny/1", tiny_model())
+
+    async def run() -> None:
+        registry = Registry(Settings(model=tmp_path, device="cpu", poll_interval_s=0.01), Metrics())
+        await registry.start()
+        await registry.wait_ready()
+        put(tmp_path, "tiny/2", other_model())
+        async with asyncio.timeout(30):
+            while len(registry.models()) < 2:
+                await asyncio.sleep(0.005)
+        await registry.stop()
+
+    asyncio.run(run())
+
+
+def test_twenty_swaps_under_load_lose_nothing(tmp_path: Path) -> None:
+    """Requests in hand keep the model that they began with; every one is answered by one of the two models."""
+    put(tmp_path, "tiny/1", tiny_model())
+    photo = encoded("red")
+
+    async def test(registry: Registry) -> None:
+        await registry.wait_ready()
+        predictor = Predictor(registry, registry.settings, registry.metrics)
+        swapping, answers = True, []
+
+        async def ask() -> None:
+            while swapping:
+                served = registry.get()
+                prediction = await predictor.predict(served, photo)
+                answers.append((served.sha256 == prediction.served.sha256, int(prediction.logits.argmax())))
+
+        clients = [asyncio.create_task(ask()) for _ in range(8)]
+        for number in range(20):
+            put(tmp_path, "tiny/1", other_model() if number % 2 == 0 else tiny_model())
+            assert ["tiny/1"] == (await registry.reload())["loaded"]
+        swapping = False
+        await asyncio.gather(*clients)
+        assert {(True, 0), (True, 3)} >= set(answers)
+        assert len(answers) >= 8
+
+    with_registry(tmp_path, test)
+
+
+def test_metrics_name_what_is_loaded(tmp_path: Path) -> None:
+    """The model's name, version, hash and provider are a metric, and go with the model."""
+    put(tmp_path, "tiny/1", tiny_model())
+
+    async def test(registry: Registry) -> None:
+        await registry.wait_ready()
+        old = registry.get().sha256
+        put(tmp_path, "tiny/1", other_model())
+        await registry.reload()
+        page = registry.metrics.exposition(None)[0].decode()
+        assert registry.get().sha256 in page
+        assert old not in page
+
+    with_registry(tmp_path, test)
+
+
+class _SlowEngine(OnnxEngine):
+    """An engine that takes a long time to be made, in a thread."""
+
+    def __init__(self, data: bytes, settings: Settings) -> None:
+        np.linalg.inv(np.eye(4))
+        super().__init__(data, settings)
+
+
+def test_another_loader_can_be_given(tmp_path: Path) -> None:
+    """The registry asks for engines; where they come from is not its business."""
+    put(tmp_path, "tiny/1", tiny_model())
+
+    async def test(registry: Registry) -> None:
+        await registry.wait_ready()
+        assert isinstance(registry.get().engine, _SlowEngine)
+
+    with_registry(tmp_path, test, _SlowEngine)

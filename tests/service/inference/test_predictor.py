@@ -1,0 +1,233 @@
+"""From bytes to a result: the same answer by every way, none of it in the event loop's thread."""
+
+import asyncio
+import resource
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from model.manifest import Manifest
+from service.errors import DeadlineExceeded, EmptyInput, UndecodableImage
+from service.image import decode_image, prepare
+from service.inference import predictor as predictor_module
+from service.inference.engine import CUDA, Images, OnnxEngine, Outputs
+from service.inference.models import Registry
+from service.inference.predictor import KEPT_PIXELS, Prediction, Predictor
+from service.metrics import Metrics
+from service.settings import BUNDLED_MODEL, Settings
+from tests.service.conftest import encoded
+from tests.service.tiny_model import tiny_logits, tiny_model
+
+
+class BatchingEngine:
+    """The tiny model as if it ran on a GPU: batches, and a note of the threads that ran them."""
+
+    def __init__(self, data: bytes, settings: Settings) -> None:
+        self._engine = OnnxEngine(data, settings)
+        self.manifest: Manifest = self._engine.manifest
+        self.provider = CUDA
+        self.max_batch_size = settings.max_batch_size
+        self.concurrency = 1
+        self.threads: set[str] = set()
+        self.batches: list[int] = []
+
+    def run(self, images: Images, target: np.ndarray, versus: np.ndarray, layer: int) -> Outputs:
+        self.threads.add(threading.current_thread().name)
+        self.batches.append(len(images))
+        return self._engine.run(images, target, versus, layer)
+
+
+def with_predictor(
+    folder: Path, test: Callable[[Predictor, Registry], Awaitable[None]], load: Any = OnnxEngine, **options: Any
+) -> None:
+    """Run an async test on a predictor of the tiny model, or of the one that `options` name."""
+    path = folder / "tiny" / "1.onnx"
+    path.parent.mkdir()
+    path.write_bytes(tiny_model())
+
+    async def run() -> None:
+        settings = Settings(**{"model": folder, "device": "cpu", **options})
+        registry = Registry(settings, Metrics(), load)
+        await registry.start()
+        await registry.wait_ready()
+        try:
+            async with asyncio.timeout(60):
+                await test(Predictor(registry, settings, registry.metrics), registry)
+        finally:
+            await registry.stop()
+
+    asyncio.run(run())
+
+
+WAYS = pytest.mark.parametrize("load", [OnnxEngine, BatchingEngine], ids=["cpu", "batches"])
+
+
+@WAYS
+def test_prediction_is_the_models_answer(tmp_path: Path, load: Any) -> None:
+    """Bytes and prepared pixels give what the graph gives, with every map in its place."""
+
+    async def test(predictor: Predictor, registry: Registry) -> None:
+        served, data = registry.get(), encoded("teal", (20, 14))
+        pixels = prepare(decode_image(data), served.manifest.resize)
+        by_bytes = await predictor.predict(served, data, targets=(-1, 2, 0), versus=(4, 0, 2))
+        by_pixels = await predictor.predict_array(served, pixels, targets=(-1, 2, 0), versus=(4, 0, 2))
+        for prediction in (by_bytes, by_pixels):
+            np.testing.assert_allclose(prediction.logits, tiny_logits(pixels[None])[0], atol=1e-5)
+            assert ((4,), (3, 8, 8), (8, 8)) == (
+                prediction.probabilities.shape,
+                prediction.gradcam.shape,
+                prediction.attention.shape if prediction.attention is not None else None,
+            )
+            assert [int(prediction.logits.argmax()), 2, 0] == prediction.explained.tolist()
+        assert (20, 14) == (by_bytes.width, by_bytes.height)
+        assert by_bytes.timings.decode_s > 0
+
+    with_predictor(tmp_path, test, load)
+
+
+@WAYS
+def test_work_leaves_the_loops_thread(tmp_path: Path, load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoding, preparing, running and rendering happen in threads of the pool, never in the event loop's."""
+    seen: dict[str, set[str]] = {"decode": set(), "prepare": set(), "run": set(), "render": set()}
+
+    def noting(stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*arguments: Any, **options: Any) -> Any:
+            seen[stage].add(threading.current_thread().name)
+            return function(*arguments, **options)
+
+        return noted
+
+    monkeypatch.setattr(predictor_module, "decode_image", noting("decode", decode_image))
+    monkeypatch.setattr(predictor_module, "prepare", noting("prepare", prepare))
+
+    async def test(predictor: Predictor, registry: Registry) -> None:
+        served = registry.get()
+        monkeypatch.setattr(served.engine, "run", noting("run", served.engine.run))
+        await asyncio.gather(*(predictor.predict(served, encoded()) for _ in range(8)))
+        assert await predictor.render(noting("render", lambda number: number + 1), 1) == 2
+        loop_thread = threading.current_thread().name
+        assert all(threads and loop_thread not in threads for threads in seen.values())
+        assert all(name.startswith("fieldmark-") for threads in seen.values() for name in threads)
+
+    with_predictor(tmp_path, test, load)
+
+
+def test_batches_form_behind_a_busy_run(tmp_path: Path) -> None:
+    """With a batching engine, many images share few runs, and T of one never meets T of another."""
+
+    async def test(predictor: Predictor, registry: Registry) -> None:
+        served = registry.get()
+        engine = served.engine
+        assert isinstance(engine, BatchingEngine)
+        engine.batches.clear()
+        gate, inner = threading.Event(), engine.run
+
+        def gated(*arguments: Any) -> Outputs:
+            gate.wait(30)
+            return inner(*arguments)
+
+        engine.run = gated  # type: ignore[method-assign]
+        tasks = [asyncio.create_task(predictor.predict(served, encoded(), targets=(-1,))) for _ in range(5)]
+        tasks += [asyncio.create_task(predictor.predict(served, encoded(), targets=(-1, -2))) for _ in range(3)]
+        while registry.workers.gpu.waiting + registry.workers.gpu.running < 8:
+            await asyncio.sleep(0.001)
+        gate.set()
+        predictions = await asyncio.gather(*tasks)
+        assert [1] * 5 + [2] * 3 == [len(prediction.explained) for prediction in predictions]
+        assert 8 == sum(engine.batches)
+        assert len(engine.batches) <= 3
+
+    with_predictor(tmp_path, test, BatchingEngine)
+
+
+@WAYS
+def test_three_hundred_good_beside_twenty_corrupt(tmp_path: Path, load: Any) -> None:
+    """Thirty-two at a time: every good image is answered, every corrupt one gets its typed error."""
+    good, corrupt = encoded("green", image_format="JPEG"), encoded("green", (64, 64), image_format="JPEG")[:300]
+
+    async def test(predictor: Predictor, registry: Registry) -> None:
+        served, at_once = registry.get(), asyncio.Semaphore(32)
+
+        async def ask(data: bytes) -> Prediction:
+            async with at_once:
+                return await predictor.predict(served, data)
+
+        photos = [corrupt if index % 16 == 5 else good for index in range(320)]
+        answers = await asyncio.gather(*(ask(photo) for photo in photos), return_exceptions=True)
+        assert 300 == sum(isinstance(answer, Prediction) for answer in answers)
+        assert 20 == sum(isinstance(answer, UndecodableImage) for answer in answers)
+
+    with_predictor(tmp_path, test, load)
+
+
+@WAYS
+def test_deadline_and_empty_input(tmp_path: Path, load: Any) -> None:
+    """A deadline that has passed costs no run; no bytes are told as such."""
+
+    async def test(predictor: Predictor, registry: Registry) -> None:
+        with pytest.raises(DeadlineExceeded):
+            await predictor.predict(registry.get(), encoded(), deadline=time.monotonic() - 1)
+        with pytest.raises(EmptyInput):
+            await predictor.predict(registry.get(), b"")
+
+    with_predictor(tmp_path, test, load)
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG"])
+def test_large_images_are_not_kept(tmp_path: Path, image_format: str) -> None:
+    """What waits holds few pixels; who draws gets them all, and the geometry of both is the same."""
+    data = encoded("navy", (2001, 1501), image_format)
+
+    async def test(predictor: Predictor, registry: Registry) -> None:
+        prediction = await predictor.predict(registry.get(), data, keep_image=True)
+        kept = prediction.image
+        assert kept is not None
+        assert (2001, 1501) == (kept.width, kept.height) == (prediction.width, prediction.height)
+        assert kept.image.width * kept.image.height <= KEPT_PIXELS
+        assert abs(kept.image.width * kept.scale - kept.width) <= kept.scale
+        full = prediction.full_image()
+        assert ((2001, 1501), 1) == (full.image.size, full.scale)
+        only_asked = await predictor.predict(registry.get(), data)
+        assert (None, 2001, 1501) == (only_asked.image, only_asked.width, only_asked.height)
+        assert (2001, 1501) == only_asked.full_image().image.size
+
+    with_predictor(tmp_path, test)
+
+
+def test_the_next_image_takes_the_memory_of_the_last(tmp_path: Path) -> None:
+    """Pixels given back to the system, or freed in another thread, cost a page fault for every 4 kB: a hundred each."""
+    data = encoded("navy", (640, 480), "JPEG")
+    images = 40
+
+    async def test(predictor: Predictor, registry: Registry) -> None:
+        served = registry.get()
+
+        async def ask() -> int:
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            for _ in range(0, images, 8):
+                await asyncio.gather(*(predictor.predict(served, data) for _ in range(8)))
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+        assert min([await ask() for _ in range(4)]) < 10 * images
+
+    with_predictor(tmp_path, test, model=BUNDLED_MODEL)
+
+
+def test_stages_are_measured(tmp_path: Path) -> None:
+    """Each stage of an image, its format and its batch are counted once."""
+
+    async def test(predictor: Predictor, registry: Registry) -> None:
+        await predictor.predict(registry.get(), encoded())
+        await predictor.render(len, b"abc")
+        page = registry.metrics.exposition(None)[0].decode()
+        for stage in ("decode", "queue", "infer", "render"):
+            assert f'fieldmark_stage_duration_seconds_count{{stage="{stage}"}} 1.0' in page
+        assert "fieldmark_batch_images_count 1.0" in page
+        assert 'fieldmark_images_decoded_total{format="png"} 1.0' in page
+
+    with_predictor(tmp_path, test)

@@ -1,0 +1,92 @@
+"""How a request names a class, and a layer."""
+
+import pytest
+
+from model.manifest import Layer
+from service.errors import InvalidOption, UnknownClass
+from service.inference.targets import resolve_layer, resolve_target
+from tests.service.tiny_model import tiny_manifest
+
+BIRDS = tiny_manifest(labels=("Black footed Albatross", "Least Auklet", "least auklet", "Blå fugl"))
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("Black footed Albatross", 0),
+        ("black FOOTED albatross", 0),
+        ("Black_footed_Albatross", 0),
+        ("  Black   footed Albatross ", 0),
+        ("Least Auklet", 1),
+        ("least auklet", 2),
+        ("BLÅ FUGL", 3),
+        ("class:0", 0),
+        ("class:3", 3),
+        ("rank:1", -1),
+        ("rank:4", -4),
+    ],
+)
+def test_known_classes(text: str, code: int) -> None:
+    """Labels count exactly, then regardless of case where one fits; classes from 0, ranks from 1."""
+    assert code == resolve_target(text, BIRDS)
+
+
+@pytest.mark.parametrize(
+    "text", ["class:4", "class:-1", "class:", "class:1.0", "rank:0", "rank:5", "rank:x", "class:١", ""]
+)
+def test_unknown_codes(text: str) -> None:
+    """Codes outside the model are refused."""
+    with pytest.raises(UnknownClass):
+        resolve_target(text, BIRDS)
+
+
+@pytest.mark.parametrize(
+    ("text", "nearest"),
+    [
+        ("LEAST AUKLET", ["Least Auklet", "least auklet"]),
+        ("Blak foted Albatros", ["Black footed Albatross"]),
+        ("zzzz", []),
+    ],
+)
+def test_unknown_labels_name_the_nearest(text: str, nearest: list[str]) -> None:
+    """An ambiguous or unknown label is answered with those that are like it."""
+    with pytest.raises(UnknownClass) as caught:
+        resolve_target(text, BIRDS)
+    assert nearest == caught.value.extensions["nearest"]
+
+
+def test_a_label_that_looks_like_a_code() -> None:
+    """A label comes before a code."""
+    assert 1 == resolve_target("class:0", tiny_manifest(labels=("a", "class:0", "b", "c")))
+
+
+def layers(*names: str) -> tuple[Layer, ...]:
+    """Return layers of these names."""
+    return tuple(Layer(name=name, channels=3, grid=(8, 8)) for name in names)
+
+
+STAGES = tiny_manifest(layers=layers("features.18", "features.6", "stem"))
+SEQUENCE = tiny_manifest(layers=layers("7", "1", "0"))
+
+
+@pytest.mark.parametrize(
+    ("text", "index"), [(None, 0), ("features.18", 0), ("features.6", 1), ("stem", 2), ("0", 0), ("2", 2), ("02", 2)]
+)
+def test_known_layers(text: str | None, index: int) -> None:
+    """A layer is its name or its index; without either it is the last stage."""
+    assert index == resolve_layer(text, STAGES)
+
+
+@pytest.mark.parametrize(("text", "index"), [(None, 0), ("7", 0), ("1", 1), ("0", 2), ("2", 2)])
+def test_a_layer_whose_name_is_a_number(text: str | None, index: int) -> None:
+    """A name comes before an index; the last stage is the default whatever the names are."""
+    assert index == resolve_layer(text, SEQUENCE)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "3", "-1", "+1", " 1", "1.0", "1_0", "٢", "９" * 9, "9" * 200, "Stem", "features", "features.6 "]
+)
+def test_unknown_layers_name_the_known(text: str) -> None:
+    """What is neither a name nor an index is refused with the names."""
+    with pytest.raises(InvalidOption, match=r"`features\.18`, `features\.6`, `stem`"):
+        resolve_layer(text, STAGES)
