@@ -32,7 +32,8 @@ from model.manifest import synthetic_images
 from service.commands.bench.command import measure, started_server, write_photos
 from service.commands.bench.loadgen import Plan
 from service.inference.batcher import DynamicBatcher
-from service.inference.engine import BEST, CUDA, OnnxEngine, Outputs, runtime
+from service.inference.engine import BEST, OnnxEngine, Outputs, Question
+from service.inference.sessions import CUDA, runtime
 from service.inference.workers import GpuWork, run_batch
 from service.settings import Settings
 
@@ -93,7 +94,7 @@ def through_engine(engine: OnnxEngine, count: int, seconds: float) -> float:
     """Return the rate of `OnnxEngine.run`."""
     batch = feeds(engine, count)
     images = list(batch["image"])
-    return rate(lambda: engine.run(images, batch["target"], batch["versus"], 0), count, seconds)
+    return rate(lambda: engine.run(images, Question(batch["target"], batch["versus"])), count, seconds)
 
 
 def through_queue(engine: OnnxEngine, in_hand: int, seconds: float) -> Measured:
@@ -106,7 +107,7 @@ def through_queue(engine: OnnxEngine, in_hand: int, seconds: float) -> Measured:
         )
         await queue.start()
         batch = feeds(engine, 1)
-        work = GpuWork(engine, batch["image"][0], batch["target"], batch["versus"], 0)
+        work = GpuWork(engine, batch["image"][0], Question(batch["target"], batch["versus"]))
         done = 0
         until = time.perf_counter() + seconds
 
@@ -153,7 +154,8 @@ def parity(model: Path, options: argparse.Namespace) -> Measured:
     target = np.tile(np.array([[-1, -2, 0]], dtype=np.int64), (4, 1))
     versus = np.full_like(target, cpu.manifest.num_classes)
     versus[:, 1] = -1
-    one, other = device.run(images, target, versus, 0), cpu.run(images, target, versus, 0)
+    question = Question(target, versus)
+    one, other = device.run(images, question), cpu.run(images, question)
     differences = {
         "logits": _difference(one.logits, other.logits),
         "probabilities": _difference(one.probabilities, other.probabilities),

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from service.image import decode_image, prepare
-from service.inference.engine import BEST, OnnxEngine
+from service.inference.engine import OnnxEngine, Question
 from service.settings import Settings
 
 
@@ -21,14 +21,13 @@ class Work:
         self._engine = OnnxEngine(model, Settings(device="cpu"))
         self._engine.warm_up()
         self._resize = self._engine.manifest.resize
-        self._target = np.full((1, 1), BEST, dtype=np.int64)
-        self._none = np.full((1, 1), self._engine.manifest.num_classes, dtype=np.int64)
+        self._question = Question.about(self._engine.manifest)
 
     def __call__(self, data: bytes) -> dict[str, Any]:
         """Return the five likeliest classes of an encoded photo."""
         decoded = decode_image(data, min_side=self._resize.size)
         pixels = prepare(decoded, self._resize)
-        probabilities = self._engine.run(pixels[None], self._target, self._none, 0).probabilities[0]
+        probabilities = self._engine.run(pixels[None], self._question).probabilities[0]
         best = np.argsort(-probabilities, kind="stable")[:5].tolist()
         labels = self._engine.manifest.labels
         scores = [

@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     # Imported late: `--help` need not wait for the runtime.
     from service.errors import FieldmarkError
-    from service.inference.engine import ModelRejected
+    from service.inference.sessions import ModelRejected
 
     try:
         code: int = options.run(options)

@@ -27,6 +27,9 @@ MAX_CLASS_SERIES = 1000
 """Most classes counted by name, over all models; later ones are counted together as `other`."""
 
 STAGES = ("decode", "queue", "infer", "render")
+Timings = dict[str, float]
+"""Where the time of one image went, seconds by one of `STAGES`: the same in the histograms, in `Server-Timing` and in
+the log. `queue` is the wait for the model, `infer` the run of the whole batch, `render` drawing without its wait."""
 REFUSALS = ("overloaded", "too_large", "draining", "not_ready", "deadline_exceeded", "slow_request")
 RELOAD_OUTCOMES = ("ok", "unchanged", "failed")
 _METHODS = frozenset({"GET", "HEAD", "POST", "OPTIONS", "PUT", "DELETE", "PATCH"})

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from model.manifest import Manifest
-from service.inference.engine import OnnxEngine, check_layers, read_file, self_check
+from service.inference.engine import OnnxEngine
+from service.inference.sessions import read_file
+from service.inference.verify import check_layers, self_check
 from service.settings import Settings
 
 _SHOWN_LABELS = 6

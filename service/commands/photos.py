@@ -13,10 +13,12 @@ from typing import Any
 from service.errors import EmptyInput, FieldmarkError, InvalidOption, MalformedRequest
 from service.http.answers import classification, score
 from service.http.api.schemas import ClassifyOptions, ExplainOptions
-from service.http.explain import Question, draw, explanation
-from service.inference.models import Registry, ServedModel
+from service.http.explain import draw, explanation, question_of
+from service.inference.engine import Question
+from service.inference.models import ServedModel
 from service.inference.predictor import Predictor
-from service.metrics import Metrics
+from service.inference.runtime import Runtime
+from service.inference.targets import check_contrast
 from service.settings import Settings
 
 PICTURE_TYPES = {".png": "image/png", ".webp": "image/webp", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
@@ -35,23 +37,22 @@ def explain(photo: str, out: Path, options: ExplainOptions, settings: Settings, 
 
 
 @asynccontextmanager
-async def _service(settings: Settings) -> AsyncIterator[tuple[Registry, Predictor]]:
-    """Run a registry and its workers for as long as the command needs them."""
+async def _service(settings: Settings) -> AsyncIterator[Runtime]:
+    """Run a runtime for as long as the command needs it."""
     # Its reasons reach the user through ModelRejected.
     logging.getLogger("service.inference.models").setLevel(logging.CRITICAL)
-    metrics = Metrics()
-    registry = Registry(settings, metrics)
-    await registry.start()
+    runtime = Runtime(settings)
+    await runtime.start()
     try:
-        await registry.wait_ready()
-        yield registry, Predictor(registry, settings, metrics)
+        await runtime.models.wait_ready()
+        yield runtime
     finally:
-        await registry.stop()
+        await runtime.stop()
 
 
 async def _classify(photos: Sequence[str], options: ClassifyOptions, settings: Settings, as_json: bool) -> int:
-    async with _service(settings) as (registry, predictor):
-        served = registry.get(options.model, options.version)
+    async with _service(settings) as runtime:
+        served, predictor = runtime.models.get(options.model, options.version), runtime.predictor
         side_by_side = asyncio.Semaphore(2 * served.engine.concurrency * served.engine.max_batch_size)
         jobs = [asyncio.ensure_future(_one(photo, options, served, predictor, side_by_side)) for photo in photos]
         results = []
@@ -72,7 +73,9 @@ async def _one(
     request_id = uuid.uuid4().hex
     async with side_by_side:
         try:
-            prediction = await predictor.predict(served, await asyncio.to_thread(read, photo))
+            prediction = await predictor.predict(
+                served, await asyncio.to_thread(read, photo), Question.about(served.manifest)
+            )
         except FieldmarkError as error:
             from service.http.problems import problem_document
 
@@ -88,23 +91,15 @@ async def _explain(photo: str, out: Path, options: ExplainOptions, settings: Set
         data = read(photo)
     except FieldmarkError as error:
         raise type(error)(f"{photo}: {error.detail}") from error
-    async with _service(settings) as (registry, predictor):
-        served = registry.get(options.model, options.version)
-        question = Question.of(options, served.manifest)
-        prediction = await predictor.predict(
-            served,
-            data,
-            targets=question.targets,
-            versus=question.versus,
-            layer=question.layer,
-            lane="explain",
-            keep_image=True,
-        )
-        question.check(prediction)
-        picture = await predictor.render(draw, prediction, options, media_type)
+    async with _service(settings) as runtime:
+        served, predictor = runtime.models.get(options.model, options.version), runtime.predictor
+        question = question_of(options, served.manifest)
+        prediction = await predictor.predict(served, data, question, lane="explain", keep_image=True)
+        check_contrast(prediction)
+        picture = await draw(prediction, options, media_type, predictor)
         head = classification(prediction, options, filename=Path(photo).name, request_id=uuid.uuid4().hex)
         # The layers are for web pages; here the picture is a file.
-        shown = await predictor.render(explanation, head, prediction, options.model_copy(update={"size": 16}))
+        shown = await explanation(head, prediction, options.model_copy(update={"size": 16}), predictor)
     try:
         out.write_bytes(picture)
     except OSError as error:
@@ -115,7 +110,7 @@ async def _explain(photo: str, out: Path, options: ExplainOptions, settings: Set
     if as_json:
         _print_json({**shown, "picture": str(out)})
         return 0
-    target = score(prediction, int(prediction.explained[0]))
+    target = score(prediction, prediction.explained_class)
     against = f", not {shown['versus']['label']}" if "versus" in shown else ""
     _say(f"{out}: {options.view} of {target['label']}{against} ({target['probability']:.1%})")
     for name, kind in (("gradcam", "Grad-CAM"), ("attention", "attention")):

@@ -1,4 +1,4 @@
-"""Who gets in: requests, bytes and time, looked at before a body is read. Pure ASGI.
+"""Who gets in: keys, requests, bytes and time, looked at before a body is read. Pure ASGI.
 
 A queue without bound answers everybody too late. Here a request is counted from its header on; when too many
 requests or bytes are in hand, or when the measured pace says that its deadline cannot be met, it is refused at once
@@ -12,110 +12,62 @@ import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import Draining, InvalidOption, MalformedRequest, Overloaded, TooLarge
-from service.http.protocol import DISCONNECT
+from service.http.auth import Keys
+from service.http.context import RequestContext, context_of
+from service.inference.load import InHand
+from service.inference.runtime import Runtime
 from service.settings import Settings
-
-if TYPE_CHECKING:
-    from service.inference.models import Registry
 
 DRAIN_BYTES = 1024 * 1024
 """Longest unread body that is worth reading to keep the connection; beyond, it is closed."""
-_MEMORY = 64
-"""Requests over which the pace is smoothed."""
 HEADROOM = 1.1
 """What is expected is taken this much longer: the pace varies, and the client's clock starts before the header is
 here and ends after the answer is gone."""
-_ADDRESSES = frozenset({"/classify", "/explain"})
-
-
-class InHand:
-    """Counts what is in hand, and measures the pace at which it is answered.
-
-    The pace is capacity used over requests finished: while fewer requests are worked on than the device takes in
-    parallel, only their share of it counts, so that it is the pace under full load whatever the load is.
-
-    Args:
-        parallel: requests that the device works on at the same time.
-
-    Attributes:
-        requests: admitted and not yet answered.
-        bytes: of their bodies.
-    """
-
-    def __init__(self, parallel: int) -> None:
-        self.requests = 0
-        self.bytes = 0
-        self._parallel = parallel
-        self._working = 0
-        self._looked = time.monotonic()
-        self._used_s = 0.0
-        self._finished = 0.0
-
-    @property
-    def request_s(self) -> float:
-        """Time a request takes of the whole device, seconds; 0 before the first was answered."""
-        return self._used_s / self._finished if self._finished else 0.0
-
-    def expected_s(self) -> float:
-        """Return the time until a request that comes now is answered, seconds."""
-        return (self.requests + self._parallel) * self.request_s
-
-    def begin_work(self) -> None:
-        """Note that a request's body has arrived."""
-        self._account()
-        self._working += 1
-
-    def end_work(self, *, answered: bool) -> None:
-        """Note that a request's work is over; only answered ones tell the pace."""
-        self._account()
-        self._working -= 1
-        if answered:
-            self._finished += 1
-            if self._finished > _MEMORY:
-                self._used_s *= _MEMORY / self._finished
-                self._finished = float(_MEMORY)
-
-    def _account(self) -> None:
-        now = time.monotonic()
-        self._used_s += (now - self._looked) * min(self._working, self._parallel) / self._parallel
-        self._looked = now
 
 
 class Admission:
-    """ASGI middleware in front of the addresses that work on images.
+    """ASGI middleware in front of all addresses: asks for keys, and bounds the work on images.
 
     Args:
         app: what it guards.
-        settings: the bounds.
-        registry: knows what is in hand, and whether the service is stopping.
+        runtime: of the service: its bounds, what is in hand, and whether it is stopping.
+        keys: of the service.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings, registry: "Registry") -> None:
+    def __init__(self, app: ASGIApp, runtime: Runtime, keys: Keys) -> None:
         self._app = app
-        self._settings = settings
-        self._registry = registry
+        self._runtime = runtime
+        self._settings = runtime.settings
+        self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let one request in, or raise why not."""
-        if scope["type"] != "http" or scope["method"] != "POST" or not _is_guarded(scope["path"], scope):
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        context = context_of(scope)
+        key = context.address.key
+        if key is not None and key in self._keys.asked:
+            self._keys.check(key, scope["headers"])
+        if scope["method"] != "POST" or not context.address.admitted:
             await self._app(scope, receive, send)
             return
         header = _Header(scope, self._settings.request_timeout_ms)
         self._check(header)
-        await self._admit(header, scope, receive, send)
+        context.deadline = header.deadline
+        await self._admit(context, header.num_bytes, scope, receive, send)
 
-    async def _admit(self, header: "_Header", scope: Scope, receive: Receive, send: Send) -> None:
-        scope.setdefault("state", {})["deadline"] = header.deadline
-        in_hand = self._registry.in_hand
-        watchers = scope.get("extensions", {}).get(DISCONNECT)
-        body = _Body(receive, send, header.num_bytes, self._settings, in_hand, watchers)
-        in_hand.requests += 1
+    async def _admit(
+        self, context: RequestContext, num_bytes: int | None, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        load = self._runtime.load
+        body = _Body(receive, send, num_bytes, self._settings, load, context.on_disconnect)
+        load.requests += 1
         answered = False
         try:
             await self._app(scope, body.receive, body.send)
@@ -128,16 +80,16 @@ class Admission:
             raise ClientDisconnect from None
         finally:
             body.close(answered=answered)
-            in_hand.requests -= 1
+            load.requests -= 1
 
     def _check(self, header: "_Header") -> None:
         """Raise why a request cannot be let in, by its header alone."""
         close = header.close_after_refusal
-        if self._registry.draining:
+        if self._runtime.draining:
             raise Draining(headers={"Connection": "close"})
         if (header.num_bytes or 0) > self._settings.max_upload_bytes:
             raise TooLarge(_too_large(self._settings), headers=close)
-        in_hand = self._registry.in_hand
+        in_hand = self._runtime.load
         if in_hand.requests >= self._settings.max_requests:
             raise _overloaded("Too many requests are in hand.", in_hand.expected_s(), close)
         if in_hand.bytes + (header.num_bytes or 0) > self._settings.max_bytes_in_flight and in_hand.requests:
@@ -257,13 +209,6 @@ class _Body:
         if not self._finished and self._task is not None:
             self.client_left = True
             self._task.cancel()
-
-
-def _is_guarded(path: str, scope: Scope) -> bool:
-    root: str = scope.get("root_path", "").rstrip("/")
-    if root and path.startswith(root + "/"):
-        path = path[len(root) :]
-    return path in _ADDRESSES or (path.startswith("/v2/") and path.endswith("/infer"))
 
 
 def _length(value: bytes | None) -> int | None:

@@ -1,33 +1,29 @@
 """The application: routes, middleware and lifespan put together, nothing else."""
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.errors import FieldmarkError
+from service.http import operations
+from service.http import routes as images
+from service.http.addresses import Addresses, AddressRoute, Routes
 from service.http.admission import Admission
 from service.http.api import openapi
-from service.http.auth import KeyFile, Keys
-from service.http.context import Services
+from service.http.auth import Keys
 from service.http.oip import routes as oip
-from service.http.operations import administration, probes
+from service.http.oip.schemas import SCHEMAS
 from service.http.problems import answer_problem
-from service.http.routes import router
-from service.http.site.pages import page_routes
+from service.http.site import pages
 from service.http.telemetry import Problems, Telemetry
-from service.inference.models import Registry
-from service.inference.predictor import Predictor
+from service.inference.runtime import Runtime
 from service.metrics import service_version
 from service.settings import Settings
 
@@ -37,96 +33,44 @@ _EXPOSED_HEADERS = (
 )  # fmt: skip
 
 
-class Application(FastAPI):
-    """FastAPI, whose busiest routes can be answered without its own layers.
-
-    FastAPI and Starlette wrap an endpoint in a dozen layers that these endpoints have no use for: together they cost
-    as much as everything else that happens to a request outside of decoding and the model.
-    """
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._short: dict[str, ASGIApp] = {}
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, by the short way if it has one."""
-        short = self._short.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
-        if short is None:
-            await super().__call__(scope, receive, send)
-        else:
-            scope["app"] = self
-            await short(scope, receive, send)
-
-    def shorten(self, routes: Iterable[BaseRoute]) -> None:
-        """Lead POST requests for these routes through this application's middleware straight to their endpoints.
-
-        Args:
-            routes: whose endpoints take the request and return a response, and whose paths have no parameters.
-                A request under a proxy's prefix still goes the long way.
-        """
-        for route in routes:
-            if isinstance(route, APIRoute) and "POST" in (route.methods or ()):
-                layered = _endpoint(route)
-                for layer in reversed(self.user_middleware):
-                    layered = layer.cls(layered, *layer.args, **layer.kwargs)
-                self._short[route.path] = layered
-
-
-def _endpoint(route: APIRoute) -> ASGIApp:
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        scope["route"] = route
-        response = await route.endpoint(Request(scope, receive, send))
-        await response(scope, receive, send)
-
-    return answer
-
-
-def create_app(settings: Settings, registry: Registry) -> Application:
-    """Return the application; its lifespan starts and stops the registry.
+def create_app(runtime: Runtime) -> FastAPI:
+    """Return the application; its lifespan starts and stops the runtime.
 
     Args:
-        settings: every option.
-        registry: the models, not yet started.
+        runtime: not yet started.
 
     Raises:
         NoKey: a key file is set and cannot be read.
     """
-    services = Services(settings, registry, Predictor(registry, settings, registry.metrics), registry.metrics)
-    app = _bare_app(settings, services, lifespan=_lifespan(registry))
-    # Not include_router: since FastAPI 0.140 or so it nests, and matches every request twice.
-    app.router.routes += [*router.routes, *oip.router.routes, *probes.routes]
+    settings = runtime.settings
+    routes = [*images.ROUTES, *oip.ROUTES, *operations.PROBES, *pages.routes()]
+    app = _bare_app(lifespan=_lifespan(runtime))
     if not settings.admin_port:
-        app.router.routes += administration.routes
-    app.router.routes += page_routes()
-    _serve_document(app, settings.root_path)
-    app.user_middleware[:] = [
-        _telemetry(services),
-        *_cors(settings),
-        _keys(settings),
-        Middleware(Admission, settings=settings, registry=registry),
-    ]
-    if not settings.cors_origins:
-        app.shorten(router.routes)
+        routes += operations.ADMINISTRATION
+    routes += _document_routes(app, settings.root_path)
+    app.router.routes += routes
+    app.user_middleware[:] = _layers(runtime, routes, _cors(settings))
     return app
 
 
-def create_admin_app(app: Application) -> Application | None:
+def create_admin_app(runtime: Runtime) -> FastAPI | None:
     """Return the application of the second port, with `/metrics` and `/admin`; None where there is none.
 
     Args:
-        app: the main one, whose models and metrics it shows; it owns them.
+        runtime: of the main application, which starts and stops it.
     """
-    services: Services = app.state.services
-    if not services.settings.admin_port:
+    if not runtime.settings.admin_port:
         return None
-    admin = _bare_app(services.settings, services, lifespan=None)
-    admin.router.routes += [*administration.routes, *probes.routes]
+    routes = [*operations.ADMINISTRATION, *operations.PROBES]
+    admin = _bare_app(lifespan=None)
+    admin.router.routes += routes
+    admin.user_middleware[:] = _layers(runtime, routes, [])
     return admin
 
 
-def _bare_app(settings: Settings, services: Services, *, lifespan: Any) -> Application:
-    """Return an application without routes, which tells of every request and asks for keys."""
-    app = Application(
+def _bare_app(*, lifespan: Any) -> FastAPI:
+    """Return an application without routes and layers, whose every failure becomes a problem document."""
+    return FastAPI(
         title="fieldmark",
         version=service_version(),
         lifespan=lifespan,
@@ -135,32 +79,29 @@ def _bare_app(settings: Settings, services: Services, *, lifespan: Any) -> Appli
         openapi_url=None,
         redirect_slashes=False,
         exception_handlers=dict.fromkeys((FieldmarkError, HTTPException, RequestValidationError), answer_problem),
-        middleware=[_telemetry(services), _keys(settings)],
     )
-    app.state.services = services
-    return app
 
 
-def _lifespan(registry: Registry) -> Any:
+def _layers(runtime: Runtime, routes: list[AddressRoute], between: list[Middleware]) -> list[Middleware]:
+    """Return the middleware, the outermost first."""
+    addresses = Addresses(routes, operations.AREAS)
+    return [
+        Middleware(Telemetry, runtime=runtime, addresses=addresses),
+        *between,
+        Middleware(Admission, runtime=runtime, keys=Keys(runtime.settings)),
+    ]
+
+
+def _lifespan(runtime: Runtime) -> Any:
     @asynccontextmanager
     async def run(_: FastAPI) -> AsyncIterator[None]:
-        await registry.start()
+        await runtime.start()
         try:
             yield
         finally:
-            await registry.stop()
+            await runtime.stop()
 
     return run
-
-
-def _telemetry(services: Services) -> Middleware:
-    return Middleware(Telemetry, metrics=services.metrics, root_path=services.settings.root_path)
-
-
-def _keys(settings: Settings) -> Middleware:
-    api_keys = KeyFile(settings.api_keys_file) if settings.api_keys_file is not None else None
-    admin_key = KeyFile(settings.admin_key_file) if settings.admin_key_file is not None else None
-    return Middleware(Keys, api_keys=api_keys, admin_key=admin_key)
 
 
 def _cors(settings: Settings) -> list[Middleware]:
@@ -181,12 +122,16 @@ def _cors(settings: Settings) -> list[Middleware]:
     ]
 
 
-def _serve_document(app: FastAPI, root_path: str) -> None:
-    def document() -> dict[str, Any]:
-        return openapi.document(app, oip.SCHEMAS, root_path)
+def _document_routes(app: FastAPI, root_path: str) -> Routes:
+    """Return the route of the OpenAPI document, which is made of all other routes when it is first asked for."""
+    routes = Routes()
 
-    async def serve(_: Request) -> Response:
+    def document() -> dict[str, Any]:
+        return openapi.document(app, SCHEMAS, root_path)
+
+    @routes.get("/openapi.json", include_in_schema=False)
+    async def serve() -> Response:
         return JSONResponse(document())
 
-    app.add_route("/openapi.json", serve, methods=["GET"], include_in_schema=False)
     app.openapi = document  # type: ignore[method-assign]
+    return routes

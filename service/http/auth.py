@@ -9,19 +9,19 @@ import hmac
 import logging
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
-from starlette.types import ASGIApp, Receive, Scope, Send
-
 from service.errors import Forbidden, Unauthorized
-from service.http.telemetry import route_path
+from service.http.addresses import Key
+from service.settings import Settings
 
 _LOG = logging.getLogger("fieldmark.service")
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="fieldmark"'}
-_GUARDED = ("/classify", "/explain", "/models", "/v2")
-_PROBES = ("/v2/health/",)
-_ADMIN = ("/admin",)
 _COMMENT = re.compile(rb"(^|\s)#.*")
+
+
+Headers = Iterable[tuple[bytes, bytes]]
 
 
 class NoKey(ValueError):
@@ -74,43 +74,43 @@ class KeyFile:
 
 
 class Keys:
-    """Pure ASGI middleware that asks for keys; before admission, so that strangers take no place in the queue.
+    """Asks for keys; before admission, so that strangers take no place in the queue.
 
     Args:
-        app: what it guards.
-        api_keys: of the clients; None lets everybody in.
-        admin_key: for `/admin`; None lets nobody in.
+        settings: where the files of keys are.
+
+    Attributes:
+        asked: whose keys are asked for at all.
+
+    Raises:
+        NoKey: a key file is set and cannot be read.
     """
 
-    def __init__(self, app: ASGIApp, api_keys: KeyFile | None, admin_key: KeyFile | None) -> None:
-        self._app = app
-        self._api_keys = api_keys
-        self._admin_key = admin_key
+    def __init__(self, settings: Settings) -> None:
+        self._api_keys = KeyFile(settings.api_keys_file) if settings.api_keys_file is not None else None
+        self._admin_key = KeyFile(settings.admin_key_file) if settings.admin_key_file is not None else None
+        self.asked: frozenset[Key] = frozenset(("admin",) if self._api_keys is None else ("client", "admin"))
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or raise.
+    def check(self, wanted: Key, headers: Headers) -> None:
+        """Return where a request brings the key that its address asks for.
+
+        Args:
+            wanted: whose key, one of `asked`.
+            headers: of the request.
 
         Raises:
             Unauthorized: a key is needed, and this is none.
             Forbidden: administration is off, or the key is one of a client.
         """
-        if scope["type"] == "http":
-            path = route_path(scope)
-            if _is_below(path, _ADMIN):
-                self._check_admin(scope)
-            elif self._api_keys is not None and _is_below(path, _GUARDED) and not path.startswith(_PROBES):
-                self._check_client(scope, self._api_keys)
-        await self._app(scope, receive, send)
-
-    def _check_client(self, scope: Scope, keys: KeyFile) -> None:
-        key = _sent_key(scope)
-        if key is None or not keys.knows(key):
+        key = _sent_key(headers)
+        if wanted == "admin":
+            self._check_admin(key)
+        elif key is None or self._api_keys is None or not self._api_keys.knows(key):
             raise Unauthorized(headers=_CHALLENGE)
 
-    def _check_admin(self, scope: Scope) -> None:
+    def _check_admin(self, key: bytes | None) -> None:
         if self._admin_key is None:
             raise Forbidden("Administration is off: this server has no admin key.")
-        key = _sent_key(scope)
         if key is not None and self._admin_key.knows(key):
             return
         if key is not None and self._api_keys is not None and self._api_keys.knows(key):
@@ -118,16 +118,11 @@ class Keys:
         raise Unauthorized("The admin key is needed.", headers=_CHALLENGE)
 
 
-def _is_below(path: str, roots: tuple[str, ...]) -> bool:
-    return any(path == root or path.startswith(root + "/") for root in roots)
-
-
-def _sent_key(scope: Scope) -> bytes | None:
+def _sent_key(headers: Headers) -> bytes | None:
     """Return the key of `Authorization: Bearer` or `X-API-Key`."""
-    for name, value in scope["headers"]:
+    for name, value in headers:
         if name == b"x-api-key":
-            sent: bytes = value.strip()
-            return sent
+            return value.strip()
         if name == b"authorization" and value[:7].lower() == b"bearer ":
-            return bytes(value[7:].strip())
+            return value[7:].strip()
     return None

@@ -1,52 +1,110 @@
-"""What the routes work with: made once by `service.http.app`, found on the application's state."""
+"""What is known of one request while it is answered: the one record that protocol, middleware and routes share."""
 
-from dataclasses import dataclass
+import random
+import re
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from starlette.requests import Request
+from starlette.types import Scope
 
-from service.http.telemetry import Exchange
-from service.inference.models import Registry
-from service.inference.predictor import Prediction, Predictor
-from service.metrics import Metrics
-from service.settings import Settings
+from service.http.addresses import UNMATCHED, Address
+from service.inference.predictor import Prediction
+from service.inference.runtime import Runtime
+from service.metrics import STAGES, Timings
+
+_KEY = "fieldmark"
+_NOWHERE = Address(UNMATCHED)
+# An id, not a secret; the system's generator would give up the interpreter lock and wait for it under load.
+_RANDOM = random.Random()  # noqa: S311
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 
 
-@dataclass(frozen=True, slots=True)
-class Services:
-    """The parts of one running service.
+class RequestContext:
+    """One request: the protocol or the outermost layer makes it, everything inside adds what it knows.
+
+    Args:
+        headers: of the request, as ASGI has them.
 
     Attributes:
-        settings: its options.
-        registry: its models.
-        predictor: the one way from bytes to a result.
-        metrics: what it tells Prometheus.
+        request_id: the client's `X-Request-Id` where it is sane, else a random one.
+        started: monotonic clock, seconds.
+        runtime: of the service that got it; set by the outermost layer.
+        address: that it is for.
+        root_path: prefix that a proxy in front serves the service under.
+        deadline: when its work must have been started, on `time.monotonic()`'s clock; None where none counts.
+        on_disconnect: called when the connection is lost; None under a server that does not say so.
+        timed_out: whether the protocol has answered that the request did not arrive in time.
+        status: of the answer; 0 before its start.
+        bytes_in: of the body, as read.
+        bytes_out: of the answer's body.
+        timings: for several images the longest of each stage, as they run side by side.
+        fields: further members of the log line: model, version, label, images.
+        problem: code of the problem answered, if any.
     """
 
-    settings: Settings
-    registry: Registry
-    predictor: Predictor
-    metrics: Metrics
+    __slots__ = (
+        "address", "bytes_in", "bytes_out", "deadline", "fields", "on_disconnect", "problem", "request_id",
+        "root_path", "runtime", "started", "status", "timed_out", "timings",
+    )  # fmt: skip
 
-    def note(self, exchange: Exchange, prediction: Prediction, label: str, probability: float) -> None:
-        """Tell log and metrics of one image's result; the predictor has told its own times already.
+    runtime: Runtime
+
+    def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        self.request_id = _request_id(headers)
+        self.started = time.perf_counter()
+        self.address = _NOWHERE
+        self.root_path = ""
+        self.deadline: float | None = None
+        self.on_disconnect: set[Callable[[], None]] | None = None
+        self.timed_out = False
+        self.status = 0
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.timings: Timings = {}
+        self.fields: dict[str, Any] = {}
+        self.problem: str | None = None
+
+    def observe(self, timings: Timings) -> None:
+        """Record the times of one image; again, once it was drawn."""
+        for stage, seconds in timings.items():
+            self.timings[stage] = max(self.timings.get(stage, 0.0), seconds)
+
+    def predicted(self, prediction: Prediction, label: str, probability: float) -> None:
+        """Record one image's result in log and metrics; the predictor has recorded its times in the metrics already.
 
         Args:
-            exchange: the request's.
-            prediction: of one image.
+            prediction: of the image.
             label: its likeliest class.
             probability: of that class.
         """
-        timings = prediction.timings
-        exchange.stage("decode", timings.decode_s)
-        exchange.stage("queue", timings.queue_s)
-        exchange.stage("infer", timings.infer_s)
-        self.metrics.confidence(probability)
-        self.metrics.predicted(label)
-        exchange.fields.setdefault("model", f"{prediction.served.name}/{prediction.served.version}")
-        exchange.fields.setdefault("label", label)
+        self.observe(prediction.timings)
+        metrics = self.runtime.metrics
+        metrics.confidence(probability)
+        metrics.predicted(label)
+        self.fields.setdefault("model", f"{prediction.served.name}/{prediction.served.version}")
+        self.fields.setdefault("label", label)
+
+    def server_timing(self) -> bytes:
+        """Return the value of the `Server-Timing` header, milliseconds."""
+        total = time.perf_counter() - self.started
+        parts = [f"{stage};dur={self.timings[stage] * 1e3:.2f}" for stage in STAGES if stage in self.timings]
+        return ", ".join((*parts, f"total;dur={total * 1e3:.2f}")).encode("ascii")
 
 
-def services_of(request: Request) -> Services:
-    """Return the parts of the service that got this request."""
-    services: Services = request.app.state.services
-    return services
+def context_of(request: Request | Scope) -> RequestContext:
+    """Return the context of a request, made now where its server has made none."""
+    scope = request.scope if isinstance(request, Request) else request
+    state: dict[str, Any] = scope.setdefault("state", {})
+    context: RequestContext | None = state.get(_KEY)
+    if context is None:
+        context = state[_KEY] = RequestContext(scope["headers"])
+    return context
+
+
+def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    for name, value in headers:
+        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+            return value.decode("ascii")
+    return f"{_RANDOM.getrandbits(128):032x}"

@@ -1,120 +1,95 @@
-"""Answers of `/explain`: which maps to ask the graph for, and the maps of a prediction → JSON members or a picture."""
-
-from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+"""Answers of `/explain`: which maps to ask the graph for, and a prediction's maps → JSON members or a picture."""
 
 from model.manifest import Manifest
-from service.drawing.maps import render_layer, render_view, scale_map
+from service.drawing.layers import MapLayer, draw_layers
+from service.drawing.maps import render_view
 from service.errors import InvalidOption
 from service.http.answers import Answer, score
 from service.http.api.schemas import ExplainOptions
-from service.image import DecodedImage
-from service.inference.predictor import Prediction
+from service.inference.engine import Question
+from service.inference.predictor import Prediction, Predictor
 from service.inference.targets import resolve_layer, resolve_target
 
-Floats = npt.NDArray[np.floating[Any]]
 PANEL_SIDE = 768
 """Longer side of a panel's pictures where the request names none, pixels; as in `render_view`."""
 _DIGITS = 7
 """Significant digits of raw map values in JSON; float32 holds no more."""
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What is asked of the graph: with `versus`, the contrast and its reverse in one run.
+def question_of(options: ExplainOptions, manifest: Manifest) -> Question:
+    """Resolve the options against a model, before any image is read: with `versus`, the contrast and its reverse.
 
-    Attributes:
-        targets: class codes, T.
-        versus: class codes to set against, T, or None.
-        layer: index into the manifest's layers.
+    Raises:
+        UnknownClass: no such class.
+        InvalidOption: no such layer, no attention to show, or a class set against itself.
     """
-
-    targets: tuple[int, ...]
-    versus: tuple[int, ...] | None
-    layer: int
-
-    @classmethod
-    def of(cls, options: ExplainOptions, manifest: Manifest) -> "Question":
-        """Resolve the options against a model, before any image is read.
-
-        Raises:
-            UnknownClass: no such class.
-            InvalidOption: no such layer, no attention to show, or a class set against itself.
-        """
-        layer = resolve_layer(options.layer, manifest)
-        if options.view == "attention" and not manifest.has_attention:
-            raise InvalidOption("This model has no attention map; use another `view`.")
-        target = resolve_target(options.target, manifest)
-        if options.versus is None:
-            return cls((target,), None, layer)
-        versus = resolve_target(options.versus, manifest)
-        if versus == target:
-            raise InvalidOption("`target` and `versus` are the same class.")
-        return cls((target, versus), (versus, target), layer)
-
-    def check(self, prediction: Prediction) -> None:
-        """Refuse a contrast of a class with itself, which only the image can tell where ranks are asked for.
-
-        Raises:
-            InvalidOption: target and versus turned out to be the same class.
-        """
-        if self.versus is not None and prediction.explained[0] == prediction.explained[1]:
-            raise InvalidOption("`target` and `versus` are the same class of this image.")
+    layer = resolve_layer(options.layer, manifest)
+    if options.view == "attention" and not manifest.has_attention:
+        raise InvalidOption("This model has no attention map; use another `view`.")
+    target = resolve_target(options.target, manifest)
+    if options.versus is None:
+        return Question.about(manifest, (target,), layer=layer)
+    versus = resolve_target(options.versus, manifest)
+    if versus == target:
+        raise InvalidOption("`target` and `versus` are the same class.")
+    return Question.about(manifest, (target, versus), (versus, target), layer)
 
 
-def explanation(head: Answer, prediction: Prediction, options: ExplainOptions) -> Answer:
-    """Return the answer for one image, `schemas.Explanation`; renders, so it runs in a worker thread.
+async def explanation(head: Answer, prediction: Prediction, options: ExplainOptions, predictor: Predictor) -> Answer:
+    """Return the answer for one image, `schemas.Explanation`.
 
     Args:
         head: its members from the classification.
         prediction: with maps.
         options: of the request.
+        predictor: draws in its pool.
     """
+    manifest = prediction.served.manifest
+    attention = [] if prediction.attention is None else [prediction.attention]
+    maps = [*prediction.gradcam, *attention]
+    layers = await predictor.render(
+        prediction, draw_layers, maps, manifest.resize, prediction.width, prediction.height,
+        colormap=options.colormap, size=options.size,
+    )  # fmt: skip
+    names = ["gradcam"] if options.versus is None else ["gradcam", "gradcam_versus"]
     answer = dict(head)
-    answer["target"] = score(prediction, int(prediction.explained[0]))
-    if options.versus is not None:
-        answer["versus"] = score(prediction, int(prediction.explained[1]))
-    answer["layer"] = prediction.served.manifest.layers[prediction.layer].name
-    answer["gradcam"] = _map(prediction.gradcam[0], prediction, options)
-    if options.versus is not None:
-        answer["gradcam_versus"] = _map(prediction.gradcam[1], prediction, options)
-    attention = prediction.attention
-    answer["attention"] = None if attention is None else _map(attention, prediction, options, may_be_flat=True)
+    for name, explained in zip(("target", "versus"), prediction.explained[: len(names)], strict=False):
+        answer[name] = score(prediction, int(explained))
+    answer["layer"] = manifest.layers[prediction.question.layer].name
+    for name, layer in zip(names, layers, strict=False):
+        answer[name] = _map(layer, options)
+    answer["attention"] = _map(layers[-1], options, may_be_flat=True) if attention else None
     return answer
 
 
-def _map(values: Floats, prediction: Prediction, options: ExplainOptions, *, may_be_flat: bool = False) -> Answer:
+def _map(layer: MapLayer, options: ExplainOptions, *, may_be_flat: bool = False) -> Answer:
     """Return the members of one map, `schemas.ClassMap`."""
-    resize = prediction.served.manifest.resize
-    scaled = scale_map(values, resize.crop)
+    scaled = layer.scaled
     found: Answer = {
-        "png": render_layer(
-            values, resize, prediction.width, prediction.height, colormap=options.colormap, size=options.size
-        ),
+        "png": layer.png,
         "min": _round(scaled.min),
         "max": _round(scaled.max),
-        "shape": list(values.shape),
+        "shape": list(layer.values.shape),
     }
     if scaled.is_zero:
         found["note"] = "no positive evidence"
     elif may_be_flat and scaled.is_flat:
         found["note"] = "flat: every place is attended to alike"
     if options.values:
-        found["values"] = [[_round(value) for value in row] for row in values.tolist()]
+        found["values"] = [[_round(value) for value in row] for row in layer.values.tolist()]
     return found
 
 
-def draw(prediction: Prediction, options: ExplainOptions, media_type: str) -> bytes:
-    """Return the picture of one image; runs in a worker thread."""
-    target = score(prediction, int(prediction.explained[0]))
+async def draw(prediction: Prediction, options: ExplainOptions, media_type: str, predictor: Predictor) -> bytes:
+    """Return the picture of one image, drawn in the predictor's pool."""
+    target = score(prediction, prediction.explained_class)
     question = f"Grad-CAM: {target['label']}"
     if options.versus is not None:
         question += f", not {score(prediction, int(prediction.explained[1]))['label']}"
-    return render_view(
-        _shown_image(prediction, options),
+    return await predictor.draw(
+        prediction,
+        _shown_side(prediction, options),
+        render_view,
         prediction.served.manifest.resize,
         view=options.view,
         gradcam=prediction.gradcam[0],
@@ -129,16 +104,13 @@ def draw(prediction: Prediction, options: ExplainOptions, media_type: str) -> by
     )
 
 
-def _shown_image(prediction: Prediction, options: ExplainOptions) -> DecodedImage:
-    """Return the image with enough pixels for the picture: decoded in full only where they will be seen."""
-    image = prediction.image
+def _shown_side(prediction: Prediction, options: ExplainOptions) -> int:
+    """Return how many pixels of the image's longer side the picture shows; 0 where it shows none of them."""
     if options.view == "panel":
-        needed = options.size or PANEL_SIDE
-    elif options.view == "overlay":
-        needed = options.size or max(prediction.width, prediction.height)
-    else:
-        needed = 0
-    return image if image is not None and max(image.image.size) >= needed else prediction.full_image()
+        return options.size or PANEL_SIDE
+    if options.view == "overlay":
+        return options.size or max(prediction.width, prediction.height)
+    return 0
 
 
 def _round(value: float) -> float:

@@ -21,6 +21,7 @@ from service.errors import (
     NotFound,
     TooLarge,
 )
+from service.http.context import context_of
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 _LOG = logging.getLogger("fieldmark.service")
@@ -79,7 +80,7 @@ def known_error(error: Exception, scope: Scope) -> FieldmarkError:
     """Return what may be told of an exception; an unknown one is logged with its traceback."""
     known = as_fieldmark_error(error)
     if isinstance(known, InternalError):
-        fields = {"request_id": _request_id(scope)}
+        fields = {"request_id": context_of(scope).request_id}
         _LOG.error("request failed", exc_info=error, extra={"fields": fields})
     return known
 
@@ -87,10 +88,9 @@ def known_error(error: Exception, scope: Scope) -> FieldmarkError:
 def problem_response(error: Exception, scope: Scope) -> Response:
     """Return the answer to a request that ended in `error`."""
     known = known_error(error, scope)
-    exchange = scope.get("state", {}).get("exchange")
-    if exchange is not None:
-        exchange.problem = known.code
-    document = problem_document(known, request_id=_request_id(scope), root_path=scope.get("root_path", ""))
+    context = context_of(scope)
+    context.problem = known.code
+    document = problem_document(known, request_id=context.request_id, root_path=context.root_path)
     if re.search(r"/v2(/|$)", scope["path"]):
         document["error"] = known.detail  # where clients of the Open Inference Protocol look
     return Response(to_json(document), known.status, known.headers or None, PROBLEM_MEDIA_TYPE)
@@ -99,11 +99,6 @@ def problem_response(error: Exception, scope: Scope) -> Response:
 async def answer_problem(request: Request, error: Exception) -> Response:
     """Serve as the exception handler of every kind of exception."""
     return problem_response(error, request.scope)
-
-
-def _request_id(scope: Scope) -> str:
-    exchange = scope.get("state", {}).get("exchange")
-    return exchange.request_id if exchange is not None else ""
 
 
 def invalid_option(items: Iterable[tuple[Sequence[Any], Mapping[str, Any]]]) -> InvalidOption:

@@ -18,6 +18,7 @@ from pydantic_core import to_json
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.errors import FieldmarkError, MalformedRequest, SlowRequest
+from service.http.context import context_of
 from service.http.problems import PROBLEM_MEDIA_TYPE, problem_document
 from service.settings import Settings
 
@@ -25,10 +26,6 @@ LINGER_S = 2.0
 """How long an answered client may go on sending before its connection is cut, seconds."""
 LINGER_BYTES = 1024 * 1024
 """How much it may send meanwhile."""
-
-DISCONNECT = "fieldmark.disconnect"
-"""Extension of the ASGI scope: a set of functions that are called when the connection is lost. Waiting for the message
-`http.disconnect` instead takes a task a request."""
 
 Phase = Literal["idle", "header", "body"]
 
@@ -132,7 +129,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._disarm()
         super().on_headers_complete()
         self.cycle.transport = self._patient  # type: ignore[assignment]
-        self.cycle.scope["extensions"] = {DISCONNECT: self._on_lost}  # type: ignore[dict-item]
+        # Waiting for the message `http.disconnect` instead takes a task a request.
+        context_of(self.cycle.scope).on_disconnect = self._on_lost  # type: ignore[arg-type]
 
     def on_message_complete(self) -> None:
         """The request has arrived."""
@@ -216,10 +214,9 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             return
         request_id, seconds = uuid.uuid4().hex, 0.0
         if cycle is not None:
-            state: dict[str, Any] = cycle.scope.setdefault("state", {})
-            if exchange := state.get("exchange"):
-                request_id, seconds = exchange.request_id, time.perf_counter() - exchange.started
-            state["timed_out"] = True
+            context = context_of(cycle.scope)  # type: ignore[arg-type]
+            request_id, seconds = context.request_id, time.perf_counter() - context.started
+            context.timed_out = True
         if not self._is_answering():
             self.transport.write(self._problem(error, request_id, seconds))
             if cycle is None:  # there is no request that could tell of itself

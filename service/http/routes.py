@@ -1,35 +1,31 @@
 """`/classify`, `/explain` and `/models`: read options and images, ask the predictor, give the answer its form."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
 from urllib.parse import quote
 
-from fastapi import APIRouter
 from pydantic_core import to_json
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from service.errors import NotAcceptable
-from service.http.answers import classification, first_class, model_info
+from service.http.addresses import Routes
+from service.http.answers import Answer, classification, first_class, model_info
 from service.http.api import openapi
 from service.http.api.schemas import ClassifyOptions, ExplainOptions
-from service.http.context import Services, services_of
-from service.http.explain import Question, draw, explanation
-from service.http.negotiation import JPEG, JSON, PNG, WEBP, choose
-from service.http.options import read_options
+from service.http.context import RequestContext, context_of
+from service.http.explain import draw, explanation, question_of
+from service.http.negotiation import JPEG, JSON, PNG, WEBP, accept_of, choose, read_options
 from service.http.problems import known_error, problem_document
-from service.http.telemetry import Exchange, exchange_of
 from service.http.uploads import Upload, read_uploads
+from service.inference.engine import Question
 from service.inference.predictor import Prediction
+from service.inference.targets import check_contrast
 
-router = APIRouter()
-Answer = dict[str, Any]
-T = TypeVar("T")
+ROUTES = Routes()
 
 
-@router.post("/classify", tags=["images"], **openapi.CLASSIFY)
+@ROUTES.post("/classify", key="client", admitted=True, tags=["images"], **openapi.CLASSIFY)
 async def classify(request: Request) -> Response:
     """Name the class of each image.
 
@@ -37,23 +33,24 @@ async def classify(request: Request) -> Response:
     several get `results` in their order, with a problem in the place of an image that cannot be answered.
     """
     options = read_options(request.scope, ClassifyOptions)
-    choose(_accept(request), [JSON])
-    services, exchange = services_of(request), exchange_of(request.scope)
-    served = services.registry.get(options.model, options.version)
-    uploads = await _uploads(request, services, exchange)
-    deadline = request.scope["state"].get("deadline")
+    choose(accept_of(request), [JSON])
+    context = context_of(request)
+    predictor = context.runtime.predictor
+    served = context.runtime.models.get(options.model, options.version)
+    question = Question.about(served.manifest)
+    uploads = await _uploads(request, context)
 
     async def answer(upload: Upload) -> Answer:
-        prediction = await services.predictor.predict(served, upload.data, lane="classify", deadline=deadline)
-        found = classification(prediction, options, filename=upload.filename, request_id=exchange.request_id)
+        prediction = await predictor.predict(served, upload.data, question, lane="classify", deadline=context.deadline)
+        found = classification(prediction, options, filename=upload.filename, request_id=context.request_id)
         first = found["predictions"][0]
-        services.note(exchange, prediction, first["label"], first["probability"])
+        context.predicted(prediction, first["label"], first["probability"])
         return found
 
     return await _answer_json(request, uploads, answer)
 
 
-@router.post("/explain", tags=["images"], **openapi.EXPLAIN)
+@ROUTES.post("/explain", key="client", admitted=True, tags=["images"], **openapi.EXPLAIN)
 async def explain(request: Request) -> Response:
     """Show where the model saw the class of each image.
 
@@ -61,59 +58,55 @@ async def explain(request: Request) -> Response:
     `Accept: application/json`; several images get JSON.
     """
     options = read_options(request.scope, ExplainOptions)
-    accept = _accept(request)
+    accept = accept_of(request)
     choose(accept, [PNG, WEBP, JPEG, JSON])
-    services, exchange = services_of(request), exchange_of(request.scope)
-    served = services.registry.get(options.model, options.version)
-    question = Question.of(options, served.manifest)
-    uploads = await _uploads(request, services, exchange)
+    context = context_of(request)
+    predictor = context.runtime.predictor
+    served = context.runtime.models.get(options.model, options.version)
+    question = question_of(options, served.manifest)
+    uploads = await _uploads(request, context)
     media_type = choose(accept, [PNG, WEBP, JPEG, JSON]) if len(uploads) == 1 else _json_for_many(accept)
-    deadline = request.scope["state"].get("deadline")
 
     async def predict(upload: Upload) -> Prediction:
-        prediction = await services.predictor.predict(
+        prediction = await predictor.predict(
             served,
             upload.data,
-            targets=question.targets,
-            versus=question.versus,
-            layer=question.layer,
+            question,
             lane="explain",
-            deadline=deadline,
+            deadline=context.deadline,
             keep_image=media_type != JSON,
         )
-        services.note(exchange, prediction, *first_class(prediction))
-        question.check(prediction)
+        context.predicted(prediction, *first_class(prediction))
+        check_contrast(prediction)
         return prediction
 
     async def answer(upload: Upload) -> Answer:
         prediction = await predict(upload)
-        head = classification(prediction, options, filename=upload.filename, request_id=exchange.request_id)
-        return await _render(services, exchange, explanation, head, prediction, options)
+        head = classification(prediction, options, filename=upload.filename, request_id=context.request_id)
+        found = await explanation(head, prediction, options, predictor)
+        context.observe(prediction.timings)
+        return found
 
     if media_type == JSON:
         return await _answer_json(request, uploads, answer)
     prediction = await predict(uploads[0])
-    picture = await _render(services, exchange, draw, prediction, options, media_type)
+    picture = await draw(prediction, options, media_type, predictor)
+    context.observe(prediction.timings)
     return Response(picture, headers=_picture_headers(prediction, options), media_type=media_type)
 
 
-@router.get("/models", tags=["models"], **openapi.MODELS)
+@ROUTES.get("/models", key="client", tags=["models"], **openapi.MODELS)
 async def models(request: Request) -> Response:
     """List the loaded models: labels, layers, provenance."""
-    choose(_accept(request), [JSON])
-    loaded = services_of(request).registry.models()
+    choose(accept_of(request), [JSON])
+    loaded = context_of(request).runtime.models.served()
     return Response(to_json({"models": [model_info(served) for served in loaded]}), media_type=JSON)
 
 
-def _accept(request: Request) -> str | None:
-    """Return the `Accept` of a request, which may come in several lines."""
-    return ", ".join(request.headers.getlist("accept")) or None
-
-
-async def _uploads(request: Request, services: Services, exchange: Exchange) -> list[Upload]:
-    uploads, exchange.bytes_in = await read_uploads(request, services.settings.max_files)
+async def _uploads(request: Request, context: RequestContext) -> list[Upload]:
+    uploads, context.bytes_in = await read_uploads(request, context.runtime.settings.max_files)
     if len(uploads) > 1:
-        exchange.fields["images"] = len(uploads)
+        context.fields["images"] = len(uploads)
     return uploads
 
 
@@ -138,20 +131,12 @@ async def _answer_json(
             raise
         except Exception as error:
             known = known_error(error, request.scope)
-            root_path = request.scope.get("root_path", "")
-            request_id = exchange_of(request.scope).request_id
-            return problem_document(known, request_id=request_id, root_path=root_path) | {"filename": upload.filename}
+            context = context_of(request)
+            problem = problem_document(known, request_id=context.request_id, root_path=context.root_path)
+            return problem | {"filename": upload.filename}
 
     results = await asyncio.gather(*(answer_or_problem(upload) for upload in uploads))
     return Response(to_json({"results": results}), media_type=JSON)
-
-
-async def _render(services: Services, exchange: Exchange, function: Callable[..., T], *args: Any) -> T:
-    """Run a rendering function in the predictor's pool and note its time."""
-    started = time.perf_counter()
-    result = await services.predictor.render(function, *args)
-    exchange.stage("render", time.perf_counter() - started)
-    return result
 
 
 def _picture_headers(prediction: Prediction, options: ExplainOptions) -> dict[str, str]:
@@ -162,7 +147,7 @@ def _picture_headers(prediction: Prediction, options: ExplainOptions) -> dict[st
     headers = {
         "X-Fieldmark-Label": quote(label),
         "X-Fieldmark-Probability": shown,
-        "X-Fieldmark-Target": quote(labels[int(prediction.explained[0])]),
+        "X-Fieldmark-Target": quote(labels[prediction.explained_class]),
         "X-Fieldmark-Model": f"{prediction.served.name}/{prediction.served.version}",
         "Vary": "Accept",
     }

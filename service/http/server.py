@@ -19,10 +19,9 @@ from typing import Any, Literal
 
 import uvicorn
 
-from service.inference.engine import ModelRejected, runtime, wants_cuda
-from service.inference.models import Registry
+from service.inference.runtime import Runtime
+from service.inference.sessions import ModelRejected, runtime, wants_cuda
 from service.logs import configure_logs
-from service.metrics import Metrics
 from service.settings import Settings
 
 KEEP_ALIVE_S = 75
@@ -41,18 +40,18 @@ class DrainingServer(uvicorn.Server):
 
     Args:
         config: of uvicorn.
-        registry: knows what is in hand; told that the service is stopping.
+        runtime: knows what is in hand; set to draining when the service is stopping.
         grace_s: time for accepted requests to finish, seconds.
 
     Attributes:
         exit_code: 0 after a clean stop, 1 where no model could be loaded.
-        registry: as given.
+        runtime: as given.
     """
 
-    def __init__(self, config: uvicorn.Config, registry: Registry, grace_s: float) -> None:
+    def __init__(self, config: uvicorn.Config, runtime: Runtime, grace_s: float) -> None:
         super().__init__(config)
         self.exit_code = 0
-        self.registry = registry
+        self.runtime = runtime
         self._grace_s = grace_s
         self._stop_by: float | None = None
         self._quiet_since: float | None = None
@@ -70,13 +69,13 @@ class DrainingServer(uvicorn.Server):
         """Return whether to stop now: told to, and nothing is in hand any more; or there is nothing to serve."""
         if await super().on_tick(counter):
             return True
-        if self.registry.failed is not None:
-            logger.error("%s", self.registry.failed)
+        if self.runtime.models.failed is not None:
+            logger.error("%s", self.runtime.models.failed)
             self.exit_code = 1
             return True
         if self._stop_by is None:
             return False
-        if not self.registry.draining:
+        if not self.runtime.draining:
             self._begin_drain()
         return self._is_quiet() or time.monotonic() >= self._stop_by
 
@@ -87,7 +86,7 @@ class DrainingServer(uvicorn.Server):
         so long.
         """
         now, answered = time.monotonic(), self.server_state.total_requests
-        if self.registry.in_hand.requests:
+        if self.runtime.load.requests:
             self._quiet_since = self._done_since = None
             return False
         self._done_since = self._done_since or now
@@ -116,8 +115,8 @@ class DrainingServer(uvicorn.Server):
         await asyncio.sleep(0)
 
     def _begin_drain(self) -> None:
-        self.registry.draining = True
-        logger.info("stopping: %d requests in hand are finished first", self.registry.in_hand.requests)
+        self.runtime.draining = True
+        logger.info("stopping: %d requests in hand are finished first", self.runtime.load.requests)
         for connection in self.server_state.connections:
             cycle = getattr(connection, "cycle", None)
             if cycle is not None and not cycle.response_complete:
@@ -141,17 +140,18 @@ def serve(settings: Settings) -> int:
     except (ModelRejected, OSError) as error:
         logger.error("cannot serve: %s", error)
         return 1
-    registry = Registry(settings, Metrics())
-    server, admin = make_servers(settings, registry)
+    server, admin = make_servers(Runtime(settings))
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
         runner.run(_serve(server, listening, admin, for_admin))
     return server.exit_code
 
 
-def make_servers(settings: Settings, registry: Registry) -> tuple[DrainingServer, uvicorn.Server | None]:
+def make_servers(runtime: Runtime) -> tuple[DrainingServer, uvicorn.Server | None]:
     """Return the server of the application, and that of the second port if there is one; not yet listening."""
     from service.http.app import create_admin_app, create_app  # after the ports are taken: most of the start goes here
     from service.http.protocol import limited_protocol
+
+    settings = runtime.settings
 
     def config(app: Any, lifespan: Literal["on", "off"]) -> uvicorn.Config:
         return uvicorn.Config(
@@ -167,10 +167,10 @@ def make_servers(settings: Settings, registry: Registry) -> tuple[DrainingServer
             timeout_keep_alive=KEEP_ALIVE_S,
         )
 
-    app = create_app(settings, registry)
-    admin_app = create_admin_app(app)
+    app = create_app(runtime)
+    admin_app = create_admin_app(runtime)
     admin = None if admin_app is None else _QuietServer(config(admin_app, "off"))
-    return DrainingServer(config(app, "on"), registry, settings.shutdown_grace_s), admin
+    return DrainingServer(config(app, "on"), runtime, settings.shutdown_grace_s), admin
 
 
 class _QuietServer(uvicorn.Server):
@@ -188,7 +188,7 @@ async def _serve(
     admin: uvicorn.Server | None,
     for_admin: socket.socket | None,
 ) -> None:
-    beside = [asyncio.create_task(_announce(server.registry, listening))]
+    beside = [asyncio.create_task(_announce(server.runtime, listening))]
     if admin is not None and for_admin is not None:
         beside.append(asyncio.create_task(admin.serve(sockets=[for_admin])))
     try:
@@ -200,9 +200,9 @@ async def _serve(
         await asyncio.gather(*beside, return_exceptions=True)
 
 
-async def _announce(registry: Registry, listening: socket.socket) -> None:
+async def _announce(runtime: Runtime, listening: socket.socket) -> None:
     try:
-        await registry.wait_ready()
+        await runtime.models.wait_ready()
     except ModelRejected:
         return
     gc.collect()
@@ -210,8 +210,8 @@ async def _announce(registry: Registry, listening: socket.socket) -> None:
     gc.set_threshold(10_000)  # a request leaves hardly any cycles: every other one would pay for a collection
     host, port = listening.getsockname()[:2]
     address = f"[{host}]" if ":" in host else host
-    names = ", ".join(f"{served.name}/{served.version}" for served in registry.models())
-    logger.info("ready on http://%s:%d, %s with %s", address, port, registry.status()["provider"], names)
+    names = ", ".join(f"{served.name}/{served.version}" for served in runtime.models.served())
+    logger.info("ready on http://%s:%d, %s with %s", address, port, runtime.status()["provider"], names)
 
 
 def bind(host: str, port: int) -> socket.socket:

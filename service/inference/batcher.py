@@ -14,28 +14,23 @@ Source: the request path of huggingface/text-embeddings-inference (permit, queue
 import asyncio
 import contextlib
 import logging
-import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from queue import SimpleQueue
 from typing import Generic, TypeVar
 
 from service.errors import DeadlineExceeded, NotReady, Overloaded
+from service.inference.supervisor import Supervisor
 
 P = TypeVar("P")
 R = TypeVar("R")
-T = TypeVar("T")
-A = TypeVar("A")
-B = TypeVar("B")
 
 LANES = ("classify", "explain")
 TURNS = ("classify", "classify", "explain")
 """Who is next where both wait. An explanation is two pieces of work, model and picture, and each may last as long as
 a classification: with equal turns saturating `/explain` would more than double the time of `/classify`."""
-RESTART_DELAYS_S = (0.0, 0.1, 0.5, 1.0, 5.0)
-"""Pause before the first, second, … restart of a worker that keeps dying; the last one repeats."""
 _SMOOTHING = 0.1
 _TOO_LATE = "The deadline passed while the request waited."
 
@@ -94,66 +89,9 @@ class _Ran(Generic[P, R]):
     run_s: float
 
 
-class _Threads(Generic[A, B]):
-    """A fixed number of threads that call one function; calls beyond their number wait for the next free thread.
-
-    The standard library's executor makes a future with a lock and a condition of its own for every call, and chains
-    asyncio's to it: a tenth of all that the loop's thread does for a request.
-
-    Args:
-        func: called in the threads with what `run` is given.
-        num_threads: how many.
-        name: of the threads.
-    """
-
-    def __init__(self, func: Callable[[A], B], num_threads: int, name: str) -> None:
-        self._func = func
-        self._loop = asyncio.get_running_loop()
-        self._calls: SimpleQueue[tuple[A, asyncio.Future[B]] | None] = SimpleQueue()
-        self._threads = [
-            threading.Thread(target=self._work, name=f"{name}_{index}", daemon=True) for index in range(num_threads)
-        ]
-        for thread in self._threads:
-            thread.start()
-
-    def run(self, argument: A) -> "asyncio.Future[B]":
-        """Call the function in the next free thread; a call cannot be taken back, only its result ignored."""
-        future: asyncio.Future[B] = self._loop.create_future()
-        self._calls.put((argument, future))
-        return future
-
-    def shutdown(self) -> None:
-        """Wait for the calls so far, and end the threads."""
-        for _ in self._threads:
-            self._calls.put(None)
-        for thread in self._threads:
-            thread.join()
-
-    def _work(self) -> None:
-        while (call := self._calls.get()) is not None:
-            argument, future = call
-            try:
-                result = self._func(argument)
-            except BaseException as error:  # whatever it is, somebody waits for it
-                self._tell(_set_exception, future, error)
-            else:
-                self._tell(_set_result, future, result)
-                del result
-            del call, argument, future  # an idle thread must not hold the last request's photo
-
-    def _tell(self, func: Callable[..., None], *args: object) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop was closed over a running call
-            self._loop.call_soon_threadsafe(func, *args)
-
-
-def _set_result(future: "asyncio.Future[T]", result: T) -> None:
-    if not future.done():
-        future.set_result(result)
-
-
-def _set_exception(future: "asyncio.Future[T]", error: BaseException) -> None:
-    if not future.done():
-        future.set_exception(error)
+def call_each(jobs: Sequence[Callable[[], R]]) -> list[R]:
+    """Call each job: the `run` of a batcher whose work is a function."""
+    return [job() for job in jobs]
 
 
 class DynamicBatcher(Generic[P, R]):
@@ -170,6 +108,7 @@ class DynamicBatcher(Generic[P, R]):
         max_wait_s: how long a batch that is not full waits for more, seconds.
         fatal: exceptions of `run` that end the worker rather than fail the batch.
         on_batch: told the size of every batch that ran.
+        expected_wait_s: asked how long new work would wait, seconds, when it is refused.
         revive: awaited before a dead worker is started again.
     """
 
@@ -185,6 +124,7 @@ class DynamicBatcher(Generic[P, R]):
         max_wait_s: float = 0.0,
         fatal: tuple[type[BaseException], ...] = (WorkerLost,),
         on_batch: Callable[[int], None] | None = None,
+        expected_wait_s: Callable[[], float] = float,
         revive: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._run = run
@@ -196,24 +136,20 @@ class DynamicBatcher(Generic[P, R]):
         self._max_wait_s = max_wait_s
         self._fatal = fatal
         self._on_batch = on_batch
-        self._revive = revive
+        self._expected_wait_s = expected_wait_s
         self._lanes: dict[str, deque[_Item[P, R]]] = {lane: deque() for lane in LANES}
         self._turns: deque[str] = deque(TURNS)
         self._idle: deque[asyncio.Future[None]] = deque()
-        self._workers: set[asyncio.Task[None]] = set()
-        self._restarts: set[asyncio.Task[None]] = set()
-        self._threads: _Threads[list[_Item[P, R]], _Ran[P, R]] | None = None
-        self._deaths = 0
-        self._alive = False
+        self._threads: ThreadPoolExecutor | None = None
+        self._supervisor = Supervisor(self._work, concurrency + ahead, name, self._fail_after_death, revive)
         self._handed: set[_Item[P, R]] = set()
         self._busy = 0
-        self._item_s = 0.0
         self._run_s = 0.0
 
     @property
     def alive(self) -> bool:
         """Whether work is taken: started, and no worker is down."""
-        return self._alive
+        return self._supervisor.alive
 
     @property
     def waiting(self) -> int:
@@ -229,31 +165,16 @@ class DynamicBatcher(Generic[P, R]):
         """Pieces of work that were handed to the threads and are not done."""
         return len(self._handed)
 
-    @property
-    def item_s(self) -> float:
-        """Smoothed time of one piece of work, its share of its batch's time, seconds; 0 before the first."""
-        return self._item_s
-
-    def expected_wait_s(self) -> float:
-        """Return how long new work would wait for its run, by the measured times, seconds."""
-        return (self._queued + len(self._handed)) * self._item_s / self.concurrency
-
     async def start(self) -> None:
         """Start the workers."""
-        self._threads = _Threads(self._run_guarded, self.concurrency, f"fieldmark-{self.name}")
-        for _ in range(self.concurrency + self._ahead):
-            self._start_worker()
-        self._alive = True
+        self._threads = ThreadPoolExecutor(self.concurrency, f"fieldmark-{self.name}")
+        self._supervisor.start()
 
     async def stop(self) -> None:
         """Stop the workers; what still waits fails as not ready, what runs is waited for."""
-        self._alive = False
+        self._supervisor.alive = False
         self._fail_waiting(NotReady("The service is stopping."))
-        tasks = [*self._restarts, *self._workers]
-        self._workers.clear()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._supervisor.stop()
         if self._threads is not None:
             await asyncio.to_thread(self._threads.shutdown)
 
@@ -276,10 +197,10 @@ class DynamicBatcher(Generic[P, R]):
             DeadlineExceeded: the deadline passed in the queue.
             Exception: whatever `run` raised for this payload.
         """
-        if not self._alive:
+        if not self._supervisor.alive:
             raise NotReady("The worker is being restarted.")
         if self._queued >= self._max_waiting:
-            raise Overloaded("The queue is full.", retry_after_s=1 + int(self.expected_wait_s()))
+            raise Overloaded("The queue is full.", retry_after_s=1 + int(self._expected_wait_s()))
         item: _Item[P, R] = _Item(payload, key, deadline, asyncio.get_running_loop().create_future())
         queue = self._lanes[lane]
         queue.append(item)
@@ -301,7 +222,7 @@ class DynamicBatcher(Generic[P, R]):
             try:
                 await self._answer(batch)
             except BaseException:
-                self._alive = False
+                self._supervisor.alive = False
                 _fail(batch, NotReady("The worker stopped in the middle of this request."))
                 raise
             finally:
@@ -402,13 +323,13 @@ class DynamicBatcher(Generic[P, R]):
                 await self._answer_singly(batch)
             return
         if ran.items:
-            self._measure(ran.run_s, len(ran.items))
+            self._run_s = _smoothed(self._run_s, ran.run_s)
         for item, result in zip(ran.items, ran.results, strict=True):
             if not item.future.done():
                 item.future.set_result(Done(result, ran.started - item.since, ran.run_s, len(ran.items)))
         if len(ran.items) < len(batch):
             _fail(batch, DeadlineExceeded(_TOO_LATE))
-        self._deaths = 0
+        self._supervisor.deaths = 0
 
     async def _answer_singly(self, batch: list[_Item[P, R]]) -> None:
         for item in batch:
@@ -419,7 +340,7 @@ class DynamicBatcher(Generic[P, R]):
         """Run a batch in a thread of this batcher."""
         if self._threads is None:
             raise NotReady("The worker has not started.")
-        ran = await self._threads.run(batch)
+        ran = await asyncio.get_running_loop().run_in_executor(self._threads, self._run_guarded, batch)
         if len(ran.results) != len(ran.items):
             raise RuntimeError(f"a run of {len(ran.items)} returned {len(ran.results)} results")
         if self._on_batch is not None and ran.items:
@@ -444,42 +365,8 @@ class DynamicBatcher(Generic[P, R]):
             raise WorkerLost(f"{type(error).__name__} in a run") from error
         return _Ran(items, results, started, time.monotonic() - started)
 
-    def _measure(self, seconds: float, size: int) -> None:
-        self._run_s = _smoothed(self._run_s, seconds)
-        self._item_s = _smoothed(self._item_s, seconds / size)
-
-    # Supervision: a worker never ends by itself.
-
-    def _start_worker(self) -> None:
-        task = asyncio.get_running_loop().create_task(self._work(), name=f"{self.name}-worker")
-        self._workers.add(task)
-        task.add_done_callback(self._worker_ended)
-
-    def _worker_ended(self, task: asyncio.Task[None]) -> None:
-        if task not in self._workers:
-            return  # stopped on purpose
-        self._workers.discard(task)
-        self._alive = False
-        error = None if task.cancelled() else task.exception()
-        logger.error("the %s worker died and is started again", self.name, exc_info=error)
+    def _fail_after_death(self) -> None:
         self._fail_waiting(NotReady("The worker stopped; it is being restarted."))
-        restart = asyncio.get_running_loop().create_task(self._restart())
-        self._restarts.add(restart)
-        restart.add_done_callback(self._restarts.discard)
-
-    async def _restart(self) -> None:
-        while True:
-            await asyncio.sleep(RESTART_DELAYS_S[min(self._deaths, len(RESTART_DELAYS_S) - 1)])
-            self._deaths += 1
-            try:
-                if self._revive is not None:
-                    await self._revive()
-            except Exception:
-                logger.exception("the %s worker cannot be started again yet", self.name)
-            else:
-                break
-        self._start_worker()
-        self._alive = len(self._workers) == self.concurrency + self._ahead
 
     def _fail_waiting(self, error: Exception) -> None:
         for queue in self._lanes.values():

@@ -19,10 +19,10 @@ from typing import Any
 
 from model.manifest import Manifest
 from service.errors import NotReady, UnknownModel
-from service.http.admission import InHand
 from service.inference.batcher import WorkerLost
-from service.inference.engine import Engine, ModelRejected, OnnxEngine, check_layers, read_file, self_check
-from service.inference.workers import Workers
+from service.inference.engine import Engine, OnnxEngine
+from service.inference.sessions import ModelRejected, read_file
+from service.inference.verify import check_layers, self_check
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -94,21 +94,12 @@ class Registry:
         load: makes an engine of a file's bytes; another one in tests.
 
     Attributes:
-        metrics: as given.
-        settings: as given.
-        draining: set when the service is stopping.
-        in_hand: requests admitted and not yet answered.
-        workers: the queues that all models share.
         failed: why nothing could be loaded at the start; None while all is well.
     """
 
     def __init__(self, settings: Settings, metrics: Metrics, load: Load = OnnxEngine) -> None:
-        self.settings = settings
-        self.metrics = metrics
-        self.draining = False
-        self.workers = Workers(settings, metrics, self._revive)
-        self.in_hand = InHand(self.workers.parallel)
-        metrics.in_flight(lambda: self.in_hand.requests)
+        self._settings = settings
+        self._metrics = metrics
         self.failed: ModelRejected | None = None
         self._load = load
         self._slots: dict[str, _Slot] = {}
@@ -117,18 +108,18 @@ class Registry:
         self._tasks: list[asyncio.Task[None]] = []
         self._first_load = asyncio.Event()
 
-    async def start(self) -> None:
-        """Start the workers and begin to load; returns at once."""
-        await self.workers.start()
+    def start(self) -> None:
+        """Begin to load; returns at once."""
         self._tasks.append(asyncio.get_running_loop().create_task(self._first()))
 
     async def stop(self) -> None:
-        """Stop looking at files, stop the workers, let go of the models."""
-        self.draining = True
+        """Stop looking at files."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.workers.stop()
+
+    def clear(self) -> None:
+        """Let go of the models."""
         self._slots.clear()
         self._index.clear()
 
@@ -143,11 +134,11 @@ class Registry:
             raise self.failed
 
     @property
-    def ready(self) -> bool:
-        """Whether requests can be answered: a model is warm, no worker is down, nothing is stopping."""
-        return bool(self._index) and self.workers.alive and not self.draining
+    def loaded(self) -> bool:
+        """Whether there is a model to ask."""
+        return bool(self._index)
 
-    def models(self) -> list[ServedModel]:
+    def served(self) -> list[ServedModel]:
         """Return what is served: by name, the newest version first."""
         return [
             versions[number] for _, versions in sorted(self._index.items()) for number in sorted(versions, reverse=True)
@@ -162,7 +153,7 @@ class Registry:
         """
         if not self._index:
             raise NotReady("No model is loaded yet.")
-        versions = self._index.get(name or self.settings.default_model or min(self._index))
+        versions = self._index.get(name or self._settings.default_model or min(self._index))
         if versions is None:
             raise UnknownModel(extensions={"models": sorted(self._index)})
         if version is None:
@@ -172,32 +163,12 @@ class Registry:
             raise UnknownModel("That version is not loaded.", extensions={"versions": sorted(versions)})
         return served
 
-    def status(self) -> dict[str, Any]:
-        """Return the state of the service as plain data."""
-        return {
-            "ready": self.ready,
-            "draining": self.draining,
-            "models": [
-                {
-                    "name": served.name,
-                    "version": served.version,
-                    "sha256": served.sha256,
-                    "provider": served.engine.provider,
-                }
-                for served in self.models()
-            ],
-            "provider": self.models()[0].engine.provider if self._index else None,
-            "workers_alive": self.workers.alive,
-            "requests_in_hand": self.in_hand.requests,
-            "waiting": self.workers.waiting,
-        }
-
     async def reload(self) -> dict[str, Any]:
         """Look at the files now, taking every file as complete and trying failed ones again; see `ReloadReport`."""
         async with self._busy:
             report = await self._look(trust=True, retry=True)
         if not (report.loaded or report.failed or report.removed):
-            self.metrics.reloaded("unchanged")
+            self._metrics.reloaded("unchanged")
         return report.as_dict()
 
     # Looking at the files.
@@ -207,7 +178,7 @@ class Registry:
             async with self._busy:
                 report = await self._look(trust=True)
             if not self._index:
-                self.failed = ModelRejected(_why(report, self.settings.model))
+                self.failed = ModelRejected(_why(report, self._settings.model))
         except ModelRejected as error:
             self.failed = error
         except Exception as error:
@@ -219,7 +190,7 @@ class Registry:
 
     async def _poll(self) -> None:
         while True:
-            await asyncio.sleep(self.settings.poll_interval_s)
+            await asyncio.sleep(self._settings.poll_interval_s)
             try:
                 async with self._busy:
                     await self._look()
@@ -234,10 +205,10 @@ class Registry:
             retry: try files again that failed before.
         """
         report = ReloadReport()
-        found = await asyncio.to_thread(scan, self.settings.model)
+        found = await asyncio.to_thread(scan, self._settings.model)
         for key, (path, signature) in found.items():
             slot = self._slots.setdefault(key, _Slot(path))
-            settled = trust or slot.seen == signature or _is_old(signature, self.settings.poll_interval_s)
+            settled = trust or slot.seen == signature or _is_old(signature, self._settings.poll_interval_s)
             slot.seen = signature
             if slot.tried == signature and not (retry and slot.failed):
                 report.unchanged.append(key)
@@ -256,7 +227,7 @@ class Registry:
             reason = str(error) if expected else f"{type(error).__name__} while loading"
             stays = "the loaded one stays" if slot.served else "it is not served"
             logger.error("model %s is refused, %s: %s", key, stays, reason, exc_info=not expected)
-            self.metrics.reloaded("failed")
+            self._metrics.reloaded("failed")
             report.failed.append({"model": key, "reason": reason})
             return
         if slot.served is not None and served.sha256 == slot.served.sha256:
@@ -272,7 +243,7 @@ class Registry:
         sha256 = hashlib.sha256(data).hexdigest()
         if slot.served is not None and slot.served.sha256 == sha256:
             return slot.served
-        engine = self._load(data, self.settings)
+        engine = self._load(data, self._settings)
         if isinstance(engine, OnnxEngine):
             engine.warm_up()
         self_check(engine)
@@ -288,10 +259,10 @@ class Registry:
         old, slot.served = slot.served, served
         self._reindex()
         if old is not None:
-            self.metrics.model_unloaded(*_labels(old))
+            self._metrics.model_unloaded(*_labels(old))
         if served is not None:
-            self.metrics.model_loaded(*_labels(served))
-            self.metrics.reloaded("ok")
+            self._metrics.model_loaded(*_labels(served))
+            self._metrics.reloaded("ok")
 
     def _forget(self, found: set[str], report: ReloadReport) -> None:
         """Unload vanished files, but never the last good version of a name."""
@@ -314,9 +285,13 @@ class Registry:
                 index.setdefault(slot.served.name, {})[int(slot.served.version)] = slot.served
         self._index = index
 
-    async def _revive(self) -> None:
-        """Prove that the models still answer before a dead worker is started again."""
-        for served in self.models():
+    async def revive(self) -> None:
+        """Prove that the models still answer before a dead worker is started again.
+
+        Raises:
+            NotReady: one does not.
+        """
+        for served in self.served():
             with contextlib.suppress(WorkerLost):
                 await asyncio.to_thread(self_check, served.engine)
                 continue

@@ -6,10 +6,9 @@ decoded and prepared in the pool while the batch before them runs.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +16,10 @@ import numpy.typing as npt
 from service.errors import EmptyInput
 from service.image import DecodedImage, ImageLimits, decode_image, prepare
 from service.inference.batcher import Done
-from service.inference.engine import BEST, Outputs
-from service.inference.models import Registry, ServedModel
-from service.inference.workers import GpuWork
-from service.metrics import Metrics
+from service.inference.engine import Outputs, Question
+from service.inference.models import ServedModel
+from service.inference.workers import GpuWork, Workers
+from service.metrics import Metrics, Timings
 from service.settings import Settings
 
 KEPT_PIXELS = 2_000_000
@@ -28,23 +27,6 @@ KEPT_PIXELS = 2_000_000
 
 Args = ParamSpec("Args")
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Timings:
-    """Where the time of one image went.
-
-    Attributes:
-        decode_s: decoding and preparing, seconds.
-        queue_s: waiting, seconds.
-        infer_s: in the model, seconds; of the whole batch.
-        batch_size: images in its batch.
-    """
-
-    decode_s: float
-    queue_s: float
-    infer_s: float
-    batch_size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +42,9 @@ class Prediction:
         attention: in [0, 1], (h, w); None for an arm without a spatial map.
         gradcam: evidence for each target, (T, h, w).
         explained: class that each map is of, (T,).
-        layer: whose maps they are, index into the manifest's layers.
+        question: that this answers.
         served: the model that answered.
-        timings: where the time went.
+        timings: where the time went; rendering adds its own.
         reopen: decodes the image in full.
     """
 
@@ -74,17 +56,26 @@ class Prediction:
     attention: npt.NDArray[np.float32] | None
     gradcam: npt.NDArray[np.float32]
     explained: npt.NDArray[np.int64]
-    layer: int
+    question: Question
     served: ServedModel
     timings: Timings
     reopen: Callable[[], DecodedImage]
 
-    def full_image(self) -> DecodedImage:
-        """Return the image with all its pixels; blocks, decoding again what was not kept, or decoded at a fraction.
+    @property
+    def explained_class(self) -> int:
+        """The class that the first map is of."""
+        return int(self.explained[0])
 
-        Only who draws needs it, one picture a thread: no queue ever holds images in full.
+    def image_of(self, side: int) -> DecodedImage:
+        """Return the image with at least `side` pixels on its longer side, as far as it has them.
+
+        Blocks, decoding again in full what was not kept, or kept with fewer pixels. Only who draws needs it, one
+        picture a thread: no queue ever holds images in full.
         """
-        return self.image if self.image is not None and self.image.scale == 1 else self.reopen()
+        kept = self.image
+        if kept is not None and (kept.scale == 1 or max(kept.image.size) >= side):
+            return kept
+        return self.reopen()
 
 
 class _Seen(NamedTuple):
@@ -96,27 +87,17 @@ class _Seen(NamedTuple):
     format: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Question:
-    """What is asked of an image, as the graph takes it."""
-
-    served: ServedModel
-    target: npt.NDArray[np.int64]
-    versus: npt.NDArray[np.int64]
-    layer: int
-
-
 class Predictor:
     """Takes images through decoding, queue and model.
 
     Args:
-        registry: holds models and queues.
+        workers: the queues.
         settings: limits of images.
-        metrics: told the time of every stage.
+        metrics: where the time of every stage is recorded.
     """
 
-    def __init__(self, registry: Registry, settings: Settings, metrics: Metrics) -> None:
-        self._workers = registry.workers
+    def __init__(self, workers: Workers, settings: Settings, metrics: Metrics) -> None:
+        self._workers = workers
         self._limits = ImageLimits.from_settings(settings)
         self._metrics = metrics
 
@@ -124,10 +105,8 @@ class Predictor:
         self,
         served: ServedModel,
         data: bytes,
+        question: Question,
         *,
-        targets: Sequence[int] = (BEST,),
-        versus: Sequence[int] | None = None,
-        layer: int = 0,
         lane: str = "classify",
         deadline: float | None = None,
         keep_image: bool = False,
@@ -137,9 +116,7 @@ class Predictor:
         Args:
             served: the model.
             data: the file's bytes.
-            targets: codes of the classes to explain: 0…K−1 a class, −1…−K a rank.
-            versus: codes of the classes to contrast them with, as many as targets; None for none.
-            layer: index into the manifest's layers.
+            question: about this image.
             lane: whose turn it shares in the queues.
             deadline: when it must have been started, on `time.monotonic()`'s clock.
             keep_image: hand the pixels on to who draws. Else they go where they were decoded, and the next image
@@ -156,60 +133,81 @@ class Predictor:
         """
         if not data:
             raise EmptyInput
-        question = _question(served, targets, versus, layer)
         if served.engine.max_batch_size > 1:
-            return await self._through_gpu(question, data, lane, deadline, keep_image)
+            return await self._through_gpu(served, data, question, lane, deadline, keep_image)
         done = await self._workers.cpu.submit(
-            lambda: self._decode_and_run(question, data, keep_image), lane=lane, deadline=deadline
+            lambda: self._decode_and_run(served, data, question, keep_image), lane=lane, deadline=deadline
         )
         seen, outputs, decode_s = done.result
         self._metrics.batch(1)
-        return self._tell(question, seen, outputs, Timings(decode_s, done.queue_s, done.run_s - decode_s, 1), data)
+        timings = {"decode": decode_s, "queue": done.queue_s, "infer": done.run_s - decode_s}
+        return self._record(served, question, seen, outputs, timings, data)
 
     async def predict_array(
         self,
         served: ServedModel,
         image: npt.NDArray[np.uint8],
+        question: Question,
         *,
-        targets: Sequence[int] = (BEST,),
-        versus: Sequence[int] | None = None,
-        layer: int = 0,
         lane: str = "classify",
         deadline: float | None = None,
     ) -> Prediction:
         """Return what a model says of pixels that are prepared already, uint8 (S, S, 3); else like `predict`."""
-        question = _question(served, targets, versus, layer)
         done: Done[Outputs]
         if served.engine.max_batch_size > 1:
-            done = await self._submit_gpu(question, image, lane, deadline)
+            done = await self._submit_gpu(served, image, question, lane, deadline)
         else:
-            done = await self._workers.cpu.submit(lambda: _run(question, image), lane=lane, deadline=deadline)
+            run = served.engine.run
+            done = await self._workers.cpu.submit(
+                lambda: run(image[np.newaxis], question), lane=lane, deadline=deadline
+            )
             self._metrics.batch(1)
         side = served.manifest.input_size
-        timings = Timings(0.0, done.queue_s, done.run_s, done.batch_size)
-        return self._tell(question, _Seen(None, side, side, "RAW"), done.result, timings, b"")
+        timings = {"queue": done.queue_s, "infer": done.run_s}
+        return self._record(served, question, _Seen(None, side, side, "RAW"), done.result, timings, b"")
 
-    async def render(self, func: Callable[Args, T], *args: Args.args, **kwargs: Args.kwargs) -> T:
-        """Run a rendering function in the pool, in the turn of `explain`, and return its result."""
+    async def render(
+        self, prediction: Prediction, func: Callable[Args, T], *args: Args.args, **kwargs: Args.kwargs
+    ) -> T:
+        """Run a function that draws in the pool, in the turn of `explain`; its time becomes the prediction's."""
         done: Done[T] = await self._workers.cpu.submit(lambda: func(*args, **kwargs), lane="explain")
         self._metrics.stage("render", done.run_s)
+        prediction.timings["render"] = prediction.timings.get("render", 0.0) + done.run_s
         return done.result
 
+    async def draw(
+        self, prediction: Prediction, side: int, func: Callable[Concatenate[DecodedImage, Args], T], *args: Args.args,
+        **kwargs: Args.kwargs,
+    ) -> T:  # fmt: skip
+        """Run a function that draws on the image, given with at least `side` pixels; else like `render`."""
+        return await self.render(prediction, lambda: func(prediction.image_of(side), *args, **kwargs))
+
     async def _through_gpu(
-        self, question: _Question, data: bytes, lane: str, deadline: float | None, keep_image: bool
+        self,
+        served: ServedModel,
+        data: bytes,
+        question: Question,
+        lane: str,
+        deadline: float | None,
+        keep_image: bool,
     ) -> Prediction:
         decoded: Done[tuple[_Seen, npt.NDArray[np.uint8]]] = await self._workers.cpu.submit(
-            lambda: self._decode(question.served, data, keep_image), lane=lane, deadline=deadline
+            lambda: self._decode(served, data, keep_image), lane=lane, deadline=deadline
         )
         seen, pixels = decoded.result
-        done = await self._submit_gpu(question, pixels, lane, deadline)
-        timings = Timings(decoded.run_s, decoded.queue_s + done.queue_s, done.run_s, done.batch_size)
-        return self._tell(question, seen, done.result, timings, data)
+        done = await self._submit_gpu(served, pixels, question, lane, deadline)
+        timings = {"decode": decoded.run_s, "queue": decoded.queue_s + done.queue_s, "infer": done.run_s}
+        return self._record(served, question, seen, done.result, timings, data)
 
     async def _submit_gpu(
-        self, question: _Question, pixels: npt.NDArray[np.uint8], lane: str, deadline: float | None
+        self,
+        served: ServedModel,
+        pixels: npt.NDArray[np.uint8],
+        question: Question,
+        lane: str,
+        deadline: float | None,
     ) -> Done[Outputs]:
-        work = GpuWork(question.served.engine, pixels, question.target, question.versus, question.layer)
+        work = GpuWork(served.engine, pixels, question)
         return await self._workers.gpu.submit(work, lane=lane, key=work.key, deadline=deadline)
 
     def _decode(self, served: ServedModel, data: bytes, keep_image: bool) -> tuple[_Seen, npt.NDArray[np.uint8]]:
@@ -218,20 +216,30 @@ class Predictor:
         kept = _shrink(image) if keep_image else None
         return _Seen(kept, image.width, image.height, image.format), prepare(image, resize)
 
-    def _decode_and_run(self, question: _Question, data: bytes, keep_image: bool) -> tuple[_Seen, Outputs, float]:
+    def _decode_and_run(
+        self, served: ServedModel, data: bytes, question: Question, keep_image: bool
+    ) -> tuple[_Seen, Outputs, float]:
         started = time.monotonic()
-        seen, pixels = self._decode(question.served, data, keep_image)
+        seen, pixels = self._decode(served, data, keep_image)
         decode_s = time.monotonic() - started
-        return seen, _run(question, pixels), decode_s
+        return seen, served.engine.run(pixels[np.newaxis], question), decode_s
 
-    def _tell(self, question: _Question, seen: _Seen, outputs: Outputs, timings: Timings, data: bytes) -> Prediction:
+    def _record(
+        self,
+        served: ServedModel,
+        question: Question,
+        seen: _Seen,
+        outputs: Outputs,
+        timings: Timings,
+        data: bytes,
+    ) -> Prediction:
+        """Record the times of one image, and return its prediction."""
         metrics = self._metrics
         if data:
             metrics.decoded(seen.format)
-            metrics.stage("decode", timings.decode_s)
-        metrics.queue_wait(timings.queue_s)
-        metrics.stage("queue", timings.queue_s)
-        metrics.stage("infer", timings.infer_s)
+        metrics.queue_wait(timings["queue"])
+        for stage, seconds in timings.items():
+            metrics.stage(stage, seconds)
         return Prediction(
             image=seen.image,
             width=seen.width,
@@ -241,8 +249,8 @@ class Predictor:
             attention=None if outputs.attention is None else outputs.attention[0],
             gradcam=outputs.gradcam[0],
             explained=outputs.explained[0],
-            layer=question.layer,
-            served=question.served,
+            question=question,
+            served=served,
             timings=timings,
             reopen=lambda: decode_image(data, self._limits),
         )
@@ -263,21 +271,3 @@ def _shrink(decoded: DecodedImage) -> DecodedImage:
         scale=decoded.scale * factor,
         offset=(x / factor, y / factor),
     )
-
-
-def _question(served: ServedModel, targets: Sequence[int], versus: Sequence[int] | None, layer: int) -> _Question:
-    none = served.manifest.num_classes
-    against = [none] * len(targets) if versus is None else versus
-    return _Question(served, _codes(tuple(targets)), _codes(tuple(against)), layer)
-
-
-@lru_cache(maxsize=256)
-def _codes(codes: tuple[int, ...]) -> npt.NDArray[np.int64]:
-    """Return the codes of one image as the graph takes them, (1, T): nearly all requests ask the same."""
-    array = np.array([codes], dtype=np.int64)
-    array.flags.writeable = False
-    return array
-
-
-def _run(question: _Question, pixels: npt.NDArray[np.uint8]) -> Outputs:
-    return question.served.engine.run(pixels[np.newaxis], question.target, question.versus, question.layer)

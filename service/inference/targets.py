@@ -5,8 +5,11 @@ import re
 import unicodedata
 from functools import lru_cache
 
+import numpy as np
+
 from model.manifest import Manifest
 from service.errors import InvalidOption, UnknownClass
+from service.inference.predictor import Prediction
 
 NUM_NEAREST = 3
 _CODE = re.compile(r"(class|rank):(.*)", re.DOTALL)
@@ -70,6 +73,21 @@ def checked_layer(index: int, manifest: Manifest) -> int:
             f"`layer` is one of {names} in this model, or an index from 0 to {len(manifest.layers) - 1}."
         )
     return index
+
+
+def check_contrast(prediction: Prediction, what: str = "this image") -> None:
+    """Refuse a contrast of a class with itself, which only the image can tell where ranks are asked for.
+
+    Raises:
+        InvalidOption: a target and its versus turned out to be the same class.
+    """
+    versus = prediction.question.versus[0]
+    if (versus == prediction.served.manifest.num_classes).all():
+        return
+    ranked = np.argsort(-prediction.logits, kind="stable")
+    against = np.where(versus < 0, ranked[np.clip(-versus - 1, 0, len(ranked) - 1)], versus)
+    if (against == prediction.explained).any():
+        raise InvalidOption(f"`target` and `versus` are the same class of {what}.")
 
 
 def _resolve_number(kind: str, digits: str, num_classes: int) -> int:

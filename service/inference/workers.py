@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from service.inference.batcher import DynamicBatcher
+from service.inference.batcher import DynamicBatcher, call_each
 from service.inference.cpus import usable_cores
-from service.inference.engine import Engine, Outputs, wants_cuda
+from service.inference.engine import Engine, Outputs, Question
+from service.inference.sessions import wants_cuda
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -28,21 +29,17 @@ class GpuWork:
     Attributes:
         engine: that runs it.
         image: RGB, uint8, (S, S, 3).
-        target: codes of the classes to explain, (1, T).
-        versus: codes of the classes to contrast them with, (1, T).
-        layer: index into the manifest's layers.
+        question: about it.
     """
 
     engine: Engine
     image: npt.NDArray[np.uint8]
-    target: npt.NDArray[np.int64]
-    versus: npt.NDArray[np.int64]
-    layer: int
+    question: Question
 
     @property
     def key(self) -> tuple[int, int, int]:
         """What work must share to run in one batch: model, layer and T."""
-        return id(self.engine), self.layer, self.target.shape[1]
+        return id(self.engine), *self.question.kind
 
 
 class Workers:
@@ -51,20 +48,30 @@ class Workers:
     Args:
         settings: how many threads, how large a batch.
         metrics: told of batches, and asked for the queues' depth at every scrape.
+        expected_wait_s: asked how long new work would wait, seconds, when a queue is full.
         revive: awaited before the GPU's worker is started again.
 
     Attributes:
         cpu: runs jobs, one a thread.
         gpu: runs batches of `GpuWork`; idle where no model runs on a GPU.
-        parallel: pieces of work that the device takes at the same time.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics, revive: Callable[[], Awaitable[None]]) -> None:
-        on_gpu = wants_cuda(settings)
-        threads = (settings.decode_threads if on_gpu else settings.cpu_runs) or usable_cores()
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        expected_wait_s: Callable[[], float],
+        revive: Callable[[], Awaitable[None]],
+    ) -> None:
+        threads = num_threads(settings)
         room = settings.max_requests * settings.max_files
         self.cpu: DynamicBatcher[Job, Any] = DynamicBatcher(
-            _run_jobs, name="cpu", concurrency=threads, ahead=(threads + 3) // 4, max_waiting=room
+            call_each,
+            name="cpu",
+            concurrency=threads,
+            ahead=(threads + 3) // 4,
+            max_waiting=room,
+            expected_wait_s=expected_wait_s,
         )
         self.gpu: DynamicBatcher[GpuWork, Outputs] = DynamicBatcher(
             run_batch,
@@ -73,9 +80,9 @@ class Workers:
             max_waiting=room,
             max_wait_s=settings.max_wait_ms / 1000,
             on_batch=metrics.batch,
+            expected_wait_s=expected_wait_s,
             revive=revive,
         )
-        self.parallel = settings.max_batch_size if on_gpu else threads
         metrics.queue_depth(lambda: self.waiting)
 
     @property
@@ -99,14 +106,18 @@ class Workers:
         await self.cpu.stop()
 
 
-def _run_jobs(jobs: Sequence[Job]) -> list[Any]:
-    return [job() for job in jobs]
+def num_threads(settings: Settings) -> int:
+    """Return how many threads decode and render, and without a GPU also run models."""
+    return (settings.decode_threads if wants_cuda(settings) else settings.cpu_runs) or usable_cores()
+
+
+def num_parallel(settings: Settings) -> int:
+    """Return how many pieces of work the device takes at the same time."""
+    return settings.max_batch_size if wants_cuda(settings) else num_threads(settings)
 
 
 def run_batch(works: Sequence[GpuWork]) -> list[Outputs]:
     """Run work with equal keys as one batch."""
-    first = works[0]
-    target = np.concatenate([work.target for work in works])
-    versus = np.concatenate([work.versus for work in works])
-    outputs = first.engine.run([work.image for work in works], target, versus, first.layer)
+    question = Question.batch([work.question for work in works])
+    outputs = works[0].engine.run([work.image for work in works], question)
     return [outputs.image(index) for index in range(len(works))]

@@ -178,7 +178,7 @@ def test_picture_shows_the_map(cases: list[Case], bird_photos: list[Path], model
     """The heatmap that is served as a picture has its hottest place where the raw map has it."""
     paths = {path.name: path for path in bird_photos}
     with running(Settings(model=model_file, device="cpu")) as server, server.client() as client:
-        manifest = server.registry.get().manifest
+        manifest = server.runtime.models.get().manifest
         for case in cases[:4]:
             data = paths[case.name].read_bytes()
             answer = client.post("/explain?view=gradcam", content=data, headers={"Content-Type": "image/jpeg"})

@@ -12,8 +12,7 @@ import httpx
 from fastapi import FastAPI
 
 from service.http.server import make_servers
-from service.inference.models import Registry
-from service.metrics import Metrics
+from service.inference.runtime import Runtime
 from service.settings import Settings
 
 PATIENCE_S = 120
@@ -27,14 +26,14 @@ class Running:
     Attributes:
         port: it listens on.
         admin_port: of metrics and administration; 0 for none of their own.
-        registry: its models.
+        runtime: its models and workers.
         app: its application.
         loop: it runs in.
     """
 
     port: int
     admin_port: int
-    registry: Registry
+    runtime: Runtime
     app: FastAPI
     loop: asyncio.AbstractEventLoop
 
@@ -49,7 +48,7 @@ class Running:
 
     def in_flight(self) -> float:
         """Return the gauge of requests in flight."""
-        value = self.registry.metrics.registry.get_sample_value("fieldmark_requests_in_flight")
+        value = self.runtime.metrics.registry.get_sample_value("fieldmark_requests_in_flight")
         assert value is not None
         return value
 
@@ -65,7 +64,7 @@ class Running:
 
     def runs(self) -> float:
         """Return how often a model was run."""
-        value = self.registry.metrics.registry.get_sample_value("fieldmark_batch_images_count")
+        value = self.runtime.metrics.registry.get_sample_value("fieldmark_batch_images_count")
         assert value is not None
         return value
 
@@ -75,10 +74,10 @@ class Running:
 
 
 @contextmanager
-def running(settings: Settings, registry: Registry | None = None) -> Iterator[Running]:
+def running(settings: Settings, runtime: Runtime | None = None) -> Iterator[Running]:
     """Serve until the block ends; ready when it begins. A set `admin_port` is replaced by a free one."""
-    registry = registry or Registry(settings, Metrics())
-    server, admin = make_servers(settings, registry)
+    runtime = runtime or Runtime(settings)
+    server, admin = make_servers(runtime)
     listening = socket.create_server(("127.0.0.1", 0))
     for_admin = socket.create_server(("127.0.0.1", 0)) if settings.admin_port else None
     started = threading.Event()
@@ -91,7 +90,7 @@ def running(settings: Settings, registry: Registry | None = None) -> Iterator[Ru
             tasks.append(asyncio.create_task(admin.serve(sockets=[for_admin])))
         while not server.started and not tasks[0].done():
             await asyncio.sleep(0.005)
-        await registry.wait_ready()
+        await runtime.models.wait_ready()
         started.set()
         await tasks[0]
         if admin is not None:
@@ -104,7 +103,7 @@ def running(settings: Settings, registry: Registry | None = None) -> Iterator[Ru
         assert started.wait(PATIENCE_S)
         app: FastAPI = server.config.app  # type: ignore[assignment]
         admin_port = for_admin.getsockname()[1] if for_admin is not None else 0
-        yield Running(listening.getsockname()[1], admin_port, registry, app, loops[0])
+        yield Running(listening.getsockname()[1], admin_port, runtime, app, loops[0])
     finally:
         server.handle_exit(15, None)
         thread.join(PATIENCE_S)

@@ -35,7 +35,7 @@ def test_methods_and_routes_are_bounded(client: httpx.Client, tiny_server: Runni
     page = client.get("/metrics").text
     assert "strange" not in page
     assert "ODD" not in page
-    value = tiny_server.registry.metrics.registry.get_sample_value
+    value = tiny_server.runtime.metrics.registry.get_sample_value
     assert value("fieldmark_http_requests_total", {"route": "unmatched", "method": "GET", "code": "404"})
 
 
@@ -117,7 +117,7 @@ def test_refusals_count_wherever_they_happen(tmp_path: Path, red_png: bytes) -> 
 
         def refused(reason: str) -> float | None:
             labels = {"reason": reason}
-            return server.registry.metrics.registry.get_sample_value("fieldmark_requests_refused_total", labels)
+            return server.runtime.metrics.registry.get_sample_value("fieldmark_requests_refused_total", labels)
 
         headers = {"Content-Type": "image/png"}
         declared = client.post("/classify", content=bytes(2000), headers=headers)
@@ -126,7 +126,7 @@ def test_refusals_count_wherever_they_happen(tmp_path: Path, red_png: bytes) -> 
         assert [413] * 3 == [answer.status_code for answer in (declared, counted, several)]
         late = client.post("/classify", content=red_png, headers={**headers, "X-Request-Timeout-Ms": "1e-9"})
         assert 504 == late.status_code
-        server.registry.draining = True
+        server.runtime.draining = True
         assert [503, 503] == [client.get("/readyz").status_code, client.post("/classify", content=red_png).status_code]
         assert [3, 1, 1] == [refused(reason) for reason in ("too_large", "deadline_exceeded", "draining")]
 

@@ -19,8 +19,7 @@ import pytest
 from PIL import Image
 
 from service.inference.engine import Engine, OnnxEngine
-from service.inference.models import Registry
-from service.metrics import Metrics
+from service.inference.runtime import Runtime
 from service.settings import Settings
 from tests.service.conftest import encoded
 from tests.service.running import Running, running, tiny_settings
@@ -59,7 +58,7 @@ def gated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, G
         return engines[0]
 
     settings = tiny_settings(tmp_path_factory.mktemp("models"), cpu_runs=1)
-    with running(settings, Registry(settings, Metrics(), load=load)) as server:
+    with running(settings, Runtime(settings, load=load)) as server:
         while engines[0].entered.acquire(blocking=False):
             pass  # warm-up and self-check
         yield server, engines[0]
@@ -72,8 +71,8 @@ def head(size: int, address: str = "/classify") -> bytes:
 
 def is_empty(server: Running) -> bool:
     """Return whether nothing is in hand, in no count."""
-    in_hand = server.registry.in_hand
-    return (0.0, 0, 0, 0) == (server.in_flight(), in_hand.requests, in_hand.bytes, server.registry.workers.waiting)
+    in_hand = server.runtime.load
+    return (0.0, 0, 0, 0) == (server.in_flight(), in_hand.requests, in_hand.bytes, server.runtime.workers.waiting)
 
 
 def still_answers(server: Running, photo: bytes) -> None:
@@ -85,7 +84,7 @@ def still_answers(server: Running, photo: bytes) -> None:
 def gone(server: Running) -> float:
     """Return how many requests ended because their client had left."""
     labels = {"route": "/classify", "method": "POST", "code": "499"}
-    return server.registry.metrics.registry.get_sample_value("fieldmark_http_requests_total", labels) or 0
+    return server.runtime.metrics.registry.get_sample_value("fieldmark_http_requests_total", labels) or 0
 
 
 def test_hang_up_while_sending(gated: tuple[Running, GatedEngine], red_png: bytes) -> None:
@@ -111,7 +110,7 @@ def test_hang_up_in_the_queue_and_in_the_run(gated: tuple[Running, GatedEngine],
     waiting = [server.connect() for _ in range(3)]
     for connection in waiting:
         connection.sendall(head(len(red_png)) + red_png)
-    server.until(lambda: server.registry.workers.waiting == 3)
+    server.until(lambda: server.runtime.workers.waiting == 3)
     waiting[1].close()
     server.until(lambda: server.in_flight() == 3)
     for connection in (running_one, waiting[0], waiting[2]):
@@ -133,7 +132,7 @@ def test_who_left_the_queue_is_not_run(gated: tuple[Running, GatedEngine], red_p
         assert engine.entered.acquire(timeout=60)
         with server.connect() as second:
             second.sendall(head(len(red_png)) + red_png)
-            server.until(lambda: server.registry.workers.waiting == 1)
+            server.until(lambda: server.runtime.workers.waiting == 1)
         server.until(lambda: server.in_flight() == 1)
         engine.gate.set()
         assert first.recv(65536).startswith(b"HTTP/1.1 200")

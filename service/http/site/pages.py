@@ -14,10 +14,9 @@ from pathlib import Path
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
 
 from service.errors import error_types
-from service.http.telemetry import exchange_of
+from service.http.addresses import Routes
 
 _HERE = Path(__file__).parent
 _POLICY = (
@@ -66,18 +65,18 @@ class Asset:
         return Response(self.content, headers=fixed, media_type=self.media_type)
 
 
-def page_routes() -> list[BaseRoute]:
+def routes() -> Routes:
     """Return the routes of all pages and their files; outside the OpenAPI document, which is for programs."""
     docs = _folder(_HERE / "docs") | _swagger_ui()
     page = _folder(_HERE / "page")
-    routes: list[BaseRoute] = [
-        _page("/docs", docs["docs.html"], _DOCS_HEADERS),
-        _page("/errors", Asset.of(errors_page().encode(), "errors.html"), _PAGE_HEADERS),
-        _files("/docs/{name:path}", docs, _DOCS_HEADERS),
-    ]
+    found = Routes(include_in_schema=False)
+    _page(found, "/docs", docs["docs.html"], _DOCS_HEADERS)
+    _page(found, "/errors", Asset.of(errors_page().encode(), "errors.html"), _PAGE_HEADERS)
+    _files(found, "/docs/{name:path}", docs, _DOCS_HEADERS)
     if "index.html" in page:
-        routes += [_page("/", page["index.html"], _PAGE_HEADERS), _files("/page/{name:path}", page, _PAGE_HEADERS)]
-    return routes
+        _page(found, "/", page["index.html"], _PAGE_HEADERS)
+        _files(found, "/page/{name:path}", page, _PAGE_HEADERS)
+    return found
 
 
 def errors_page() -> str:
@@ -105,23 +104,19 @@ def _with_code(text: str) -> str:
     return "".join(f"<code>{piece}</code>" if index % 2 else piece for index, piece in enumerate(pieces))
 
 
-def _page(path: str, asset: Asset, headers: dict[str, str]) -> Route:
+def _page(routes: Routes, path: str, asset: Asset, headers: dict[str, str]) -> None:
+    @routes.get(path)
     async def serve(request: Request) -> Response:
-        exchange_of(request.scope).route = path
         return asset.response(request, headers)
 
-    return Route(path, serve, methods=["GET"], include_in_schema=False)
 
-
-def _files(path: str, assets: dict[str, Asset], headers: dict[str, str]) -> Route:
+def _files(routes: Routes, path: str, assets: dict[str, Asset], headers: dict[str, str]) -> None:
+    @routes.get(path)
     async def serve(request: Request) -> Response:
-        exchange_of(request.scope).route = path
         asset = assets.get(request.path_params["name"])
         if asset is None:
             raise HTTPException(404)
         return asset.response(request, headers)
-
-    return Route(path, serve, methods=["GET"], include_in_schema=False)
 
 
 def _folder(folder: Path) -> dict[str, Asset]:

@@ -11,14 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from service.http import admission
-from service.http.admission import DRAIN_BYTES, InHand
-from service.inference.engine import Images, OnnxEngine, Outputs
-from service.inference.models import Registry
-from service.metrics import Metrics
+from service.http.admission import DRAIN_BYTES
+from service.inference.engine import Images, OnnxEngine, Outputs, Question
+from service.inference.load import InHand
+from service.inference.runtime import Runtime
 from tests.service.conftest import encoded
 from tests.service.running import Running, running, tiny_settings
 
@@ -30,9 +28,9 @@ class GatedEngine(OnnxEngine):
 
     gate = threading.Event()
 
-    def run(self, images: Images, target: np.ndarray, versus: np.ndarray, layer: int = 0) -> Outputs:
+    def run(self, images: Images, question: Question) -> Outputs:
         assert self.gate.wait(60), "the test never opened the gate"
-        return super().run(images, target, versus, layer)
+        return super().run(images, question)
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ class Guarded:
     @property
     def in_hand(self) -> InHand:
         """What the server counts."""
-        return self.server.registry.in_hand
+        return self.server.runtime.load
 
     def call(self, *fields: str, **options: Any) -> Caller:
         """Send a request over a connection of its own."""
@@ -110,7 +108,7 @@ class Guarded:
 
     def refused(self) -> str:
         """Return the metric of refusals."""
-        page = self.server.registry.metrics.exposition(None)[0].decode()
+        page = self.server.runtime.metrics.exposition(None)[0].decode()
         return "\n".join(line for line in page.splitlines() if line.startswith("fieldmark_requests_refused_total{"))
 
 
@@ -130,7 +128,7 @@ def guarded(folder: Path, **options: Any) -> Iterator[Guarded]:
     gate.set()
     engine = type("Gated", (GatedEngine,), {"gate": gate})
     try:
-        with running(settings, Registry(settings, Metrics(), engine)) as server, contextlib.ExitStack() as callers:
+        with running(settings, Runtime(settings, load=engine)) as server, contextlib.ExitStack() as callers:
             callers.callback(gate.set)
             gate.clear()
             yield Guarded(server, gate, callers)
@@ -244,10 +242,10 @@ def test_deadline_passes_in_the_queue(tmp_path: Path) -> None:
     with guarded(tmp_path) as guard:
         first = guard.occupy(1)[0]
         late, too_late = guard.call("X-Request-Timeout-Ms: 1"), time.monotonic() + 0.01
-        registry = guard.server.registry
+        runtime = guard.server.runtime
         refused = ("fieldmark_requests_refused_total", {"reason": "deadline_exceeded"})
         # On a slow machine it is too late already when it enters the queue, and is answered at once.
-        until(lambda: registry.workers.waiting == 1 or registry.metrics.registry.get_sample_value(*refused) == 1)
+        until(lambda: runtime.workers.waiting == 1 or runtime.metrics.registry.get_sample_value(*refused) == 1)
         until(lambda: time.monotonic() > too_late)
         guard.gate.set()
         assert (504, "deadline_exceeded") == ((reply := late.read()).status, reply.body["code"])
@@ -268,9 +266,9 @@ def test_client_that_hung_up_is_dropped(tmp_path: Path) -> None:
     with guarded(tmp_path) as guard:
         first = guard.occupy(1)[0]
         gone = guard.call()
-        until(lambda: guard.server.registry.workers.waiting == 1)
+        until(lambda: guard.server.runtime.workers.waiting == 1)
         gone.socket.close()
-        until(lambda: guard.server.registry.workers.waiting == 0)
+        until(lambda: guard.server.runtime.workers.waiting == 0)
         until(lambda: guard.in_hand.requests == 1)
         guard.gate.set()
         assert first.read().status == 200
@@ -280,7 +278,7 @@ def test_draining_answers_503_and_finishes_what_was_accepted(tmp_path: Path) -> 
     """While stopping, the door is closed with the right words, and what is in hand is answered."""
     with guarded(tmp_path) as guard:
         accepted = guard.occupy(1)[0]
-        guard.server.registry.draining = True
+        guard.server.runtime.draining = True
         reply = guard.call().read()
         assert (503, "draining", "close") == (reply.status, reply.body["code"], reply.headers["connection"])
         guard.gate.set()
@@ -293,69 +291,6 @@ def test_other_addresses_are_not_guarded(tmp_path: Path) -> None:
         guard.occupy(1)
         with guard.server.client() as client:
             assert [200, 200] == [client.get(path).status_code for path in ("/livez", "/readyz")]
-
-
-class Clock:
-    """A monotonic clock that a test sets."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Replace the clock that the pace is measured by."""
-    clock = Clock()
-    monkeypatch.setattr(admission.time, "monotonic", clock)
-    return clock
-
-
-def serve_requests(in_hand: InHand, clock: Clock, *, at_once: int, rounds: int, seconds: float) -> None:
-    """Work on `at_once` requests for some seconds, again and again."""
-    for _ in range(rounds):
-        for _ in range(at_once):
-            in_hand.begin_work()
-        clock.now += seconds
-        for _ in range(at_once):
-            in_hand.end_work(answered=True)
-
-
-@pytest.mark.parametrize("at_once", [1, 2])
-def test_pace_is_that_of_full_load(clock: Clock, at_once: int) -> None:
-    """Two cores with 10 ms of work a request take 5 ms each, whether one of them is busy or both."""
-    in_hand = InHand(parallel=2)
-    serve_requests(in_hand, clock, at_once=at_once, rounds=10, seconds=0.010)
-    assert pytest.approx(0.005) == in_hand.request_s
-
-
-def test_pace_ignores_idle_time_and_failures(clock: Clock) -> None:
-    """Neither pauses nor refused images make the service look slower or faster than it is."""
-    in_hand = InHand(parallel=1)
-    serve_requests(in_hand, clock, at_once=1, rounds=5, seconds=0.020)
-    clock.now += 60
-    in_hand.begin_work()
-    in_hand.end_work(answered=False)
-    assert pytest.approx(0.020) == in_hand.request_s
-
-
-def test_pace_follows_a_change(clock: Clock) -> None:
-    """After some hundred requests the old pace is forgotten."""
-    in_hand = InHand(parallel=1)
-    serve_requests(in_hand, clock, at_once=1, rounds=100, seconds=0.010)
-    serve_requests(in_hand, clock, at_once=1, rounds=400, seconds=0.030)
-    assert pytest.approx(0.030, rel=0.02) == in_hand.request_s
-
-
-def test_expected_time_grows_with_what_is_in_hand(clock: Clock) -> None:
-    """A newcomer waits for all that is in hand, and then for its own work."""
-    in_hand = InHand(parallel=2)
-    serve_requests(in_hand, clock, at_once=2, rounds=10, seconds=0.010)
-    assert pytest.approx(0.010) == in_hand.expected_s()
-    in_hand.requests = 100
-    assert pytest.approx(0.510) == in_hand.expected_s()
 
 
 def test_connections_are_plain_sockets(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_unknown_failures_are_logged_and_not_echoed(
         def broken() -> list[object]:
             raise RuntimeError("secret /etc/path")
 
-        server.registry.models = broken  # type: ignore[assignment,method-assign]
+        server.runtime.models.served = broken  # type: ignore[assignment,method-assign]
         with caplog.at_level(logging.ERROR, "fieldmark.service"):
             answer = client.get("/models")
         assert (500, "internal_error") == (answer.status_code, answer.json()["code"])

@@ -90,7 +90,7 @@ def test_stray_line_ends(server: Running) -> None:
 @pytest.mark.parametrize("address", ["/classify", "/explain", "/v2/models/tiny/infer"])
 def test_slow_body(server: Running, address: str) -> None:
     """A body that does not end is answered with 408, counted as such, and leaves nothing in flight."""
-    metrics = server.registry.metrics.registry
+    metrics = server.runtime.metrics.registry
     before = metrics.get_sample_value("fieldmark_requests_refused_total", {"reason": "slow_request"}) or 0
     with server.connect() as connection:
         head = f"POST {address} HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 100\r\n\r\n"

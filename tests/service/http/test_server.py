@@ -158,7 +158,7 @@ def test_unfinished_request_ends_with_the_grace(tmp_path: Path) -> None:
     with running(tiny_settings(tmp_path, shutdown_grace_s=0.3)) as server:
         caller = Caller(server)
         caller.send(body=b"", length=100)
-        until(lambda: server.registry.in_hand.requests == 1)
+        until(lambda: server.runtime.load.requests == 1)
     caller.socket.close()
 
 

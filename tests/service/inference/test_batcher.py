@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from service.errors import DeadlineExceeded, NotReady, Overloaded
-from service.inference.batcher import RESTART_DELAYS_S, Done, DynamicBatcher, WorkerLost
+from service.inference.batcher import Done, DynamicBatcher, WorkerLost
+from service.inference.supervisor import RESTART_DELAYS_S
 
 
 class GatedEngine:
@@ -355,7 +356,7 @@ def test_dead_worker_of_a_queue_that_hands_over_ahead_is_restarted() -> None:
 
 def test_worker_that_cannot_be_revived_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """A failing revival is repeated, not given up."""
-    monkeypatch.setattr("service.inference.batcher.RESTART_DELAYS_S", (0.0,) * len(RESTART_DELAYS_S))
+    monkeypatch.setattr("service.inference.supervisor.RESTART_DELAYS_S", (0.0,) * len(RESTART_DELAYS_S))
 
     async def test() -> None:
         tries = []
@@ -435,21 +436,16 @@ def test_waiting_time_ends() -> None:
     run(test)
 
 
-def test_expected_wait_follows_the_measured_time() -> None:
-    """The expected wait is what is in hand times the measured time of one, over the runs at the same time."""
+def test_full_queue_says_when_to_come_again() -> None:
+    """Who finds the queue full is told the expected wait, which the queue asks for."""
 
     async def test() -> None:
-        async with Queue(concurrency=1) as queue:
-            assert 0 == queue.batcher.expected_wait_s()
-            queue.engine.gate.set()
-            await queue.batcher.submit("a")
-            assert 0 < queue.batcher.item_s
-            assert 0 == queue.batcher.expected_wait_s()
-            queue.engine.gate.clear()
-            await queue.engine.wait_entered()  # the run of "a"
-            running, waiting = await queue.occupy(), queue.submit("b")
+        async with Queue(max_waiting=1, expected_wait_s=lambda: 3.7) as queue:
+            running, waiting = await queue.occupy(), queue.submit("a")
             await settle()
-            assert 2 * queue.batcher.item_s == queue.batcher.expected_wait_s()
+            with pytest.raises(Overloaded) as refusal:
+                await queue.batcher.submit("b")
+            assert "4" == refusal.value.headers["Retry-After"]
             queue.engine.gate.set()
             await asyncio.gather(running, waiting)
 

@@ -10,24 +10,12 @@ import onnx
 import pytest
 
 from model.manifest import Layer, Manifest, synthetic_images
-from service.inference import engine as engine_module
+from service.inference import sessions as sessions_module
 from service.inference.batcher import WorkerLost
-from service.inference.engine import (
-    CPU,
-    CUDA,
-    ModelRejected,
-    OnnxEngine,
-    Outputs,
-    _Staging,
-    check_layers,
-    cuda_options,
-    padded_size,
-    padded_sizes,
-    runtime,
-    self_check,
-    session_options,
-    wants_cuda,
-)
+from service.inference.engine import OnnxEngine, Outputs, Question, collect, padded_size, padded_sizes
+from service.inference.sessions import CPU, CUDA, ModelRejected, cuda_options, runtime, session_options, wants_cuda
+from service.inference.staging import Staging
+from service.inference.verify import check_layers, self_check
 from service.settings import BUNDLED_MODEL, Settings
 from tests.service.tiny_model import LABELS, NONE, SIDE, tiny_logits, tiny_manifest, tiny_model, tiny_self_check
 
@@ -42,17 +30,16 @@ def tiny() -> OnnxEngine:
     return engine
 
 
-def ask(count: int, *codes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return images, targets and no contrast."""
-    target = np.tile(np.array(codes, dtype=np.int64), (count, 1))
-    return synthetic_images(5, count, SIDE), target, np.full_like(target, NONE)
+def ask(count: int, *codes: int) -> tuple[np.ndarray, Question]:
+    """Return images, and a question about them without contrast."""
+    return synthetic_images(5, count, SIDE), Question.about(tiny_manifest(), codes).repeated(count)
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])
 def test_run_answers_every_image(tiny: OnnxEngine, count: int) -> None:
     """Logits, probabilities, maps and explained classes come back for each image and target."""
-    images, target, versus = ask(count, -1, 2)
-    outputs = tiny.run(images, target, versus, 0)
+    images, question = ask(count, -1, 2)
+    outputs = tiny.run(images, question)
     np.testing.assert_allclose(outputs.logits, tiny_logits(images), atol=1e-5)
     np.testing.assert_allclose(outputs.probabilities.sum(axis=1), 1, atol=1e-5)
     assert outputs.attention is not None
@@ -63,10 +50,8 @@ def test_run_answers_every_image(tiny: OnnxEngine, count: int) -> None:
 
 def test_run_takes_a_list_of_images(tiny: OnnxEngine) -> None:
     """A batch may be a list of images, which the queue has at hand."""
-    images, target, versus = ask(3, -1)
-    np.testing.assert_array_equal(
-        tiny.run(list(images), target, versus, 0).logits, tiny.run(images, target, versus, 0).logits
-    )
+    images, question = ask(3, -1)
+    np.testing.assert_array_equal(tiny.run(list(images), question).logits, tiny.run(images, question).logits)
 
 
 def test_on_the_cpu_runs_are_single_and_as_many_as_asked(tiny: OnnxEngine) -> None:
@@ -84,11 +69,12 @@ def test_one_image_of_a_batch_is_a_copy() -> None:
 
 def test_staging_pads_and_drops_the_padding(tiny: OnnxEngine) -> None:
     """A batch padded to a larger size, again with leftovers of an earlier one, gives the same answers."""
-    staging = _Staging(tiny._session, tiny.manifest, tiny._outputs, device="cpu")
+    staging = Staging(tiny._session, SIDE, tiny._outputs, device="cpu")
     for count in (4, 3, 1):
-        images, target, versus = ask(count, -1, 0)
-        padded = staging.run(images, target, versus, 0, 4).rows(count)
-        plain = tiny.run(images, target, versus, 0)
+        images, question = ask(count, -1, 0)
+        fetched = staging.run(images, question.padded(4, NONE).feeds, 4)
+        padded = collect(tiny._outputs, fetched).rows(count)
+        plain = tiny.run(images, question)
         np.testing.assert_allclose(padded.logits, plain.logits, atol=1e-6)
         np.testing.assert_allclose(padded.gradcam, plain.gradcam, atol=1e-6)
         np.testing.assert_array_equal(padded.explained, plain.explained)
@@ -327,7 +313,7 @@ class _BlindRuntime:
 def test_fallback_to_the_cpu_is_loud(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """A GPU that cannot be used is told in the log, and the provider says what really runs."""
     blind = _BlindRuntime(runtime())
-    monkeypatch.setattr(engine_module, "runtime", lambda: blind)
+    monkeypatch.setattr(sessions_module, "runtime", lambda: blind)
     engine = OnnxEngine(tiny_model(), Settings(device="auto"))
     assert engine.provider == CPU
     assert "RUNNING ON THE CPU" in caplog.text
@@ -374,4 +360,4 @@ def test_lost_gpu_is_told_from_a_failing_batch(message: str, expected: type[Exce
     engine.provider = CUDA
     engine._session = Failing()
     with pytest.raises(expected):
-        engine.run(*ask(1, -1), 0)
+        engine.run(*ask(1, -1))

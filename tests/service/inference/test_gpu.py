@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from model.manifest import synthetic_images
-from service.inference.engine import CUDA, OnnxEngine, padded_sizes, runtime, self_check
+from service.inference.engine import OnnxEngine, Question, padded_sizes
+from service.inference.sessions import CUDA, runtime
+from service.inference.verify import self_check
 from service.inference.workers import GpuWork, run_batch
 from service.settings import BUNDLED_MODEL, Settings
 
@@ -33,9 +35,8 @@ def test_cuda_equals_the_cpu(engines: tuple[OnnxEngine, OnnxEngine], count: int)
     """With TF32 off, padded batches on CUDA give the CPU's classes and maps."""
     on_gpu, on_cpu = engines
     images = synthetic_images(9, count, on_cpu.manifest.input_size)
-    target = np.tile(np.array([[-1, -2, 0]], dtype=np.int64), (count, 1))
-    versus = np.full_like(target, on_cpu.manifest.num_classes)
-    one, other = on_gpu.run(images, target, versus, 0), on_cpu.run(images, target, versus, 0)
+    question = Question.about(on_cpu.manifest, (-1, -2, 0)).repeated(count)
+    one, other = on_gpu.run(images, question), on_cpu.run(images, question)
     np.testing.assert_array_equal(one.explained[:, 2], other.explained[:, 2])
     np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-3)
     scale = np.maximum(other.gradcam.max(axis=(2, 3), keepdims=True), 1e-12)
@@ -46,9 +47,8 @@ def test_batches_of_the_queue(engines: tuple[OnnxEngine, OnnxEngine]) -> None:
     """Members of a batch get their own answers, whatever the padding."""
     on_gpu, on_cpu = engines
     images = synthetic_images(4, 5, on_cpu.manifest.input_size)
-    target = np.array([[-1]], dtype=np.int64)
-    none = np.full_like(target, on_cpu.manifest.num_classes)
-    answers = run_batch([GpuWork(on_gpu, image, target, none, 0) for image in images])
-    expected = on_cpu.run(images, target.repeat(5, axis=0), none.repeat(5, axis=0), 0)
+    question = Question.about(on_cpu.manifest)
+    answers = run_batch([GpuWork(on_gpu, image, question) for image in images])
+    expected = on_cpu.run(images, question.repeated(5))
     np.testing.assert_allclose(np.concatenate([answer.logits for answer in answers]), expected.logits, atol=1e-2)
     assert [1, 2, 4, 8] == padded_sizes(on_gpu.max_batch_size)

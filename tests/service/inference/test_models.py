@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from service.errors import NotReady, UnknownModel
-from service.inference.engine import Engine, ModelRejected, OnnxEngine
+from service.inference.engine import Engine, OnnxEngine, Question
 from service.inference.models import Registry, scan
-from service.inference.predictor import Predictor
-from service.metrics import Metrics
+from service.inference.runtime import Runtime
+from service.inference.sessions import ModelRejected
 from service.settings import Settings
 from tests.service.conftest import encoded
 from tests.service.tiny_model import WEIGHTS, tiny_manifest, tiny_model, tiny_self_check
@@ -41,27 +41,31 @@ def put(folder: Path, key: str, data: bytes, age_s: float = 0.0) -> Path:
     return path
 
 
-def with_registry(
-    model: Path, test: Callable[[Registry], Awaitable[None]], load: Callable[..., Engine] = OnnxEngine, **options: Any
+def with_runtime(
+    model: Path, test: Callable[[Runtime], Awaitable[None]], load: Callable[..., Engine] = OnnxEngine, **options: Any
 ) -> None:
-    """Run an async test on a started registry that looks at its files only when told to."""
-    settings = Settings(model=model, device="cpu", poll_interval_s=3600, **options)
+    """Run an async test on a started runtime that looks at its files only when told to."""
+    runtime = Runtime(Settings(**{"model": model, "device": "cpu", "poll_interval_s": 3600, **options}), load=load)
 
     async def run() -> None:
-        registry = Registry(settings, Metrics(), load)
-        await registry.start()
+        await runtime.start()
         try:
             async with asyncio.timeout(60):
-                await test(registry)
+                await test(runtime)
         finally:
-            await registry.stop()
+            await runtime.stop()
 
     asyncio.run(run())
 
 
+def with_registry(model: Path, test: Callable[[Registry], Awaitable[None]], *options: Any, **named: Any) -> None:
+    """Run an async test on the models of a started runtime."""
+    with_runtime(model, lambda runtime: test(runtime.models), *options, **named)
+
+
 def names(registry: Registry) -> list[str]:
     """Return what is served, as NAME/VERSION."""
-    return [f"{served.name}/{served.version}" for served in registry.models()]
+    return [f"{served.name}/{served.version}" for served in registry.served()]
 
 
 def test_folder_is_served_newest_first(tmp_path: Path) -> None:
@@ -118,15 +122,15 @@ def test_not_ready_before_the_first_load(tmp_path: Path) -> None:
     """`start` returns at once; nothing is answered before a model is warm."""
     put(tmp_path, "tiny/1", tiny_model())
 
-    async def test(registry: Registry) -> None:
-        assert not registry.ready
+    async def test(runtime: Runtime) -> None:
+        assert not runtime.ready
         with pytest.raises(NotReady):
-            registry.get()
-        await registry.wait_ready()
-        assert registry.ready
-        assert registry.status()["provider"] == "CPUExecutionProvider"
+            runtime.models.get()
+        await runtime.models.wait_ready()
+        assert runtime.ready
+        assert runtime.status()["provider"] == "CPUExecutionProvider"
 
-    with_registry(tmp_path, test)
+    with_runtime(tmp_path, test)
 
 
 @pytest.mark.parametrize(
@@ -143,12 +147,12 @@ def test_nothing_to_serve(tmp_path: Path, files: dict[str, bytes], message: str)
     for key, data in files.items():
         put(tmp_path, key, data)
 
-    async def test(registry: Registry) -> None:
+    async def test(runtime: Runtime) -> None:
         with pytest.raises(ModelRejected, match=message):
-            await registry.wait_ready()
-        assert not registry.ready
+            await runtime.models.wait_ready()
+        assert not runtime.ready
 
-    with_registry(tmp_path, test)
+    with_runtime(tmp_path, test)
 
 
 def test_one_bad_model_does_not_stop_the_others(tmp_path: Path) -> None:
@@ -264,17 +268,13 @@ def test_polling_runs_by_itself(tmp_path: Path) -> None:
     """Without anybody asking, a new version is found."""
     put(tmp_path, "tiny/1", tiny_model())
 
-    async def run() -> None:
-        registry = Registry(Settings(model=tmp_path, device="cpu", poll_interval_s=0.01), Metrics())
-        await registry.start()
+    async def test(registry: Registry) -> None:
         await registry.wait_ready()
         put(tmp_path, "tiny/2", other_model())
-        async with asyncio.timeout(30):
-            while len(registry.models()) < 2:
-                await asyncio.sleep(0.005)
-        await registry.stop()
+        while len(registry.served()) < 2:
+            await asyncio.sleep(0.005)
 
-    asyncio.run(run())
+    with_registry(tmp_path, test, poll_interval_s=0.01)
 
 
 def test_twenty_swaps_under_load_lose_nothing(tmp_path: Path) -> None:
@@ -282,15 +282,15 @@ def test_twenty_swaps_under_load_lose_nothing(tmp_path: Path) -> None:
     put(tmp_path, "tiny/1", tiny_model())
     photo = encoded("red")
 
-    async def test(registry: Registry) -> None:
+    async def test(runtime: Runtime) -> None:
+        registry, predictor = runtime.models, runtime.predictor
         await registry.wait_ready()
-        predictor = Predictor(registry, registry.settings, registry.metrics)
         swapping, answers = True, []
 
         async def ask() -> None:
             while swapping:
                 served = registry.get()
-                prediction = await predictor.predict(served, photo)
+                prediction = await predictor.predict(served, photo, Question.about(served.manifest))
                 answers.append((served.sha256 == prediction.served.sha256, int(prediction.logits.argmax())))
 
         clients = [asyncio.create_task(ask()) for _ in range(8)]
@@ -302,23 +302,24 @@ def test_twenty_swaps_under_load_lose_nothing(tmp_path: Path) -> None:
         assert {(True, 0), (True, 3)} >= set(answers)
         assert len(answers) >= 8
 
-    with_registry(tmp_path, test)
+    with_runtime(tmp_path, test)
 
 
 def test_metrics_name_what_is_loaded(tmp_path: Path) -> None:
     """The model's name, version, hash and provider are a metric, and go with the model."""
     put(tmp_path, "tiny/1", tiny_model())
 
-    async def test(registry: Registry) -> None:
+    async def test(runtime: Runtime) -> None:
+        registry = runtime.models
         await registry.wait_ready()
         old = registry.get().sha256
         put(tmp_path, "tiny/1", other_model())
         await registry.reload()
-        page = registry.metrics.exposition(None)[0].decode()
+        page = runtime.metrics.exposition(None)[0].decode()
         assert registry.get().sha256 in page
         assert old not in page
 
-    with_registry(tmp_path, test)
+    with_runtime(tmp_path, test)
 
 
 class _SlowEngine(OnnxEngine):

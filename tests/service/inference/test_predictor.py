@@ -15,13 +15,15 @@ from model.manifest import Manifest
 from service.errors import DeadlineExceeded, EmptyInput, UndecodableImage
 from service.image import decode_image, prepare
 from service.inference import predictor as predictor_module
-from service.inference.engine import CUDA, Images, OnnxEngine, Outputs
-from service.inference.models import Registry
+from service.inference.engine import Images, OnnxEngine, Outputs, Question
 from service.inference.predictor import KEPT_PIXELS, Prediction, Predictor
-from service.metrics import Metrics
+from service.inference.runtime import Runtime
+from service.inference.sessions import CUDA
 from service.settings import BUNDLED_MODEL, Settings
 from tests.service.conftest import encoded
-from tests.service.tiny_model import tiny_logits, tiny_model
+from tests.service.tiny_model import tiny_logits, tiny_manifest, tiny_model
+
+BEST = Question.about(tiny_manifest())
 
 
 class BatchingEngine:
@@ -36,14 +38,14 @@ class BatchingEngine:
         self.threads: set[str] = set()
         self.batches: list[int] = []
 
-    def run(self, images: Images, target: np.ndarray, versus: np.ndarray, layer: int) -> Outputs:
+    def run(self, images: Images, question: Question) -> Outputs:
         self.threads.add(threading.current_thread().name)
         self.batches.append(len(images))
-        return self._engine.run(images, target, versus, layer)
+        return self._engine.run(images, question)
 
 
 def with_predictor(
-    folder: Path, test: Callable[[Predictor, Registry], Awaitable[None]], load: Any = OnnxEngine, **options: Any
+    folder: Path, test: Callable[[Predictor, Runtime], Awaitable[None]], load: Any = OnnxEngine, **options: Any
 ) -> None:
     """Run an async test on a predictor of the tiny model, or of the one that `options` name."""
     path = folder / "tiny" / "1.onnx"
@@ -52,14 +54,14 @@ def with_predictor(
 
     async def run() -> None:
         settings = Settings(**{"model": folder, "device": "cpu", **options})
-        registry = Registry(settings, Metrics(), load)
-        await registry.start()
-        await registry.wait_ready()
+        runtime = Runtime(settings, load=load)
+        await runtime.start()
+        await runtime.models.wait_ready()
         try:
             async with asyncio.timeout(60):
-                await test(Predictor(registry, settings, registry.metrics), registry)
+                await test(runtime.predictor, runtime)
         finally:
-            await registry.stop()
+            await runtime.stop()
 
     asyncio.run(run())
 
@@ -71,11 +73,12 @@ WAYS = pytest.mark.parametrize("load", [OnnxEngine, BatchingEngine], ids=["cpu",
 def test_prediction_is_the_models_answer(tmp_path: Path, load: Any) -> None:
     """Bytes and prepared pixels give what the graph gives, with every map in its place."""
 
-    async def test(predictor: Predictor, registry: Registry) -> None:
-        served, data = registry.get(), encoded("teal", (20, 14))
+    async def test(predictor: Predictor, runtime: Runtime) -> None:
+        served, data = runtime.models.get(), encoded("teal", (20, 14))
         pixels = prepare(decode_image(data), served.manifest.resize)
-        by_bytes = await predictor.predict(served, data, targets=(-1, 2, 0), versus=(4, 0, 2))
-        by_pixels = await predictor.predict_array(served, pixels, targets=(-1, 2, 0), versus=(4, 0, 2))
+        question = Question.about(served.manifest, (-1, 2, 0), (4, 0, 2))
+        by_bytes = await predictor.predict(served, data, question)
+        by_pixels = await predictor.predict_array(served, pixels, question)
         for prediction in (by_bytes, by_pixels):
             np.testing.assert_allclose(prediction.logits, tiny_logits(pixels[None])[0], atol=1e-5)
             assert ((4,), (3, 8, 8), (8, 8)) == (
@@ -85,7 +88,7 @@ def test_prediction_is_the_models_answer(tmp_path: Path, load: Any) -> None:
             )
             assert [int(prediction.logits.argmax()), 2, 0] == prediction.explained.tolist()
         assert (20, 14) == (by_bytes.width, by_bytes.height)
-        assert by_bytes.timings.decode_s > 0
+        assert by_bytes.timings["decode"] > 0
 
     with_predictor(tmp_path, test, load)
 
@@ -105,11 +108,12 @@ def test_work_leaves_the_loops_thread(tmp_path: Path, load: Any, monkeypatch: py
     monkeypatch.setattr(predictor_module, "decode_image", noting("decode", decode_image))
     monkeypatch.setattr(predictor_module, "prepare", noting("prepare", prepare))
 
-    async def test(predictor: Predictor, registry: Registry) -> None:
-        served = registry.get()
+    async def test(predictor: Predictor, runtime: Runtime) -> None:
+        served = runtime.models.get()
         monkeypatch.setattr(served.engine, "run", noting("run", served.engine.run))
-        await asyncio.gather(*(predictor.predict(served, encoded()) for _ in range(8)))
-        assert await predictor.render(noting("render", lambda number: number + 1), 1) == 2
+        await asyncio.gather(*(predictor.predict(served, encoded(), BEST) for _ in range(8)))
+        prediction = await predictor.predict(served, encoded(), BEST)
+        assert await predictor.render(prediction, noting("render", lambda number: number + 1), 1) == 2
         loop_thread = threading.current_thread().name
         assert all(threads and loop_thread not in threads for threads in seen.values())
         assert all(name.startswith("fieldmark-") for threads in seen.values() for name in threads)
@@ -120,8 +124,8 @@ def test_work_leaves_the_loops_thread(tmp_path: Path, load: Any, monkeypatch: py
 def test_batches_form_behind_a_busy_run(tmp_path: Path) -> None:
     """With a batching engine, many images share few runs, and T of one never meets T of another."""
 
-    async def test(predictor: Predictor, registry: Registry) -> None:
-        served = registry.get()
+    async def test(predictor: Predictor, runtime: Runtime) -> None:
+        served = runtime.models.get()
         engine = served.engine
         assert isinstance(engine, BatchingEngine)
         engine.batches.clear()
@@ -132,9 +136,10 @@ def test_batches_form_behind_a_busy_run(tmp_path: Path) -> None:
             return inner(*arguments)
 
         engine.run = gated  # type: ignore[method-assign]
-        tasks = [asyncio.create_task(predictor.predict(served, encoded(), targets=(-1,))) for _ in range(5)]
-        tasks += [asyncio.create_task(predictor.predict(served, encoded(), targets=(-1, -2))) for _ in range(3)]
-        while registry.workers.gpu.waiting + registry.workers.gpu.running < 8:
+        best, both = Question.about(served.manifest), Question.about(served.manifest, (-1, -2))
+        tasks = [asyncio.create_task(predictor.predict(served, encoded(), best)) for _ in range(5)]
+        tasks += [asyncio.create_task(predictor.predict(served, encoded(), both)) for _ in range(3)]
+        while runtime.workers.gpu.waiting + runtime.workers.gpu.running < 8:
             await asyncio.sleep(0.001)
         gate.set()
         predictions = await asyncio.gather(*tasks)
@@ -150,12 +155,12 @@ def test_three_hundred_good_beside_twenty_corrupt(tmp_path: Path, load: Any) -> 
     """Thirty-two at a time: every good image is answered, every corrupt one gets its typed error."""
     good, corrupt = encoded("green", image_format="JPEG"), encoded("green", (64, 64), image_format="JPEG")[:300]
 
-    async def test(predictor: Predictor, registry: Registry) -> None:
-        served, at_once = registry.get(), asyncio.Semaphore(32)
+    async def test(predictor: Predictor, runtime: Runtime) -> None:
+        served, at_once = runtime.models.get(), asyncio.Semaphore(32)
 
         async def ask(data: bytes) -> Prediction:
             async with at_once:
-                return await predictor.predict(served, data)
+                return await predictor.predict(served, data, BEST)
 
         photos = [corrupt if index % 16 == 5 else good for index in range(320)]
         answers = await asyncio.gather(*(ask(photo) for photo in photos), return_exceptions=True)
@@ -169,11 +174,11 @@ def test_three_hundred_good_beside_twenty_corrupt(tmp_path: Path, load: Any) -> 
 def test_deadline_and_empty_input(tmp_path: Path, load: Any) -> None:
     """A deadline that has passed costs no run; no bytes are told as such."""
 
-    async def test(predictor: Predictor, registry: Registry) -> None:
+    async def test(predictor: Predictor, runtime: Runtime) -> None:
         with pytest.raises(DeadlineExceeded):
-            await predictor.predict(registry.get(), encoded(), deadline=time.monotonic() - 1)
+            await predictor.predict(runtime.models.get(), encoded(), BEST, deadline=time.monotonic() - 1)
         with pytest.raises(EmptyInput):
-            await predictor.predict(registry.get(), b"")
+            await predictor.predict(runtime.models.get(), b"", BEST)
 
     with_predictor(tmp_path, test, load)
 
@@ -183,18 +188,18 @@ def test_large_images_are_not_kept(tmp_path: Path, image_format: str) -> None:
     """What waits holds few pixels; who draws gets them all, and the geometry of both is the same."""
     data = encoded("navy", (2001, 1501), image_format)
 
-    async def test(predictor: Predictor, registry: Registry) -> None:
-        prediction = await predictor.predict(registry.get(), data, keep_image=True)
+    async def test(predictor: Predictor, runtime: Runtime) -> None:
+        prediction = await predictor.predict(runtime.models.get(), data, BEST, keep_image=True)
         kept = prediction.image
         assert kept is not None
         assert (2001, 1501) == (kept.width, kept.height) == (prediction.width, prediction.height)
         assert kept.image.width * kept.image.height <= KEPT_PIXELS
         assert abs(kept.image.width * kept.scale - kept.width) <= kept.scale
-        full = prediction.full_image()
+        full = prediction.image_of(2001)
         assert ((2001, 1501), 1) == (full.image.size, full.scale)
-        only_asked = await predictor.predict(registry.get(), data)
+        only_asked = await predictor.predict(runtime.models.get(), data, BEST)
         assert (None, 2001, 1501) == (only_asked.image, only_asked.width, only_asked.height)
-        assert (2001, 1501) == only_asked.full_image().image.size
+        assert (2001, 1501) == only_asked.image_of(0).image.size
 
     with_predictor(tmp_path, test)
 
@@ -204,13 +209,15 @@ def test_the_next_image_takes_the_memory_of_the_last(tmp_path: Path) -> None:
     data = encoded("navy", (640, 480), "JPEG")
     images = 40
 
-    async def test(predictor: Predictor, registry: Registry) -> None:
-        served = registry.get()
+    async def test(predictor: Predictor, runtime: Runtime) -> None:
+        served = runtime.models.get()
+
+        question = Question.about(served.manifest)
 
         async def ask() -> int:
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
             for _ in range(0, images, 8):
-                await asyncio.gather(*(predictor.predict(served, data) for _ in range(8)))
+                await asyncio.gather(*(predictor.predict(served, data, question) for _ in range(8)))
             return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
         assert min([await ask() for _ in range(4)]) < 10 * images
@@ -221,10 +228,11 @@ def test_the_next_image_takes_the_memory_of_the_last(tmp_path: Path) -> None:
 def test_stages_are_measured(tmp_path: Path) -> None:
     """Each stage of an image, its format and its batch are counted once."""
 
-    async def test(predictor: Predictor, registry: Registry) -> None:
-        await predictor.predict(registry.get(), encoded())
-        await predictor.render(len, b"abc")
-        page = registry.metrics.exposition(None)[0].decode()
+    async def test(predictor: Predictor, runtime: Runtime) -> None:
+        prediction = await predictor.predict(runtime.models.get(), encoded(), BEST)
+        await predictor.render(prediction, len, b"abc")
+        assert {"decode", "queue", "infer", "render"} == set(prediction.timings)
+        page = runtime.metrics.exposition(None)[0].decode()
         for stage in ("decode", "queue", "infer", "render"):
             assert f'fieldmark_stage_duration_seconds_count{{stage="{stage}"}} 1.0' in page
         assert "fieldmark_batch_images_count 1.0" in page

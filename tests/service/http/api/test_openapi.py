@@ -19,8 +19,7 @@ from schemathesis.config import SchemathesisConfig
 from service.http.api import schemas
 from service.http.api.openapi import IMAGE_TYPES
 from service.http.app import create_app
-from service.inference.models import Registry
-from service.metrics import Metrics
+from service.inference.runtime import Runtime
 from service.settings import Settings
 from tests.service.conftest import encoded
 from tests.service.running import Running, running, tiny_settings
@@ -70,7 +69,7 @@ CONFIG = SchemathesisConfig.from_dict(
 
 
 OPTIONS = Settings(device="cpu")
-DOCUMENT = create_app(OPTIONS, Registry(OPTIONS, Metrics())).openapi()
+DOCUMENT = create_app(Runtime(OPTIONS)).openapi()
 schema = schemathesis.openapi.from_dict(DOCUMENT, config=CONFIG)
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.inference import pinned
-from service.inference.pinned import _cuda_runtime, pinned_array
+from service.inference import staging
+from service.inference.staging import _cuda_runtime, pinned_array
 
 
 def test_without_cuda_memory_is_ordinary(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """Where no CUDA runtime is loaded, the array is an ordinary one and the log says so."""
-    monkeypatch.setattr(pinned, "_cuda_runtime", lambda: None)
+    monkeypatch.setattr(staging, "_cuda_runtime", lambda: None)
     array = pinned_array((2, 3, 3, 3))
     assert ((2, 3, 3, 3), np.uint8, 0) == (array.shape, array.dtype, array.max())
     assert "no pinned memory" in caplog.text
@@ -41,7 +41,7 @@ class _Runtime:
 def test_pinned_memory_is_zeroed_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """The array lies in the runtime's memory, and that is freed with the last view of it."""
     runtime = _Runtime()
-    monkeypatch.setattr(pinned, "_cuda_runtime", lambda: runtime)
+    monkeypatch.setattr(staging, "_cuda_runtime", lambda: runtime)
     array = pinned_array((4, 5, 5, 3))
     array[2] = 7
     view, address = array[2], array.ctypes.data

@@ -1,0 +1,99 @@
+"""An address, declared once: its template, whose key it asks for, whether admission bounds it, and its endpoint.
+
+Routing, the label in metrics and log, API keys and admission all read it from here.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from re import Pattern
+from typing import Any, Literal, TypeVar
+
+from fastapi.routing import APIRoute
+
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+Key = Literal["client", "admin"]
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """What counts for every request to an address, before it is routed.
+
+    Attributes:
+        template: its path below the root path, parameters in braces; the label in metrics and log.
+        key: whose key is asked for; None for nobody's.
+        admitted: whether its POST requests work on images, and are counted and bounded.
+    """
+
+    template: str
+    key: Key | None = None
+    admitted: bool = False
+
+
+UNMATCHED = "unmatched"
+"""Label of a request to no address."""
+
+
+class AddressRoute(APIRoute):
+    """A route of FastAPI that knows its address."""
+
+    def __init__(
+        self, path: str, endpoint: Endpoint, *, key: Key | None = None, admitted: bool = False, **options: Any
+    ) -> None:
+        super().__init__(path, endpoint, **options)
+        self.address = Address(path, key, admitted)
+
+
+class Routes(list[AddressRoute]):
+    """Routes of one module, declared by decorators.
+
+    Args:
+        prefix: of all paths.
+        options: of FastAPI, for all routes.
+    """
+
+    def __init__(self, prefix: str = "", **options: Any) -> None:
+        super().__init__()
+        self._prefix = prefix
+        self._options = options
+
+    def get(self, path: str, **options: Any) -> Callable[[Endpoint], Endpoint]:
+        """Declare what answers GET at a path; options as of `AddressRoute`."""
+        return self._declare("GET", path, options)
+
+    def post(self, path: str, **options: Any) -> Callable[[Endpoint], Endpoint]:
+        """Declare what answers POST at a path; options as of `AddressRoute`."""
+        return self._declare("POST", path, options)
+
+    def _declare(self, method: str, path: str, options: dict[str, Any]) -> Callable[[Endpoint], Endpoint]:
+        def declare(endpoint: Endpoint) -> Endpoint:
+            self.append(AddressRoute(self._prefix + path, endpoint, methods=[method], **self._options, **options))
+            return endpoint
+
+        return declare
+
+
+class Addresses(dict[str, Address]):
+    """The addresses of a service by path; a path that no template fits has the key of what it lies below.
+
+    Args:
+        routes: whose addresses these are.
+        areas: paths without a route of their own, whose key counts for all below them.
+    """
+
+    def __init__(self, routes: Iterable[AddressRoute], areas: Iterable[Address] = ()) -> None:
+        self._patterns: list[tuple[Pattern[str], Address]] = []
+        super().__init__({area.template: Address(UNMATCHED, area.key) for area in areas})
+        for route in routes:
+            if "{" in route.path:
+                self._patterns.append((route.path_regex, route.address))
+            else:
+                self[route.path] = route.address
+
+    def __missing__(self, path: str) -> Address:
+        """Return the address whose template fits, else one that only has the key of the nearest address above."""
+        for pattern, address in self._patterns:
+            if pattern.match(path):
+                return address
+        while path and path not in self:
+            path = path.rpartition("/")[0]
+        return Address(UNMATCHED, self[path].key) if path else Address(UNMATCHED)

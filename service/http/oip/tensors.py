@@ -1,0 +1,339 @@
+"""Tensors of the Open Inference Protocol: a request's body → a job, and predictions → the body of its answer.
+
+Source: kserve.github.io/website, "Open Inference Protocol"; triton-inference-server, "Binary Tensor Data Extension"
+and "Classification Extension".
+"""
+
+import base64
+import binascii
+import math
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ValidationError
+from pydantic_core import to_json
+from starlette.responses import Response
+
+from model.manifest import MAX_TARGETS, Manifest
+from service.errors import EmptyInput, InvalidOption, MalformedRequest, TooLarge, UnknownClass
+from service.http.answers import first_class
+from service.http.negotiation import JSON
+from service.http.oip.schemas import HEADER_LENGTH, OCTETS, InferRequest, OutputWish, TensorIn
+from service.inference.engine import Question
+from service.inference.models import ServedModel
+from service.inference.predictor import Prediction
+from service.inference.targets import checked_layer
+
+_DTYPES: dict[str, np.dtype[Any]] = {"UINT8": np.dtype("u1"), "INT64": np.dtype("<i8"), "FP32": np.dtype("<f4")}
+
+Array = npt.NDArray[Any]
+
+
+def inputs_of(manifest: Manifest) -> list[dict[str, Any]]:
+    """Return the tensors that a model takes, as its metadata lists them."""
+    side = manifest.input_size
+    return [
+        {"name": "image", "datatype": "UINT8", "shape": [-1, side, side, 3]},
+        {"name": "encoded", "datatype": "BYTES", "shape": [-1]},
+        {"name": "target", "datatype": "INT64", "shape": [-1, -1]},
+        {"name": "versus", "datatype": "INT64", "shape": [-1, -1]},
+        {"name": "layer", "datatype": "INT64", "shape": [1]},
+    ]
+
+
+def outputs_of(manifest: Manifest) -> list[dict[str, Any]]:
+    """Return the tensors that a model gives, as its metadata lists them."""
+    classes = manifest.num_classes
+    found = [
+        {"name": "logits", "datatype": "FP32", "shape": [-1, classes]},
+        {"name": "probabilities", "datatype": "FP32", "shape": [-1, classes]},
+        {"name": "attention", "datatype": "FP32", "shape": [-1, -1, -1]},
+        {"name": "gradcam", "datatype": "FP32", "shape": [-1, -1, -1, -1]},
+        {"name": "explained", "datatype": "INT64", "shape": [-1, -1]},
+        {"name": "label", "datatype": "BYTES", "shape": [-1]},
+    ]
+    return [tensor for tensor in found if manifest.has_attention or tensor["name"] != "attention"]
+
+
+# Requests
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A request that has been read and found sound.
+
+    Attributes:
+        request: its JSON.
+        images: prepared pixels, uint8 (N, S, S, 3), or N encoded files.
+        questions: about each of them, N.
+        wishes: outputs in the order of the answer.
+    """
+
+    request: InferRequest
+    images: Array | list[bytes]
+    questions: list[Question]
+    wishes: list[OutputWish]
+
+
+def read_job(body: bytes, declared: str | None, manifest: Manifest, max_images: int) -> Job:
+    """Read a body of JSON, or of JSON and raw tensors.
+
+    Args:
+        body: all of it.
+        declared: value of the header with the length of the JSON, None without the binary extension.
+        manifest: of the model asked.
+        max_images: most images of one request.
+
+    Raises:
+        MalformedRequest: framing, JSON, or a tensor that contradicts itself.
+        EmptyInput: no image.
+        InvalidOption: a tensor that this model does not take, or out of range.
+        TooLarge: too many images.
+        UnknownClass: a code that names no class.
+    """
+    text, raw = _split(body, declared)
+    try:
+        request = InferRequest.model_validate_json(text)
+    except ValidationError as error:
+        raise MalformedRequest(f"The JSON is not an inference request: {_where(error)}.") from error
+    tensors = dict(_tensors(request, raw))
+    images = _images(tensors, manifest, max_images)
+    none = manifest.num_classes
+    target = _codes(tensors.get("target"), "target", len(images), none - 1, none)
+    if target is None:
+        target = np.full((len(images), 1), -1, np.int64)
+    versus = _codes(tensors.get("versus"), "versus", len(images), none, none)
+    if versus is None:
+        versus = np.full_like(target, none)
+    if versus.shape != target.shape:
+        raise InvalidOption("`versus` must have the shape of `target`.")
+    if (versus == target).any():
+        raise InvalidOption("`target` and `versus` are the same class.")
+    layer = _layer(tensors.get("layer"), manifest)
+    questions = [Question(target[row : row + 1], versus[row : row + 1], layer) for row in range(len(images))]
+    return Job(request, images, questions, _wishes(request, manifest))
+
+
+def _split(body: bytes, declared: str | None) -> tuple[bytes, bytes]:
+    if not body:
+        raise EmptyInput()
+    if declared is None:
+        return body, b""
+    if not (declared.isascii() and declared.isdecimal() and len(declared) < 12 and int(declared) <= len(body)):
+        raise MalformedRequest(f"{HEADER_LENGTH} is not a length within the body.")
+    return body[: int(declared)], body[int(declared) :]
+
+
+def _where(error: ValidationError) -> str:
+    """Return the place of the first fault, without the value."""
+    path = ".".join(str(part) for part in error.errors(include_url=False, include_input=False)[0]["loc"])
+    return f"see `{path[:100]}`" if path else "it cannot be parsed"
+
+
+def _tensors(request: InferRequest, raw: bytes) -> Iterator[tuple[str, Array | list[bytes]]]:
+    """Yield the tensors by name, as arrays or, for BYTES, lists."""
+    offset, seen = 0, set()
+    for tensor in request.inputs:
+        if tensor.name in seen:
+            raise MalformedRequest("Two inputs have the same name.")
+        seen.add(tensor.name)
+        size = tensor.parameters.get("binary_data_size")
+        if size is None:
+            yield tensor.name, _from_json(tensor)
+            continue
+        if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= len(raw) - offset:
+            raise MalformedRequest("`binary_data_size` does not fit the body.")
+        yield tensor.name, _from_bytes(tensor, raw[offset : offset + size])
+        offset += size
+    if offset != len(raw):
+        raise MalformedRequest("The body is longer than its tensors.")
+
+
+def _count(shape: list[int]) -> int:
+    """Return the number of elements; the shape is a client's and may be absurd.
+
+    Beside a side of 0 the others are bounded too: numpy refuses a shape whose sides alone exceed its sizes.
+    """
+    if any(side < 0 for side in shape) or math.prod(side or 1 for side in shape) > 2**31:
+        raise MalformedRequest("A shape has a side out of range.")
+    return math.prod(shape)
+
+
+def _from_bytes(tensor: TensorIn, raw: bytes) -> Array | list[bytes]:
+    count = _count(tensor.shape)
+    if tensor.datatype == "BYTES":
+        elements = list(_split_elements(raw))
+        if len(elements) != count:
+            raise MalformedRequest("A tensor has another number of elements than its shape says.")
+        return elements
+    dtype = _dtype(tensor)
+    if len(raw) != count * dtype.itemsize:
+        raise MalformedRequest("A tensor has another number of bytes than its shape says.")
+    return np.frombuffer(raw, dtype).reshape(tensor.shape)
+
+
+def _split_elements(raw: bytes) -> Iterator[bytes]:
+    """Yield the elements of a BYTES tensor: each behind its length, 4 bytes little-endian."""
+    offset = 0
+    while offset < len(raw):
+        if offset + 4 > len(raw):
+            raise MalformedRequest("A BYTES tensor ends within a length.")
+        (length,) = struct.unpack_from("<I", raw, offset)
+        offset += 4
+        if offset + length > len(raw):
+            raise MalformedRequest("A BYTES tensor ends within an element.")
+        yield raw[offset : offset + length]
+        offset += length
+
+
+def _from_json(tensor: TensorIn) -> Array | list[bytes]:
+    count = _count(tensor.shape)
+    if tensor.datatype == "BYTES":
+        texts = tensor.data if isinstance(tensor.data, list) else []
+        if len(texts) != count or not all(isinstance(text, str) for text in texts):
+            raise MalformedRequest("A BYTES tensor in JSON is a list of base64 strings, as many as its shape says.")
+        return [_from_base64(text) for text in texts]
+    dtype = _dtype(tensor)
+    try:
+        values = np.asarray(tensor.data)
+    except (ValueError, OverflowError, TypeError) as error:
+        raise MalformedRequest("A tensor's data is not a regular list of numbers.") from error
+    if values.size != count:
+        raise MalformedRequest("A tensor has another number of elements than its shape says.")
+    limits = np.iinfo(dtype)
+    if values.size and (values.dtype.kind not in "iu" or values.min() < limits.min or values.max() > limits.max):
+        raise MalformedRequest(f"A tensor's data does not fit {tensor.datatype}.")
+    return values.astype(dtype).reshape(tensor.shape)
+
+
+def _from_base64(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise MalformedRequest("An element of `encoded` is not base64.") from error
+
+
+def _dtype(tensor: TensorIn) -> np.dtype[Any]:
+    if tensor.datatype not in ("UINT8", "INT64"):
+        raise InvalidOption("The inputs are UINT8, INT64 or BYTES; see the model's metadata.")
+    return _DTYPES[tensor.datatype]
+
+
+def _images(tensors: dict[str, Array | list[bytes]], manifest: Manifest, max_images: int) -> Array | list[bytes]:
+    unknown = set(tensors) - {"image", "encoded", "target", "versus", "layer"}
+    if unknown:
+        raise InvalidOption("An input is not one of this model; see the model's metadata.")
+    if ("image" in tensors) == ("encoded" in tensors):
+        raise InvalidOption("Send either `image` or `encoded`.")
+    images = tensors["image"] if "image" in tensors else tensors["encoded"]
+    if "encoded" in tensors and not isinstance(images, list):
+        raise InvalidOption("`encoded` is BYTES.")
+    if "image" in tensors:
+        side = manifest.input_size
+        if isinstance(images, list) or images.dtype != np.uint8 or images.shape[1:] != (side, side, 3):
+            raise InvalidOption(f"`image` is UINT8 of shape [N, {side}, {side}, 3].")
+    if not len(images):
+        raise EmptyInput()
+    if len(images) > max_images:
+        raise TooLarge(f"A request may hold up to {max_images} images.")
+    return images
+
+
+def _codes(tensor: Array | list[bytes] | None, name: str, rows: int, highest: int, lowest: int) -> Array | None:
+    if tensor is None:
+        return None
+    if isinstance(tensor, list) or tensor.dtype != np.int64 or tensor.ndim != 2 or len(tensor) != rows:
+        raise InvalidOption(f"`{name}` is INT64 of shape [N, T].")
+    if not 1 <= tensor.shape[1] <= MAX_TARGETS:
+        raise InvalidOption(f"`{name}` may name 1 to {MAX_TARGETS} classes an image.")
+    if tensor.min() < -lowest or tensor.max() > highest:
+        raise UnknownClass(f"`{name}` goes from {-lowest} to {highest}.")
+    return tensor
+
+
+def _layer(tensor: Array | list[bytes] | None, manifest: Manifest) -> int:
+    if tensor is None:
+        return 0
+    if isinstance(tensor, list) or tensor.dtype != np.int64 or tensor.size != 1:
+        raise InvalidOption("`layer` is one INT64.")
+    return checked_layer(int(tensor.reshape(())), manifest)
+
+
+def _wishes(request: InferRequest, manifest: Manifest) -> list[OutputWish]:
+    names = [tensor["name"] for tensor in outputs_of(manifest)]
+    if not request.outputs:
+        return [OutputWish(name=name) for name in names]
+    if any(wish.name not in names for wish in request.outputs):
+        raise InvalidOption("An output is not one of this model; see the model's metadata.")
+    if len({wish.name for wish in request.outputs}) != len(request.outputs):
+        raise InvalidOption("An output is asked for twice.")
+    for wish in request.outputs:
+        _check_classification(wish)
+    return request.outputs
+
+
+def _check_classification(wish: OutputWish) -> None:
+    count = wish.parameters.get("classification", 0)
+    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+        raise InvalidOption("`classification` is a whole number, not negative.")
+    if count and wish.name not in ("logits", "probabilities"):
+        raise InvalidOption("`classification` is for `logits` and `probabilities`.")
+
+
+# Answers
+
+
+def answer(served: ServedModel, job: Job, predictions: list[Prediction]) -> Response:
+    """Return the outputs that a job asks for, as JSON, or as JSON and raw tensors."""
+    outputs, chunks = [], []
+    all_binary = job.request.parameters.get("binary_data_output") is True
+    for wish in job.wishes:
+        values = _values(wish, served.manifest, predictions)
+        members: dict[str, Any] = {"name": wish.name, "shape": list(values.shape), "datatype": _datatype(values)}
+        if wish.parameters.get("binary_data", all_binary) is True:
+            chunk = _to_bytes(values)
+            members["parameters"] = {"binary_data_size": len(chunk)}
+            chunks.append(chunk)
+        else:
+            members["data"] = values.ravel().tolist()
+        outputs.append(members)
+    head: dict[str, Any] = {"model_name": served.name, "model_version": served.version}
+    if job.request.id is not None:
+        head["id"] = job.request.id
+    text = to_json(head | {"outputs": outputs}, inf_nan_mode="null")
+    if not chunks:
+        return Response(text, media_type=JSON)
+    return Response(b"".join((text, *chunks)), headers={HEADER_LENGTH: str(len(text))}, media_type=OCTETS)
+
+
+def _values(wish: OutputWish, manifest: Manifest, predictions: list[Prediction]) -> Array:
+    """Return an output as an array; strings as objects."""
+    if wish.name == "label":
+        labels = [first_class(prediction)[0] for prediction in predictions]
+        return np.array(labels, dtype=object)
+    values = np.stack([np.asarray(getattr(prediction, wish.name)) for prediction in predictions])
+    count = int(wish.parameters.get("classification", 0))
+    return _ranked(values, manifest, count) if count else values
+
+
+def _ranked(values: Array, manifest: Manifest, count: int) -> Array:
+    """Return the first classes as `value:index:label`, the highest first; Triton's classification extension."""
+    order = np.argsort(-values, axis=1, kind="stable")[:, :count]
+    rows = [[f"{row[i]:.6f}:{i}:{manifest.labels[i]}" for i in best] for row, best in zip(values, order, strict=True)]
+    return np.array(rows, dtype=object)
+
+
+def _datatype(values: Array) -> str:
+    return {"O": "BYTES", "f": "FP32", "i": "INT64"}[values.dtype.kind]
+
+
+def _to_bytes(values: Array) -> bytes:
+    if values.dtype.kind != "O":
+        raw: bytes = values.astype(_DTYPES[_datatype(values)], copy=False).tobytes()
+        return raw
+    elements = [text.encode() for text in values.ravel()]
+    return b"".join(struct.pack("<I", len(element)) + element for element in elements)

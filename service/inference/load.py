@@ -1,0 +1,62 @@
+"""What is in hand, and the pace at which it is answered: the one estimate of how long new work takes."""
+
+import time
+from collections.abc import Callable
+
+_MEMORY = 64
+"""Requests over which the pace is smoothed."""
+
+
+class InHand:
+    """Counts what is in hand, and measures the pace at which it is answered.
+
+    The pace is capacity used over requests finished: while fewer requests are worked on than the device takes in
+    parallel, only their share of it counts, so that it is the pace under full load whatever the load is.
+
+    Args:
+        parallel: requests that the device works on at the same time.
+        clock: monotonic, seconds.
+
+    Attributes:
+        requests: admitted and not yet answered.
+        bytes: of their bodies.
+    """
+
+    def __init__(self, parallel: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.requests = 0
+        self.bytes = 0
+        self._parallel = parallel
+        self._working = 0
+        self._clock = clock
+        self._looked = clock()
+        self._used_s = 0.0
+        self._finished = 0.0
+
+    @property
+    def request_s(self) -> float:
+        """Time a request takes of the whole device, seconds; 0 before the first was answered."""
+        return self._used_s / self._finished if self._finished else 0.0
+
+    def expected_s(self) -> float:
+        """Return the time until a request that comes now is answered, seconds."""
+        return (self.requests + self._parallel) * self.request_s
+
+    def begin_work(self) -> None:
+        """Note that a request's body has arrived."""
+        self._account()
+        self._working += 1
+
+    def end_work(self, *, answered: bool) -> None:
+        """Note that a request's work is over; only answered ones tell the pace."""
+        self._account()
+        self._working -= 1
+        if answered:
+            self._finished += 1
+            if self._finished > _MEMORY:
+                self._used_s *= _MEMORY / self._finished
+                self._finished = float(_MEMORY)
+
+    def _account(self) -> None:
+        now = self._clock()
+        self._used_s += (now - self._looked) * min(self._working, self._parallel) / self._parallel
+        self._looked = now

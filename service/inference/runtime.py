@@ -1,0 +1,81 @@
+"""One running service: its settings, models, workers and load, and whether it is stopping."""
+
+from typing import Any
+
+from service.inference.engine import OnnxEngine
+from service.inference.load import InHand
+from service.inference.models import Load, Registry
+from service.inference.predictor import Predictor
+from service.inference.workers import Workers, num_parallel
+from service.metrics import Metrics
+from service.settings import Settings
+
+
+class Runtime:
+    """All that answers images, without HTTP: the service, the commands and jobs over folders each have one.
+
+    Args:
+        settings: every option.
+        metrics: where it records; a new one where absent.
+        load: makes an engine of a file's bytes; another one in tests.
+
+    Attributes:
+        settings: as given.
+        metrics: as given.
+        models: what is served.
+        load: requests admitted and not yet answered, and their pace.
+        workers: the queues that all models share.
+        predictor: the one way from an image to a prediction.
+        draining: set when the service is stopping.
+
+    Raises:
+        ModelRejected: `device=cuda` without CUDA.
+    """
+
+    def __init__(self, settings: Settings, metrics: Metrics | None = None, load: Load = OnnxEngine) -> None:
+        self.settings = settings
+        self.metrics = metrics or Metrics()
+        self.draining = False
+        self.models = Registry(settings, self.metrics, load)
+        self.load = InHand(num_parallel(settings))
+        self.workers = Workers(settings, self.metrics, self.load.expected_s, self.models.revive)
+        self.predictor = Predictor(self.workers, settings, self.metrics)
+        self.metrics.in_flight(lambda: self.load.requests)
+
+    async def start(self) -> None:
+        """Start the workers and begin to load; returns at once."""
+        await self.workers.start()
+        self.models.start()
+
+    async def stop(self) -> None:
+        """Stop looking at files, stop the workers, let go of the models."""
+        self.draining = True
+        await self.models.stop()
+        await self.workers.stop()
+        self.models.clear()
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests can be answered: a model is warm, no worker is down, nothing is stopping."""
+        return self.models.loaded and self.workers.alive and not self.draining
+
+    def status(self) -> dict[str, Any]:
+        """Return the state of the service as plain data."""
+        models = self.models.served()
+        return {
+            "ready": self.ready,
+            "draining": self.draining,
+            "models": [
+                {
+                    "name": served.name,
+                    "version": served.version,
+                    "sha256": served.sha256,
+                    "provider": served.engine.provider,
+                }
+                for served in models
+            ],
+            "provider": models[0].engine.provider if models else None,
+            "workers_alive": self.workers.alive,
+            "requests_in_hand": self.load.requests,
+            "waiting": self.workers.waiting,
+        }

@@ -1,0 +1,66 @@
+"""The pace at which requests are answered, by a clock that the test sets."""
+
+import pytest
+
+from service.inference.load import InHand
+
+
+class Clock:
+    """A monotonic clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """Return the clock that the pace is measured by."""
+    return Clock()
+
+
+def serve_requests(in_hand: InHand, clock: Clock, *, at_once: int, rounds: int, seconds: float) -> None:
+    """Work on `at_once` requests for some seconds, again and again."""
+    for _ in range(rounds):
+        for _ in range(at_once):
+            in_hand.begin_work()
+        clock.now += seconds
+        for _ in range(at_once):
+            in_hand.end_work(answered=True)
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_pace_is_that_of_full_load(clock: Clock, at_once: int) -> None:
+    """Two cores with 10 ms of work a request take 5 ms each, whether one of them is busy or both."""
+    in_hand = InHand(parallel=2, clock=clock)
+    serve_requests(in_hand, clock, at_once=at_once, rounds=10, seconds=0.010)
+    assert pytest.approx(0.005) == in_hand.request_s
+
+
+def test_pace_ignores_idle_time_and_failures(clock: Clock) -> None:
+    """Neither pauses nor refused images make the service look slower or faster than it is."""
+    in_hand = InHand(parallel=1, clock=clock)
+    serve_requests(in_hand, clock, at_once=1, rounds=5, seconds=0.020)
+    clock.now += 60
+    in_hand.begin_work()
+    in_hand.end_work(answered=False)
+    assert pytest.approx(0.020) == in_hand.request_s
+
+
+def test_pace_follows_a_change(clock: Clock) -> None:
+    """After some hundred requests the old pace is forgotten."""
+    in_hand = InHand(parallel=1, clock=clock)
+    serve_requests(in_hand, clock, at_once=1, rounds=100, seconds=0.010)
+    serve_requests(in_hand, clock, at_once=1, rounds=400, seconds=0.030)
+    assert pytest.approx(0.030, rel=0.02) == in_hand.request_s
+
+
+def test_expected_time_grows_with_what_is_in_hand(clock: Clock) -> None:
+    """A newcomer waits for all that is in hand, and then for its own work."""
+    in_hand = InHand(parallel=2, clock=clock)
+    serve_requests(in_hand, clock, at_once=2, rounds=10, seconds=0.010)
+    assert pytest.approx(0.010) == in_hand.expected_s()
+    in_hand.requests = 100
+    assert pytest.approx(0.510) == in_hand.expected_s()
