@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from model.manifest import Manifest
-from service.drawing.maps import render_layer, render_view, scale_map
+from service.drawing.maps import scale_map
+from service.drawing.views import render_layer, render_view
 from service.errors import InvalidOption
 from service.http.answers import Answer, score
 from service.http.api.schemas import ExplainOptions
