@@ -13,17 +13,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from service.commands.bench.command import (
-    Load,
-    Server,
-    find_photos,
-    measure,
-    run_load,
-    started_server,
-    summarise,
-    write_photos,
-)
 from service.commands.bench.loadgen import Outcome, Plan
+from service.commands.bench.measure import Load, measure, run_load, summarise
+from service.commands.bench.photos import find_photos, write_photos
+from service.commands.bench.servers import Server, started_server
 from service.settings import BUNDLED_MODEL
 
 FORMS = {

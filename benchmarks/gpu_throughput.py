@@ -29,8 +29,10 @@ import numpy as np
 import numpy.typing as npt
 
 from model.manifest import synthetic_images
-from service.commands.bench.command import measure, started_server, write_photos
 from service.commands.bench.loadgen import Plan
+from service.commands.bench.measure import measure
+from service.commands.bench.photos import write_photos
+from service.commands.bench.servers import started_server
 from service.inference.batcher import DynamicBatcher
 from service.inference.engine import BEST, OnnxEngine, Outputs, Question
 from service.inference.sessions import CUDA, runtime

@@ -17,16 +17,10 @@ from typing import Any
 
 import psutil
 
-from service.commands.bench.command import (
-    Server,
-    find_photos,
-    measure,
-    run_load,
-    started_server,
-    summarise,
-    write_photos,
-)
 from service.commands.bench.loadgen import Plan
+from service.commands.bench.measure import measure, run_load, summarise
+from service.commands.bench.photos import find_photos, write_photos
+from service.commands.bench.servers import Server, started_server
 from service.settings import BUNDLED_MODEL
 
 GOODPUT = {2.0: 0.9, 5.0: 0.75}

@@ -21,17 +21,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from service.commands.bench.command import (
-    Load,
-    Server,
-    find_photos,
-    free_port,
-    measure,
-    started_server,
-    wait_ready,
-    write_photos,
-)
 from service.commands.bench.loadgen import Plan
+from service.commands.bench.measure import Load, measure
+from service.commands.bench.photos import find_photos, write_photos
+from service.commands.bench.servers import Server, free_port, started_server, wait_ready
 from service.settings import BUNDLED_MODEL
 
 BOUNDARY = "fieldmark-peers"

@@ -23,8 +23,10 @@ from typing import Any
 import onnx
 import psutil
 
-from service.commands.bench.command import Server, find_photos, run_load, started_server, summarise, write_photos
 from service.commands.bench.loadgen import LOST, Outcome, Plan
+from service.commands.bench.measure import run_load, summarise
+from service.commands.bench.photos import find_photos, write_photos
+from service.commands.bench.servers import Server, started_server
 from service.settings import BUNDLED_MODEL
 
 MAX_GROWTH_MB = 20.0

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import psutil
 
-from service.commands.bench.command import started_server, write_photos
 from service.commands.bench.loadgen import Plan
+from service.commands.bench.photos import write_photos
+from service.commands.bench.servers import started_server
 from service.settings import BUNDLED_MODEL
 
 MAX_READY_S = 3.0
@@ -58,7 +59,7 @@ def exercise(host: str, port: int) -> None:
     """Ask for classes and for pictures, several at a time: what is allocated under load stays allocated."""
     import tempfile
 
-    from service.commands.bench.command import run_load
+    from service.commands.bench.measure import run_load
 
     with tempfile.TemporaryDirectory() as folder:
         photos = [str(path) for path in write_photos(Path(folder), [], (640, 480), 2)]

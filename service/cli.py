@@ -18,7 +18,8 @@ _DEFAULTS = Settings.model_fields
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code: 0 done, 1 not possible, 2 wrong usage."""
-    options = _parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    options = _parser(with_bench=given[:1] == ["bench"]).parse_args(given)
     # Imported late: `--help` need not wait for the runtime.
     from service.errors import FieldmarkError
     from service.inference.sessions import ModelRejected
@@ -60,7 +61,7 @@ def _version() -> str:
         return "unknown (not installed)"
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(*, with_bench: bool) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fieldmark", description=__doc__)
     parser.add_argument("--version", action="version", version=f"fieldmark {_version()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -71,7 +72,9 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("file", type=Path, metavar="FILE", help="an .onnx file")
     inspect.add_argument("--json", action="store_true", help="print JSON")
     inspect.set_defaults(run=_inspect)
-    _add_bench(commands, "bench", "measure a server")
+    bench = commands.add_parser("bench", help="measure a server")
+    if with_bench:  # its modules measure; no server carries them
+        _add_bench(bench)
     return parser
 
 
@@ -187,10 +190,10 @@ def _inspect(options: argparse.Namespace) -> int:
     return inspect(options.file, as_json=options.json)
 
 
-def _add_bench(commands: Any, name: str, purpose: str) -> None:
+def _add_bench(parser: argparse.ArgumentParser) -> None:
     from service.commands.bench import command as bench
 
-    parser = commands.add_parser(name, help=purpose, description=bench.__doc__)
+    parser.description = bench.__doc__
     bench.add_arguments(parser)
     parser.set_defaults(run=bench.run)
 

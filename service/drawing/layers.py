@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from model.manifest import Resize
-from service.drawing.maps import Floats, ScaledMap, render_layer, scale_map
+from service.drawing.maps import Floats, ScaledMap, scale_map
+from service.drawing.views import render_layer
 
 
 @dataclass(frozen=True, slots=True)

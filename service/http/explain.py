@@ -2,7 +2,7 @@
 
 from model.manifest import Manifest
 from service.drawing.layers import MapLayer, draw_layers
-from service.drawing.maps import render_view
+from service.drawing.views import render_view
 from service.errors import InvalidOption
 from service.http.answers import Answer, score
 from service.http.api.schemas import ExplainOptions

@@ -41,6 +41,18 @@ def test_settings_and_errors_are_free_of_the_runtime() -> None:
     assert set() == imported_by("import service.settings, service.errors") & (HEAVY | {"onnxruntime", "fastapi"})
 
 
+def test_only_bench_carries_the_measuring_modules() -> None:
+    """Another command's process never imports them."""
+    for command, carried in (("serve", False), ("bench", True)):
+        script = (
+            "import contextlib, sys; from service.cli import main\n"
+            f"with contextlib.suppress(SystemExit): main([{command!r}, '--help'])\n"
+            "print(any(name.startswith('service.commands.bench') for name in sys.modules))"
+        )
+        output = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+        assert str(carried) == output.splitlines()[-1]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_the_runtime_tells_nobody(tmp_path: Path) -> None:
     """ONNX Runtime starts no uploader, writes no identifier of the machine, and does not complain that it cannot."""

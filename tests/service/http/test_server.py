@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from service.commands.bench.command import Server, wait_ready
+from service.commands.bench.servers import Server, wait_ready
 from tests.service.conftest import encoded
 from tests.service.http.test_admission import Caller, until
 from tests.service.running import running, tiny_settings

@@ -1,0 +1,96 @@
+"""The views of an explanation: photo and raw maps in, one file out."""
+
+import base64
+from typing import Literal
+
+import numpy.typing as npt
+
+from model.manifest import Resize
+from service.drawing.encode import check_size, encode, rgba_png
+from service.drawing.maps import Placement, heatmap, palette_of, scale_map
+from service.drawing.overlay import overlay, picture
+from service.drawing.panel import panel
+from service.errors import InvalidOption
+from service.image import DecodedImage
+
+View = Literal["overlay", "gradcam", "attention", "panel"]
+
+
+def render_view(
+    decoded: DecodedImage,
+    resize: Resize,
+    *,
+    view: View,
+    gradcam: npt.ArrayLike | None = None,
+    attention: npt.ArrayLike | None = None,
+    caption: str = "",
+    question: str = "",
+    probability: float | None = None,
+    colormap: str = "turbo",
+    opacity: float = 0.5,
+    size: int | None = None,
+    media_type: str = "image/png",
+) -> bytes:
+    """Return one answer of `/explain` as an encoded picture; for a worker thread.
+
+    Args:
+        decoded: the photo.
+        resize: geometry of the model.
+        view: `overlay` (Grad-CAM over the photo), `gradcam` or `attention` (the bare heatmap), or `panel`.
+        gradcam: raw map, (h, w); needed by all views but `attention`.
+        attention: raw map, (h, w), or None where the model has none; needed by view `attention`.
+        caption: the class, for the panel.
+        question: what the Grad-CAM answers, for the panel, e.g. `why A and not B`.
+        probability: of the class, for the panel, 0 to 1.
+        colormap: one of `COLORMAPS`.
+        opacity: of the maps over the photo, 0 to 1.
+        size: longer side of the picture, in a panel of each of its pictures, pixels; None: the original's.
+        media_type: `image/png`, `image/webp` or `image/jpeg`.
+
+    Raises:
+        InvalidOption: no such colormap, or a picture longer than the format can hold.
+        TooManyPixels: more than `MAX_DRAWN_PIXELS`.
+    """
+    if view == "panel":
+        longest = size or min(max(decoded.width, decoded.height, 320), 768)
+        placement = Placement.on(resize, decoded.width, decoded.height, longest)
+        photo = picture(decoded, placement)
+        maps = []
+        if attention is not None:
+            maps.append(("attention", scale_map(attention, resize.crop)))
+        if gradcam is not None:
+            maps.append((question or "Grad-CAM", scale_map(gradcam, resize.crop)))
+        shown = [(title, scaled, overlay(photo, scaled, placement, opacity, colormap)) for title, scaled in maps]
+        return encode(panel(photo, shown, caption, probability, colormap), media_type)
+    placement = Placement.on(resize, decoded.width, decoded.height, size)
+    check_size(placement, media_type)
+    values = attention if view == "attention" else gradcam
+    if values is None:
+        raise InvalidOption(f"This model has no {view} map.")
+    scaled = scale_map(values, resize.crop)
+    if view == "overlay":
+        return encode(overlay(picture(decoded, placement), scaled, placement, opacity, colormap), media_type)
+    return encode(heatmap(scaled, placement, colormap), media_type)
+
+
+def render_layer(
+    values: npt.ArrayLike, resize: Resize, width: int, height: int, *, colormap: str = "turbo", size: int | None = None
+) -> str:
+    """Return a map as a data URL: an RGBA PNG of the original's sides, transparent where the network did not look.
+
+    Args:
+        values: raw map, (h, w).
+        resize: geometry of the model.
+        width: of the original, pixels.
+        height: of the original, pixels.
+        colormap: one of `COLORMAPS`.
+        size: longer side of the layer, pixels; None: the original's.
+
+    Raises:
+        InvalidOption: no such colormap.
+        TooManyPixels: more than `MAX_DRAWN_PIXELS`.
+    """
+    placement = Placement.on(resize, width, height, size)
+    check_size(placement, "image/png")
+    layer = rgba_png(scale_map(values, resize.crop).grid, placement, palette_of(colormap))
+    return "data:image/png;base64," + base64.b64encode(layer).decode("ascii")

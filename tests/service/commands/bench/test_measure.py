@@ -1,0 +1,52 @@
+"""The measuring tools, measured themselves: a load that is known, quantiles that are known."""
+
+from pathlib import Path
+
+import pytest
+
+from service.commands.bench.loadgen import REFUSED, Outcome, Plan
+from service.commands.bench.measure import measure, run_load, summarise
+from service.commands.bench.servers import Server, free_port
+from tests.service.running import Running
+
+
+def plan_for(server: Running, photos: list[Path], **options: object) -> Plan:
+    """Return a plan that classifies these photos."""
+    fields = {"seconds": 60.0, **options}
+    return Plan("127.0.0.1", server.port, "/classify", [str(photo) for photo in photos], **fields)  # type: ignore[arg-type]
+
+
+def test_closed_loop_counts_every_request(tiny_server: Running, photos: list[Path]) -> None:
+    """Photos are sent in turn; each answer is counted under its code; the server's CPU time is read."""
+    plan = plan_for(tiny_server, photos, concurrency=4, max_requests=40, probe="/livez")
+    load = measure(Server(tiny_server.url), plan, "closed")
+    assert ({"200": 20, "422": 20}, 40) == (load.codes, load.requests)
+    assert 0 < load.p50_ms <= load.p95_ms <= load.p99_ms
+    assert load.cpu_ms is not None
+    assert load.loop_lag_p99_ms is not None
+
+
+def test_open_loop_sends_what_was_planned(tiny_server: Running, photos: list[Path]) -> None:
+    """Requests leave at their times whatever becomes of the earlier ones."""
+    load = measure(Server(tiny_server.url), plan_for(tiny_server, photos[:1], seconds=0.5, rate=60.0), "open")
+    assert {"200": 30} == load.codes
+
+
+def test_refused_connections_are_counted(photos: list[Path]) -> None:
+    """A server that is not there refuses every request, and the load ends nevertheless."""
+    plan = Plan("127.0.0.1", free_port(), "/classify", [str(photos[0])], 5.0, concurrency=2, max_requests=6)
+    outcome = run_load(plan)
+    assert {REFUSED} == {code for _, _, code, _ in outcome.requests}
+
+
+def test_summary_takes_good_answers_only() -> None:
+    """Latency is that of good answers; refusals have a line of their own."""
+    requests = [(0.0, 0.010, 200, 0)] * 99 + [(0.0, 1.0, 200, 0)] + [(0.0, 0.002, 429, 0)] * 50 + [(0.0, 9.0, 500, 0)]
+    load = summarise("x", Outcome(10.0, requests, [0.001, 0.003]), cpu_s=1.51)
+    assert (10.0, 10.0) == (load.per_s, pytest.approx(load.p50_ms))
+    assert {"200": 100, "429": 50, "500": 1} == load.codes
+    assert (2.0, 10.0, 2.0) == (
+        pytest.approx(load.refusal_p99_ms),
+        pytest.approx(load.cpu_ms),
+        pytest.approx(load.loop_lag_p50_ms),
+    )

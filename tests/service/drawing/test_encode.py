@@ -1,0 +1,53 @@
+"""Files of every form, and the sizes that they may have."""
+
+import base64
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from service.drawing.encode import encode
+from service.drawing.maps import Placement, heatmap, place_map, scale_map
+from service.drawing.views import render_layer, render_view
+from service.errors import InvalidOption, TooManyPixels
+from service.image import DecodedImage
+from tests.service.drawing.conftest import RESIZE, peak, photo
+
+RANDOM = np.random.default_rng(5)
+
+
+@pytest.mark.parametrize("size", [(640, 480), (2000, 1500), (3, 700), (1, 1)])
+def test_layer_equals_the_heatmap(size: tuple[int, int]) -> None:
+    """The layer written in strips has the heatmap's colours, and none where the network did not look."""
+    grid = RANDOM.random((7, 7))
+    layer = np.asarray(Image.open(io.BytesIO(base64.b64decode(render_layer(grid, RESIZE, *size).partition(",")[2]))))
+    placement = Placement.on(RESIZE, *size)
+    expected = np.asarray(heatmap(scale_map(grid), placement).convert("RGB"))
+    _, seen = place_map(scale_map(grid).grid, placement)
+    # Strips begin elsewhere, so the last bit of a value may round to the neighbouring colour.
+    assert (expected[seen] == layer[seen][:, :3]).all(axis=1).mean() > 0.999
+    assert np.array_equal(np.where(seen, 255, 0), layer[:, :, 3])
+
+
+def test_huge_pictures_need_a_size() -> None:
+    """An original of fifty megapixels is not drawn in full; smaller pictures of it are."""
+    with pytest.raises(TooManyPixels, match="`size`"):
+        render_layer(peak(1, 1), RESIZE, 8000, 6000)
+    with pytest.raises(TooManyPixels, match="`size`"):
+        render_view(
+            DecodedImage(Image.new("RGB", (8, 6)), 8000, 6000, "JPEG", 1000), RESIZE, view="overlay", gradcam=peak(1, 1)
+        )
+    assert render_layer(peak(1, 1), RESIZE, 8000, 6000, size=64)
+
+
+def test_formats_have_a_longest_side() -> None:
+    """WebP ends at 16,383 pixels."""
+    with pytest.raises(InvalidOption, match="16383"):
+        render_view(photo(17000, 2), RESIZE, view="gradcam", gradcam=peak(1, 1), media_type="image/webp")
+
+
+def test_unknown_form_is_refused() -> None:
+    """Only what `/explain` offers."""
+    with pytest.raises(InvalidOption):
+        encode(Image.new("RGB", (1, 1)), "image/tiff")

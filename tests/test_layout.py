@@ -1,0 +1,79 @@
+"""The layout of the tree: small rooms of short modules, tests that mirror them, and imports in one direction."""
+
+import ast
+from collections import Counter
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import grimp
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("model", "service", "training")
+MODULES = sorted(path.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+MOST_MODULES = 15
+MOST_LINES = 400
+WITHOUT_A_MODULE = {
+    "test_arms.py": "every arm through the whole export",
+    "test_export.py": "of training: the command where packages are missing; `model` has the export itself",
+    "test_fuzz.py": "hostile requests through the whole application",
+    "test_gpu.py": "what only a CUDA device shows, of several modules",
+    "test_graph_properties.py": "the exported graph, whatever made it",
+    "test_http_awkward.py": "every awkward image through every position of a request",
+    "test_image_fuzz.py": "hostile bytes through the whole decoder",
+    "test_imports.py": "what processes import, whichever module they start with",
+    "test_oip.py": "the Open Inference Protocol, spoken from outside",
+    "test_page.py": "the page in a browser: JavaScript and HTML",
+    "test_survival.py": "clients that hang up, send slowly or send bombs, against the whole server",
+}
+"""Test files that look at more than one module, and at what."""
+
+
+def test_folders_hold_few_modules() -> None:
+    """A folder that outgrows a glance is cut into rooms."""
+    count = Counter(str(module.parent) for module in MODULES if module.name != "__init__.py")
+    assert {} == {folder: modules for folder, modules in count.items() if modules > MOST_MODULES}
+
+
+def test_modules_are_short() -> None:
+    """A module is read in one sitting."""
+    lines = {str(module): len((ROOT / module).read_text(encoding="utf-8").splitlines()) for module in MODULES}
+    assert {} == {module: count for module, count in lines.items() if count > MOST_LINES}
+
+
+def test_tests_mirror_the_modules() -> None:
+    """`tests/service/http/test_admission.py` is of `service/http/admission.py`; the others say what they are of."""
+    folders = [ROOT / "tests" / package for package in PACKAGES]
+    tests = [path.relative_to(ROOT / "tests") for folder in folders for path in folder.rglob("test_*.py")]
+    astray = {test for test in tests if test.with_name(test.name.removeprefix("test_")) not in MODULES}
+    assert [] == sorted(str(test) for test in astray if test.name not in WITHOUT_A_MODULE)
+    assert [] == sorted(str(test) for test in astray if not (ROOT / test.parent).is_dir()), "no such room"
+    assert set() == WITHOUT_A_MODULE.keys() - {test.name for test in astray}, "listed without need"
+
+
+def test_no_import_is_for_the_type_checker_alone() -> None:
+    """An import under `if TYPE_CHECKING` hides a cycle from Python, not from the reader."""
+    found = [
+        f"{module}:{node.lineno}"
+        for module in MODULES
+        for node in ast.walk(ast.parse((ROOT / module).read_text(encoding="utf-8")))
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+    ]
+    assert [] == found
+
+
+def test_imports_go_in_no_circle() -> None:
+    """No module reaches itself through imports, those inside functions included."""
+    graph = grimp.build_graph(*PACKAGES, cache_dir=None)
+    assert {".".join(module.with_suffix("").parts).removesuffix(".__init__") for module in MODULES} == graph.modules
+    imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    assert [] == _circle(imports)
+
+
+def _circle(imports: dict[str, set[str]]) -> list[str]:
+    """Return modules of which each imports the one before it, the first and the last the same; or none."""
+    try:
+        TopologicalSorter(imports).prepare()
+    except CycleError as error:
+        circle: list[str] = error.args[1]
+        return circle
+    return []
