@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from model.photo.decode import decode_image, prepare, return_large_blocks
 from service.engine import BEST, OnnxEngine
-from service.image import decode_image, prepare
 from service.settings import Settings
 
 
@@ -18,6 +18,7 @@ class Work:
     """
 
     def __init__(self, model: Path) -> None:
+        return_large_blocks()
         self._engine = OnnxEngine(model, Settings(device="cpu"))
         self._engine.warm_up()
         self._resize = self._engine.manifest.resize

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from model.photo.decode import decode_image, prepare, return_large_blocks
 from service.cores import usable_cores
 from service.engine import BEST, OnnxEngine
-from service.image import decode_image, prepare
 from service.settings import Settings
 
 
@@ -49,6 +49,7 @@ def measure(model: Path, photos: list[bytes], seconds: float, threads: int = 0) 
         seconds: for each of the two measurements.
         threads: 0 for one a core.
     """
+    return_large_blocks()
     engine = OnnxEngine(model, Settings(device="cpu"))
     engine.warm_up()
     work = _Work(engine, photos)

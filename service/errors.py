@@ -28,7 +28,10 @@ Domain code raises these; one handler in `service.app` turns them into `applicat
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar
+
+from model.photo import errors as photo
 
 
 class FieldmarkError(Exception):
@@ -218,3 +221,20 @@ def error_types() -> Iterator[type[FieldmarkError]]:
 
     walk(FieldmarkError)
     yield from sorted(found.values(), key=lambda kind: (kind.status, kind.code))
+
+
+_OF_PHOTOS: dict[type[photo.PhotoError], type[FieldmarkError]] = {
+    photo.EmptyPhoto: EmptyInput,
+    photo.UnsupportedFormat: UnsupportedImageType,
+    photo.UndecodablePhoto: UndecodableImage,
+    photo.TooManyPixels: TooManyPixels,
+}
+
+
+@contextmanager
+def photo_errors() -> Iterator[None]:
+    """Turn the decoder's errors into those of this tree, with the same detail; everything that decodes is in here."""
+    try:
+        yield
+    except photo.PhotoError as error:
+        raise _OF_PHOTOS[type(error)](error.detail) from error

@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from model.manifest import Manifest
+from model.photo.decode import DecodedImage
 from service.answers import Answer, score
 from service.errors import InvalidOption
-from service.image import DecodedImage
 from service.predictor import Prediction
 from service.render import render_layer, render_view, scale_map
 from service.schemas import ExplainOptions

@@ -14,10 +14,10 @@ from typing import NamedTuple, ParamSpec, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from model.photo.decode import DecodedImage, ImageLimits, decode_image, prepare, return_large_blocks
 from service.batcher import Done
 from service.engine import BEST, Outputs
-from service.errors import EmptyInput
-from service.image import DecodedImage, ImageLimits, decode_image, prepare
+from service.errors import EmptyInput, photo_errors
 from service.metrics import Metrics
 from service.registry import Registry, ServedModel
 from service.settings import Settings
@@ -25,6 +25,8 @@ from service.workers import GpuWork
 
 KEPT_PIXELS = 2_000_000
 """Most pixels of an image that are kept while its prediction waits; who draws decodes again."""
+
+return_large_blocks()
 
 Args = ParamSpec("Args")
 T = TypeVar("T")
@@ -117,7 +119,7 @@ class Predictor:
 
     def __init__(self, registry: Registry, settings: Settings, metrics: Metrics) -> None:
         self._workers = registry.workers
-        self._limits = ImageLimits.from_settings(settings)
+        self._limits = image_limits(settings)
         self._metrics = metrics
 
     async def predict(
@@ -214,7 +216,8 @@ class Predictor:
 
     def _decode(self, served: ServedModel, data: bytes, keep_image: bool) -> tuple[_Seen, npt.NDArray[np.uint8]]:
         resize = served.manifest.resize
-        image = decode_image(data, self._limits, min_side=resize.size)
+        with photo_errors():
+            image = decode_image(data, self._limits, min_side=resize.size)
         kept = _shrink(image) if keep_image else None
         return _Seen(kept, image.width, image.height, image.format), prepare(image, resize)
 
@@ -244,8 +247,17 @@ class Predictor:
             layer=question.layer,
             served=question.served,
             timings=timings,
-            reopen=lambda: decode_image(data, self._limits),
+            reopen=lambda: self._reopen(data),
         )
+
+    def _reopen(self, data: bytes) -> DecodedImage:
+        with photo_errors():
+            return decode_image(data, self._limits)
+
+
+def image_limits(settings: Settings) -> ImageLimits:
+    """Return the settings' limits of what is decoded."""
+    return ImageLimits(settings.max_pixels, frozenset(settings.formats.split(",")), settings.max_decode_bytes)
 
 
 def _shrink(decoded: DecodedImage) -> DecodedImage:

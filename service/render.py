@@ -20,9 +20,9 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from model.manifest import Resize
+from model.photo.decode import DecodedImage
 from service.colormaps import COLORMAPS
 from service.errors import InvalidOption, TooManyPixels
-from service.image import DecodedImage
 
 View = Literal["overlay", "gradcam", "attention", "panel"]
 Floats = npt.NDArray[np.float32]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops
 
-from service.errors import FieldmarkError
-from service.image import DecodedImage, decode_image
+from model.photo.decode import DecodedImage, decode_image
+from service.errors import FieldmarkError, photo_errors
 
 REFUSED = {
     "broken.png": "undecodable_image",
@@ -28,7 +28,8 @@ def awkward(data_dir: Path) -> Path:
 
 def decode(path: Path) -> DecodedImage:
     """Decode a file."""
-    return decode_image(path.read_bytes(), min_side=256)
+    with photo_errors():
+        return decode_image(path.read_bytes(), min_side=256)
 
 
 def difference(one: Path, other: Path) -> float:

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from model.manifest import Manifest
-from service.image import decode_image, prepare
+from model.photo.decode import decode_image, prepare
 from service.render import scale_map
 from service.settings import BUNDLED_MODEL, Settings
 from tests.service.running import running

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from model.manifest import Resize
-from service.image import DecodedImage, decode_image, prepare
+from model.photo.decode import DecodedImage, decode_image, prepare
 
 RESIZES = [
     Resize(size=256, crop=224),

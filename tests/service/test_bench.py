@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from model.photo.decode import decode_image
 from service import bench
 from service.bench import Server, find_photos, measure, photos_of_size, run_ceiling, summarise, synthetic_photo
-from service.image import decode_image
 from service.loadgen import REFUSED, Outcome, Plan, _arrivals
 from tests.service.conftest import encoded
 from tests.service.running import Running

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from model.manifest import Manifest
+from model.photo.decode import decode_image, prepare
 from service import predictor as predictor_module
 from service.engine import CUDA, Images, OnnxEngine, Outputs
 from service.errors import DeadlineExceeded, EmptyInput, UndecodableImage
-from service.image import decode_image, prepare
 from service.metrics import Metrics
 from service.predictor import KEPT_PIXELS, Prediction, Predictor
 from service.registry import Registry

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from model.manifest import Resize
+from model.photo.decode import DecodedImage
 from service.colormaps import COLORMAPS
 from service.errors import InvalidOption, TooManyPixels
-from service.image import DecodedImage
 from service.render import (
     UNSEEN,
     Placement,

@@ -1,7 +1,7 @@
 """Bytes from anywhere → an upright RGB image as a viewer shows it, within a bound of memory; image → network input.
 
 The way of a file: first bytes → format (allow-list) → its header's pixels and the memory that decoding will take →
-decode, never truncated → orientation, depth, alpha and colour profile → RGB. Only errors of `service.errors`
+decode, never truncated → orientation, depth, alpha and colour profile → RGB. Only errors of `model.photo.errors`
 come out. Idea of the order: Pillow's own pixel limit merely warns, and a 100 kB file can ask for gigabytes.
 """
 
@@ -35,8 +35,7 @@ from PIL import (
 )
 
 from model.manifest import Resize
-from service.errors import EmptyInput, FieldmarkError, TooManyPixels, UndecodableImage, UnsupportedImageType
-from service.settings import Settings
+from model.photo.errors import EmptyPhoto, PhotoError, TooManyPixels, UndecodablePhoto, UnsupportedFormat
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIC")
 MIB = 1024 * 1024
@@ -63,7 +62,7 @@ warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 
-def _return_large_blocks() -> None:
+def return_large_blocks() -> None:
     """Make glibc give freed image buffers back to the system, but not those that the next image needs again.
 
     It raises its own threshold with every large block that is freed, up to 32 MB, and then keeps such blocks in each
@@ -76,7 +75,6 @@ def _return_large_blocks() -> None:
         libc.mallopt(-1, HEAP_BYTES)  # M_TRIM_THRESHOLD
 
 
-_return_large_blocks()
 # Compressed text beside the pixels; Pillow's 64 MiB is most of what a bomb may take here.
 PngImagePlugin.MAX_TEXT_MEMORY = 8 * MIB
 
@@ -94,11 +92,6 @@ class ImageLimits:
     max_pixels: int = 50_000_000
     formats: frozenset[str] = frozenset(FORMATS)
     max_decode_bytes: int = 384 * MIB
-
-    @classmethod
-    def from_settings(cls, settings: Settings) -> "ImageLimits":
-        """Read the limits out of the settings."""
-        return cls(settings.max_pixels, frozenset(settings.formats.split(",")), settings.max_decode_bytes)
 
 
 @dataclass(frozen=True)
@@ -133,25 +126,25 @@ def decode_image(data: bytes, limits: ImageLimits | None = None, *, min_side: in
             many pixels as this; several times faster. None decodes in full.
 
     Raises:
-        EmptyInput: no bytes.
-        UnsupportedImageType: not a format of the allow-list, by the first bytes.
+        EmptyPhoto: no bytes.
+        UnsupportedFormat: not a format of the allow-list, by the first bytes.
         TooManyPixels: more pixels than allowed, or far more than a file of its size has reason to hold.
-        UndecodableImage: broken, truncated, or of a kind nobody can show.
+        UndecodablePhoto: broken, truncated, or of a kind nobody can show.
     """
     limits = limits or ImageLimits()
     if not data:
-        raise EmptyInput("The image has zero bytes.")
+        raise EmptyPhoto("The image has zero bytes.")
     format_ = _allowed_format(data, limits)
     try:
         return _decode(data, format_, limits, min_side)
-    except FieldmarkError:
+    except PhotoError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError) as error:
         raise TooManyPixels(f"The {format_} image is too large to decode.") from error
     except Exception as error:
         # Pillow's plugins raise a dozen kinds on hostile bytes (SyntaxError, struct.error, IndexError, EOFError, …),
         # and all of them mean the same here.
-        raise UndecodableImage(f"The {format_} image is broken, truncated or of an unknown kind.") from error
+        raise UndecodablePhoto(f"The {format_} image is broken, truncated or of an unknown kind.") from error
 
 
 def prepare(decoded: DecodedImage, resize: Resize) -> npt.NDArray[np.uint8]:
@@ -231,13 +224,11 @@ def _allowed_format(data: bytes, limits: ImageLimits) -> str:
     format_ = sniff(data)
     if format_ is None:
         foreign = next((name for magic, name in _FOREIGN if data.startswith(magic)), None)
-        raise UnsupportedImageType(
-            f"This is {foreign}." if foreign else "The first bytes are of no known image format."
-        )
+        raise UnsupportedFormat(f"This is {foreign}." if foreign else "The first bytes are of no known image format.")
     if format_ not in limits.formats:
-        raise UnsupportedImageType(f"{format_} is switched off on this server.")
+        raise UnsupportedFormat(f"{format_} is switched off on this server.")
     if format_ == "HEIC" and _heif_plugin() is None:
-        raise UnsupportedImageType(
+        raise UnsupportedFormat(
             "This is HEIC, which this server cannot decode: its optional `heif` extra is not installed. "
             "Send the photo as JPEG."
         )
@@ -302,7 +293,7 @@ def _decode(data: bytes, format_: str, limits: ImageLimits, min_side: int | None
     if format_ == "JPEG":
         _check_scans(data, image)
     elif format_ == "BMP" and image.info.get("compression") in (1, 2) and len(data) > MAX_RUN_LENGTH_BYTES:
-        raise UndecodableImage("The BMP image is run-length coded and too long for that.")
+        raise UndecodablePhoto("The BMP image is run-length coded and too long for that.")
     stored, scale = image.size, 1
     if format_ == "JPEG" and min_side is not None:
         scale = _draft(image, min_side)
@@ -325,7 +316,7 @@ def _decode(data: bytes, format_: str, limits: ImageLimits, min_side: int | None
 def _check_pixels(size: tuple[int, int], limits: ImageLimits) -> None:
     width, height = size
     if width < 1 or height < 1:
-        raise UndecodableImage(f"The image has no pixels: {width}×{height}.")
+        raise UndecodablePhoto(f"The image has no pixels: {width}×{height}.")
     if width * height > limits.max_pixels:
         raise TooManyPixels(f"The image has {width}×{height} pixels; at most {limits.max_pixels:,} are decoded.")
 
@@ -363,7 +354,7 @@ def _check_header(data: bytes, format_: str, limits: ImageLimits) -> None:
         # Pillow reads the EXIF block of an AVIF while opening it, tag by tag.
         for count, match in enumerate(re.finditer(rb"II\*\0|MM\0\*", data)):
             if count >= 16:
-                raise UndecodableImage("The AVIF image has too many EXIF blocks.")
+                raise UndecodablePhoto("The AVIF image has too many EXIF blocks.")
             _check_directory(data[match.start() :], limits)
 
 
@@ -404,7 +395,7 @@ def _directory(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
     (number,) = struct.unpack_from(order + ("Q" if big else "H"), data, start)
     step, first = (20, start + 8) if big else (12, start + 2)
     if number > 65535:
-        raise UndecodableImage("The TIFF directory has too many tags.")
+        raise UndecodablePhoto("The TIFF directory has too many tags.")
     for i in range(number):
         yield struct.unpack_from(order + ("HHQ8s" if big else "HHL4s"), data, first + i * step)
 
@@ -421,12 +412,12 @@ def _check_directory(data: bytes, limits: ImageLimits) -> None:
             size = _TIFF_UNITS.get(kind, 0) * count
             total += size if size > len(value) else 0
             if total > len(data) or (_TIFF_UNITS.get(kind, 1) > 1 and count > MAX_TAG_VALUES):
-                raise UndecodableImage("The TIFF directory claims more than the file holds.")
+                raise UndecodablePhoto("The TIFF directory claims more than the file holds.")
             if tag in tile and kind in (3, 4) and count == 1:
                 # "HL" values are left-justified in either byte order.
                 tile[tag] = int.from_bytes(value[: _TIFF_UNITS[kind]], order)  # type: ignore[arg-type]
     except struct.error as error:
-        raise UndecodableImage("The TIFF directory is broken or truncated.") from error
+        raise UndecodablePhoto("The TIFF directory is broken or truncated.") from error
     if tile[322] * tile[323] > limits.max_pixels:
         raise TooManyPixels(f"The TIFF image has tiles of {tile[322]}×{tile[323]} pixels.")
 
@@ -446,7 +437,7 @@ def _check_scans(data: bytes, image: ImageFile.ImageFile) -> None:
             return
         scans += kind == 0xDA
         if scans > allowed:
-            raise UndecodableImage("The JPEG image has too many scans.")
+            raise UndecodablePhoto("The JPEG image has too many scans.")
         at += int.from_bytes(data[at : at + 2], "big")
 
 
@@ -557,7 +548,7 @@ def read_orientation(exif: object) -> int:
             if tag == 0x0112 and kind == 3 and count == 1:
                 found = int.from_bytes(value[:2], "little" if block[:1] == b"I" else "big")
                 return found if found in _UPRIGHT else 1
-    except (struct.error, FieldmarkError):
+    except (struct.error, PhotoError):
         return 1
     return 1
 
