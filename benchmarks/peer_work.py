@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from model.photo.decode import decode_image, prepare, return_large_blocks
+from model.photo.budget import return_large_blocks
+from model.photo.decode import decode_image, prepare
 from service.engine import BEST, OnnxEngine
 from service.settings import Settings
 

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from model.photo.decode import decode_image, prepare, return_large_blocks
+from model.photo.budget import return_large_blocks
+from model.photo.decode import decode_image, prepare
 from service.cores import usable_cores
 from service.engine import BEST, OnnxEngine
 from service.settings import Settings

@@ -14,7 +14,9 @@ from typing import NamedTuple, ParamSpec, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from model.photo.decode import DecodedImage, ImageLimits, decode_image, prepare, return_large_blocks
+from model.photo.budget import return_large_blocks
+from model.photo.decode import DecodedImage, decode_image, prepare
+from model.photo.limits import ImageLimits
 from service.batcher import Done
 from service.engine import BEST, Outputs
 from service.errors import EmptyInput, photo_errors

@@ -8,8 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from model.photo.decode import ImageLimits, decode_image, sniff
+from model.photo.decode import decode_image
 from model.photo.errors import PhotoError
+from model.photo.formats import sniff
+from model.photo.limits import ImageLimits
 
 # Small, because a mutated header that claims a large image is allowed to be decoded as one.
 LIMITS = ImageLimits(max_pixels=200_000)
