@@ -1,4 +1,23 @@
-"""Any mode and colour space → sRGB over white paper."""
+"""Any mode and colour space → sRGB over white paper, as a browser shows it (`tests/contract/test_browser.py`).
+
+What was decided, and where a browser was not followed:
+
+- **Profiles.** An ICC profile that describes the pixels is applied, in every mode: RGB (Display P3, Adobe RGB),
+  palette, grey of 8 and 16 bits, alpha, CMYK. Grey pixels follow an RGB profile too, by its tone curves. Any other
+  mismatch is ignored, and so is a broken profile: the pixels are shown as they are.
+- **16 bits.** Scaled from 0…65535 to 0…255. Chromium 156 cuts the low byte off, the PNG specification recommends
+  rounding (13.12): grey is rounded here, one level apart at most; colours lose the low byte in Pillow as there.
+- **CMYK.** With a CMYK profile by it, else naively: red = (255 − cyan) × (255 − black) / 255. Adobe's JPEGs are
+  stored inverted; the decoder turns them back before either.
+- **Alpha**, and transparent colours of a palette or of grey: over white in sRGB, after the profile. A browser shows the
+  page behind; paper is white. Lossy AVIFs with alpha come out a few levels apart from Chromium's.
+- **Lab, floats and wide integers** stand in TIFFs, which Chromium does not show: Lab of print's white (D50);
+  floats and wide integers from their smallest usual range.
+- PNG's `gAMA`, `cHRM` and `cICP` are not read: Chromium follows them, Pillow does not apply them.
+
+Sources: PNG specification, third edition (https://www.w3.org/TR/png-3/), section 13; Chromium 156 itself, which was
+shown every kind and asked for its canvas' pixels.
+"""
 
 import io
 import threading
@@ -49,23 +68,43 @@ def _converter(image: Image.Image, profile: bytes) -> Callable[[Image.Image], Im
     if image.mode in _DEEP:
         low, high = _depth(image)
         key = image.info.get("transparency")
-        return lambda part: _scale_deep(part, low, high, key if isinstance(key, int) else None)
+        transparent = key if isinstance(key, int) else None
+        return lambda part: _show_grey(_scale_deep(part, low, high, transparent), profile)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        return lambda part: _show_rgb(_over_white(part), profile)
-    transform = _to_srgb(profile, image.mode) if image.mode in ("LAB", "CMYK", "L") else None
-    if transform is not None:
-        return lambda part: ImageCms.applyTransform(part, transform) or part
+        return lambda part: _over_white(part, profile)
+    if image.mode in ("LAB", "CMYK"):
+        transform = _to_srgb(profile, image.mode)
+        return lambda part: _transformed(part, transform)
+    if image.mode == "L":
+        return lambda part: _show_grey(part, profile)
     return lambda part: _show_rgb(part.convert("RGB"), profile)
 
 
-def _over_white(image: Image.Image) -> Image.Image:
-    """Return an image with alpha, or with a transparent colour, as it looks on white paper."""
+def _transformed(image: Image.Image, transform: ImageCms.ImageCmsTransform | None) -> Image.Image:
+    if transform is None:
+        return image.convert("RGB")
+    return ImageCms.applyTransform(image, transform) or image
+
+
+def _show_grey(image: Image.Image, profile: bytes) -> Image.Image:
+    """Turn an 8-bit grey image into sRGB, by a profile of grey or by the tone curves of one of RGB."""
+    transform = _to_srgb(profile, "L")
+    return _show_rgb(image.convert("RGB"), profile) if transform is None else _transformed(image, transform)
+
+
+def _over_white(image: Image.Image, profile: bytes) -> Image.Image:
+    """Return an image with alpha, or with a transparent colour, in sRGB as it looks on white paper."""
     key = image.info.get("transparency")
     if isinstance(key, tuple) and max(key) > 255:  # the colour of a 16-bit file whose pixels were cut to 8
         image.info["transparency"] = tuple(value >> 8 for value in key)
+    show = _show_grey if image.mode in ("L", "LA", "La") else _show_rgb
     if image.mode == "La":
         image = image.convert("LA")
     colour = image.convert("RGBA")
+    if profile:
+        alpha = colour.getchannel("A")
+        colour = show(colour.getchannel("R") if show is _show_grey else colour.convert("RGB"), profile)
+        colour.putalpha(alpha)
     paper = Image.new("RGBA", image.size, "white")
     return Image.alpha_composite(paper, colour).convert("RGB")
 
@@ -99,7 +138,7 @@ def _scale_deep(image: Image.Image, low: float, high: float, transparent: int | 
         grey = np.rint(np.clip(np.nan_to_num(unit, nan=0.0, posinf=1.0, neginf=0.0), 0, 1) * 255).astype(np.uint8)
     if transparent is not None:
         grey[values == transparent] = 255
-    return Image.fromarray(grey).convert("RGB")
+    return Image.fromarray(grey)
 
 
 class _Transforms:

@@ -1,10 +1,10 @@
 """Which way up a photo is: its EXIF orientation, and where mirroring moves the partial pixels of a reduced image.
 
 Decided as browsers do: EXIF counts, XMP's `tiff:Orientation` alone does not. Chromium 156 shows a JPEG, PNG, WebP or
-AVIF that is turned by XMP alone as it is stored, and follows EXIF where the two differ (`tests/contract/test_browser`);
-Pillow's `exif_transpose` would turn it. Chromium shows two kinds as they are stored that WebKit and other viewers
-turn, and that are turned here, because upright is how they were meant: a WebP's EXIF, and a PNG's EXIF behind its
-pixels, which a browser that draws while loading cannot follow (w3c/csswg-drafts#4929).
+AVIF that is turned by XMP alone as it is stored, and follows EXIF where the two differ; Pillow's `exif_transpose`
+would turn it. Two kinds are turned here that Chromium shows as they are stored, because upright is how they were meant:
+a WebP by its EXIF, and a PNG by EXIF behind its pixels, which a browser that draws while loading cannot follow
+(w3c/csswg-drafts#4929). Held to in `tests/contract/test_browser.py`.
 
 Source: https://drafts.csswg.org/css-images-3/#the-image-orientation.
 """

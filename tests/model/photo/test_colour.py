@@ -14,6 +14,8 @@ from tests.model.photo.files import (
     pixels,
     png,
 )
+from tests.model.photo.kinds import GREY, deep_png
+from tests.model.photo.profiles import DISPLAY_P3, DULL_INKS, LIGHT_GREY
 
 
 def grey(*values: int) -> list[list[int]]:
@@ -199,6 +201,32 @@ def test_colour_profile_is_applied(mode: str) -> None:
     assert np.abs(expected.astype(int) - np.asarray(image)).max() > 10
     data = encoded(image.quantize(2) if mode == "P" else image.convert(mode), "PNG", icc_profile=profile)
     assert expected.tolist() == pixels(data).tolist()
+
+
+def test_profile_of_grey_is_applied_to_every_grey() -> None:
+    """Grey of 8 bits, of 16 bits and under alpha come out alike."""
+    values = np.array([[0, 60, 128, 200, 255]], dtype=np.uint8)
+    plain = Image.fromarray(values)
+    shown = pixels(encoded(plain, "PNG", icc_profile=LIGHT_GREY))
+    assert shown[0, 2, 0] > 128 + 25
+    assert np.array_equal(shown, pixels(deep_png(values.astype(np.uint16) * 257, GREY, LIGHT_GREY)))
+    assert np.array_equal(shown, pixels(encoded(plain.convert("LA"), "PNG", icc_profile=LIGHT_GREY)))
+    assert np.array_equal(shown[:, 1:], pixels(encoded(plain, "PNG", icc_profile=LIGHT_GREY, transparency=0))[:, 1:])
+
+
+def test_profile_comes_before_the_paper() -> None:
+    """Half transparent black over white is the same grey in every colour space."""
+    image = Image.new("LA", (1, 1), (0, 128))
+    assert grey(127) == pixels(encoded(image, "PNG"))[0].tolist()
+    assert grey(127) == pixels(encoded(image, "PNG", icc_profile=LIGHT_GREY))[0].tolist()
+
+
+@pytest.mark.parametrize(("mode", "profile"), [("CMYK", DISPLAY_P3), ("RGB", LIGHT_GREY), ("RGB", DULL_INKS)])
+def test_profile_of_other_pixels_is_ignored(mode: str, profile: bytes) -> None:
+    """A profile that describes another kind of pixels does not change these."""
+    image = Image.linear_gradient("L").convert("RGB").convert(mode)
+    plain, labelled = (encoded(image, "JPEG", quality=95, icc_profile=icc) for icc in (b"", profile))
+    assert np.array_equal(pixels(plain), pixels(labelled))
 
 
 @pytest.mark.parametrize("profile", [b"nonsense", b"\0" * 200, b"x" * (1024 * 1024 + 1)])
