@@ -26,7 +26,9 @@ from urllib.parse import urlsplit
 import numpy as np
 from PIL import Image
 
+from model.photo.decode import decode_image
 from service.ceiling import Ceiling
+from service.errors import photo_errors
 from service.loadgen import Outcome, Plan
 from service.settings import BUNDLED_MODEL
 
@@ -299,8 +301,8 @@ def photos_of_size(paths: Sequence[Path], size: tuple[int, int]) -> list[bytes]:
     """Return photos cropped to the proportions of a size and scaled to it, as JPEG."""
     found = []
     for path in paths:
-        with Image.open(path) as image:
-            rgb = image.convert("RGB")
+        with photo_errors():
+            rgb = decode_image(path.read_bytes()).image
         scale = min(rgb.width / size[0], rgb.height / size[1])
         width, height = size[0] * scale, size[1] * scale
         left, top = (rgb.width - width) / 2, (rgb.height - height) / 2
