@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from service.image import decode_image, prepare
+from model.photo.budget import return_large_blocks
+from model.photo.decode import decode_image, prepare
 from service.inference.engine import OnnxEngine, Question
 from service.settings import Settings
 
@@ -18,6 +19,7 @@ class Work:
     """
 
     def __init__(self, model: Path) -> None:
+        return_large_blocks()
         self._engine = OnnxEngine(model, Settings(device="cpu"))
         self._engine.warm_up()
         self._resize = self._engine.manifest.resize

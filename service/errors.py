@@ -30,6 +30,8 @@ Domain code raises these; one handler in `service.http.app` turns them into `app
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
+from model.photo import errors as photo
+
 
 class FieldmarkError(Exception):
     """Root of the tree; raise a leaf.
@@ -218,3 +220,16 @@ def error_types() -> Iterator[type[FieldmarkError]]:
 
     walk(FieldmarkError)
     yield from sorted(found.values(), key=lambda kind: (kind.status, kind.code))
+
+
+_OF_PHOTOS: dict[type[photo.PhotoError], type[FieldmarkError]] = {
+    photo.EmptyPhoto: EmptyInput,
+    photo.UnsupportedFormat: UnsupportedImageType,
+    photo.UndecodablePhoto: UndecodableImage,
+    photo.TooManyPixels: TooManyPixels,
+}
+
+
+def of_photo(error: photo.PhotoError) -> FieldmarkError:
+    """Return the leaf of this tree that an error of the decoder is to a client, with the same detail."""
+    return _OF_PHOTOS[type(error)](error.detail)

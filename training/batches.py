@@ -5,7 +5,6 @@ workers: the order knows the seed of every sample, and each worker sets it befor
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,11 +14,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
-from model.manifest import Resize
 from training.config import DataRecipe, Recipe
 from training.datasets import Sample
-from training.store import Pixels, Preparation, open_store, shrink_to
-from training.transforms import make_item, served_image
+from training.store import Pixels, Preparation, as_served, open_store, shrink_to
+from training.transforms import make_item
 
 Key = tuple[int, int]
 """An image's index and the seed of its variation."""
@@ -122,13 +120,7 @@ def training_photos(samples: Sequence[Sample], recipe: Recipe, banner: int, cach
 
 def served_photos(samples: Sequence[Sample], data: DataRecipe, banner: int, cache: Path, *, progress: bool) -> Photos:
     """Return evaluation photos as the network sees them: S×S pixels."""
-    preparation = served_preparation(data.resize, banner)
-    return open_store([sample.path for sample in samples], preparation, cache, progress=progress)
-
-
-def served_preparation(resize: Resize, banner: int) -> Preparation:
-    """Return the service's geometry as a preparation."""
-    return Preparation(f"served {resize!r}", partial(served_image, resize=resize), banner)
+    return open_store([sample.path for sample in samples], as_served(data.resize, banner), cache, progress=progress)
 
 
 def training_loader(

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from model.gradcam import activation_map, channel_gradients
 from model.manifest import MANIFEST_KEY, Manifest, Resize
 from model.network import Network
-from training.batches import Photos, _one_thread, served_photos, served_preparation
+from training.batches import Photos, _one_thread, served_photos
 from training.checkpoint import Selected, load_selected
 from training.config import Recipe
 from training.datasets import Dataset, Sample, hold_out
@@ -27,7 +27,7 @@ from training.errors import DatasetError, TrainingError
 from training.frozen import AsFloats, FeatureCache, Features, forward_inputs, frozen_step
 from training.localisation import localisation_figures
 from training.scores import Floats, Ints, accuracy_figures
-from training.store import PhotoFiles
+from training.store import PhotoFiles, as_served
 from training.transforms import Normalise, box_on_input
 
 Answer = tuple[Floats, Floats, Floats | None]
@@ -114,7 +114,7 @@ def judge_selected(
     data = selected.recipe.data
     network = selected.network().to(device)
     normalise: Callable[[Tensor], Tensor] = Normalise(data.mean, data.std, device)
-    photos: Photos = PhotoFiles([sample.path for sample in samples], served_preparation(data.resize, dataset.banner))
+    photos: Photos = PhotoFiles([sample.path for sample in samples], as_served(data.resize, dataset.banner))
     features, step = None, None
     if cache is not None:
         photos = served_photos(samples, data, dataset.banner, cache, progress=visible)
@@ -138,8 +138,7 @@ def judge_file(
     """
     ask, manifest = onnx_answers(path, threads)
     _same_labels(manifest.labels, dataset)
-    preparation = served_preparation(manifest.resize, dataset.banner)
-    photos = PhotoFiles([sample.path for sample in samples], preparation)
+    photos = PhotoFiles([sample.path for sample in samples], as_served(manifest.resize, dataset.banner))
     judged = JudgedPhotos(samples, photos, manifest.resize)
     return _judge(ask, dataset, judged, manifest.temperature, workers, visible)
 

@@ -20,8 +20,7 @@ from torchvision.transforms.v2 import functional as F
 from model.manifest import softmax
 from training.evaluate import Judged, answers_of
 from training.scores import Floats
-from training.store import decode_photo
-from training.transforms import served_image
+from training.store import as_served
 
 STEPS = 16
 """Parts of the image that are changed one after the other."""
@@ -61,7 +60,8 @@ def faithfulness_of(judged: Judged, model: Path, count: int, banner: int = 0) ->
         banner: rows cropped off the bottom of every photo, pixels.
     """
     chosen = np.linspace(0, len(judged.labels) - 1, min(count, len(judged.labels))).round().astype(int)
-    photos = [served_image(decode_photo(judged.samples[index].path, banner), judged.resize) for index in chosen]
+    preparation = as_served(judged.resize, banner)
+    photos = [preparation.load(judged.samples[index].path)[0] for index in chosen]
     images = torch.stack([torch.from_numpy(np.array(photo)).permute(2, 0, 1) for photo in photos])
     maps = {"gradcam": judged.gradcam[chosen]}
     if judged.attention is not None:

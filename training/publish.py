@@ -16,8 +16,7 @@ from training.checkpoint import Selected, load_selected
 from training.config import DataRecipe, Recipe
 from training.datasets import Dataset, Sample, hold_out
 from training.errors import TrainingError
-from training.store import decode_photo
-from training.transforms import served_image
+from training.store import as_served
 
 PARITY_IMAGES = "parity.npz"
 """In a run's folder: real images, prepared, for the parity check of its export."""
@@ -151,8 +150,8 @@ def parity_images(samples: tuple[Sample, ...] | list[Sample], resize: Resize, ba
 
 def prepared_images(samples: Sequence[Sample], resize: Resize, banner: int) -> npt.NDArray[np.uint8]:
     """Return photos as the network sees them, (n, S, S, 3)."""
-    prepared = [served_image(decode_photo(sample.path, banner), resize) for sample in samples]
-    return np.stack([np.asarray(image) for image in prepared])
+    preparation = as_served(resize, banner)
+    return np.stack([preparation.load(sample.path)[0] for sample in samples])
 
 
 def keep_parity_images(folder: Path, samples: list[Sample], data: DataRecipe, banner: int) -> None:

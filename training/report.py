@@ -17,8 +17,7 @@ from PIL import Image, ImageDraw
 from model.manifest import softmax
 from training.evaluate import Judged
 from training.scores import BINS, Floats
-from training.store import decode_photo
-from training.transforms import served_image
+from training.store import as_served
 
 SHOWN = 24
 THUMBNAIL = 224
@@ -148,7 +147,7 @@ def _photos(judged: Judged, probabilities: Floats, indices: list[int], banner: i
 
 def _photo(judged: Judged, probabilities: Floats, index: int, banner: int) -> str:
     sample, predicted = judged.samples[index], int(probabilities[index].argmax())
-    image = served_image(decode_photo(sample.path, banner), judged.resize)
+    image = Image.fromarray(as_served(judged.resize, banner).load(sample.path)[0])
     gradcam = overlay(image, judged.gradcam[index])
     views = [("photo", _boxed(image, judged.boxes[index])), ("Grad-CAM", gradcam)]
     if judged.attention is not None:

@@ -1,8 +1,8 @@
 """Photos decoded once into a memory-mapped uint8 store, so that decoding never starves the device.
 
-A store is two files named by what is in them (paths, sizes, times of change, preparation): `KEY.bytes`, the pixels
-one image after the other, and `KEY.npz`, where each begins. The index is written last, so a store is whole or absent,
-and any number of runs, processes and workers share one copy through the page cache.
+A store is two files named by what is in them (paths, sizes, times of change, decoder, preparation): `KEY.bytes`, the
+pixels one image after the other, and `KEY.npz`, where each begins. The index is written last, so a store is whole or
+absent, and any number of runs, processes and workers share one copy through the page cache.
 """
 
 import hashlib
@@ -10,44 +10,51 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from tqdm import tqdm
 
+from model.manifest import Resize
+from model.photo.decode import DECODER, DecodedImage, decode_image, prepare
+from model.photo.errors import PhotoError
+from model.photo.limits import MIB, ImageLimits
 from training.errors import DatasetError
 
 Pixels = npt.NDArray[np.uint8]
 
 FORMAT = 1
+"""Of the two files; what is in them depends on `DECODER` besides."""
+LIMITS = ImageLimits(max_pixels=250_000_000, max_decode_bytes=4096 * MIB, shared_bytes=4096 * MIB)
+"""A researcher's own photos may be as large as cameras make them, and no file of theirs is a bomb."""
 CHUNK = 64
 MAX_BYTES = 64 * 1024**3
 """A larger data set is decoded image by image as it is needed."""
 
 
-def decode_photo(path: Path, banner: int = 0) -> Image.Image:
-    """Return the upright RGB photo, seen as a viewer would show it: transparency over white.
+def decode_photo(path: Path, banner: int = 0, *, min_side: int | None = None) -> DecodedImage:
+    """Return the upright RGB photo, decoded as the service does.
 
     Args:
         path: of the file.
         banner: rows to crop off the bottom, pixels.
+        min_side: as in `decode_image`; a photo with a banner is decoded in full, so that no half row of it stays.
 
     Raises:
         DatasetError: not an image, or a damaged one.
     """
     try:
-        with Image.open(path) as opened:
-            opened.load()
-            upright = ImageOps.exif_transpose(opened)
-            image = _over_white(upright) if _is_transparent(upright) else upright.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        photo = decode_image(path.read_bytes(), LIMITS, min_side=None if banner else min_side)
+    except (PhotoError, OSError) as error:
         raise DatasetError(f"{path} is damaged or no image: {error}") from error
-    if banner and image.height > banner:
-        image = image.crop((0, 0, image.width, image.height - banner))
-    return image
+    height = photo.height - banner
+    if not banner or height < 1:
+        return photo
+    return replace(photo, image=photo.image.crop((0, 0, photo.width, height)), height=height)
 
 
 @dataclass(frozen=True)
@@ -56,29 +63,42 @@ class Preparation:
 
     Attributes:
         name: says what `apply` does; a part of the store's key.
-        apply: from the decoded photo to what is stored.
+        apply: from the decoded photo to the pixels that are stored, (h, w, 3).
         banner: rows cropped off the bottom first, pixels.
+        min_side: as in `decode_image`.
     """
 
     name: str
-    apply: Callable[[Image.Image], Image.Image]
+    apply: Callable[[DecodedImage], Pixels]
     banner: int = 0
+    min_side: int | None = None
 
     def load(self, path: Path) -> tuple[Pixels, tuple[int, int]]:
         """Return the prepared pixels (h, w, 3) and the photo's own (width, height) before preparation."""
-        image = decode_photo(path, self.banner)
-        return np.asarray(self.apply(image)), image.size
+        photo = decode_photo(path, self.banner, min_side=self.min_side)
+        return self.apply(photo), (photo.width, photo.height)
 
 
-def shrink_to(side: int) -> Callable[[Image.Image], Image.Image]:
+def as_served(resize: Resize, banner: int = 0) -> Preparation:
+    """Return the service's own preparation of a photo for the network, (S, S, 3).
+
+    Args:
+        resize: the manifest's geometry.
+        banner: rows cropped off the bottom first, pixels.
+    """
+    return Preparation(f"served {resize!r}", partial(prepare, resize=resize), banner, resize.size)
+
+
+def shrink_to(side: int) -> Callable[[DecodedImage], Pixels]:
     """Return a function that scales a photo down until its shorter side is `side` pixels; never up."""
 
-    def shrink(image: Image.Image) -> Image.Image:
+    def shrink(photo: DecodedImage) -> Pixels:
+        image = photo.image
         shorter = min(image.size)
-        if shorter <= side:
-            return image
-        width, height = (max(1, round(length * side / shorter)) for length in image.size)
-        return image.resize((width, height), Image.Resampling.BILINEAR)
+        if shorter > side:
+            width, height = (max(1, round(length * side / shorter)) for length in image.size)
+            image = image.resize((width, height), Image.Resampling.BILINEAR)
+        return np.asarray(image)
 
     return shrink
 
@@ -217,7 +237,7 @@ def _write_index(base: Path, shapes: npt.NDArray[np.int64], sizes: npt.NDArray[n
 
 def _key(paths: Sequence[Path], preparation: Preparation) -> str:
     """Return what names a store: what is in it."""
-    digest = hashlib.sha256(f"{FORMAT}:{preparation.name}:{preparation.banner}".encode())
+    digest = hashlib.sha256(f"{FORMAT}:{DECODER}:{preparation.name}:{preparation.banner}".encode())
     for path in paths:
         try:
             stat = path.stat()
@@ -225,12 +245,3 @@ def _key(paths: Sequence[Path], preparation: Preparation) -> str:
             raise DatasetError(f"{path} is missing") from error
         digest.update(f"\n{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}".encode())
     return digest.hexdigest()[:24]
-
-
-def _is_transparent(image: Image.Image) -> bool:
-    return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
-
-
-def _over_white(image: Image.Image) -> Image.Image:
-    rgba = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")

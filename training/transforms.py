@@ -1,7 +1,7 @@
 """From a photo with its box and key points to the network's input: torchvision.transforms.v2 on tv_tensors.
 
-Evaluation uses exactly the service's geometry (`model.manifest.Resize.source_box` and one Pillow resize), training
-varies it. Boxes and key points follow every transform.
+Evaluation uses exactly the service's geometry (`model.photo.decode.prepare`), training varies it. Boxes and key
+points follow every transform.
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from model.manifest import Resize
+from model.photo.decode import DecodedImage, prepare
 from training.config import AugmentRecipe, Recipe
 from training.datasets import Box, Sample
 from training.store import Pixels
@@ -43,7 +44,9 @@ class ServedGeometry(v2.Transform):  # type: ignore[misc]  # torchvision is unty
         """Map one tensor of the item."""
         crop, (left, top, right, bottom) = self.resize.crop, params["box"]
         if isinstance(inpt, tv_tensors.Image):
-            return tv_tensors.Image(served_pixels(inpt.permute(1, 2, 0).numpy(), self.resize)).clone()
+            photo = Image.fromarray(np.ascontiguousarray(inpt.permute(1, 2, 0).numpy()))
+            served = prepare(DecodedImage(photo, *photo.size, "RAW"), self.resize)
+            return tv_tensors.Image(torch.from_numpy(served.copy()).permute(2, 0, 1))
         if not isinstance(inpt, tv_tensors.BoundingBoxes | tv_tensors.KeyPoints):
             return inpt
         origin = torch.tensor([left, top]).repeat(inpt.shape[-1] // 2)
@@ -67,23 +70,6 @@ def box_on_input(box: Box, size: tuple[int, int], resize: Resize) -> Tensor:
     boxes = tv_tensors.BoundingBoxes(torch.tensor([box]), format=kind, canvas_size=(size[1], size[0]))
     moved: Tensor = ServedGeometry(resize)(F.clamp_bounding_boxes(boxes))
     return moved[0].as_subclass(Tensor)
-
-
-def served_pixels(pixels: Pixels, resize: Resize) -> Tensor:
-    """Return the network's input for an image, (3, S, S) uint8: the very arithmetic of the service.
-
-    Args:
-        pixels: upright RGB, (h, w, 3).
-        resize: the manifest's geometry.
-    """
-    prepared = served_image(Image.fromarray(np.ascontiguousarray(pixels)), resize)
-    return torch.from_numpy(np.array(prepared)).permute(2, 0, 1)
-
-
-def served_image(image: Image.Image, resize: Resize) -> Image.Image:
-    """Return the square the network sees of an upright RGB image."""
-    box = resize.source_box(*image.size)
-    return image.resize((resize.crop, resize.crop), Image.Resampling.BILINEAR, box=box)
 
 
 def training_transform(recipe: Recipe) -> v2.Transform:

@@ -2,8 +2,8 @@
 
 from PIL import Image
 
+from model.photo.decode import DecodedImage
 from service.drawing.maps import Placement, ScaledMap, coloured, palette_of, strip_indices
-from service.image import DecodedImage
 
 
 def overlay(

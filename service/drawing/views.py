@@ -6,12 +6,12 @@ from typing import Literal
 import numpy.typing as npt
 
 from model.manifest import Resize
+from model.photo.decode import DecodedImage
 from service.drawing.encode import check_size, encode, rgba_png
 from service.drawing.maps import Placement, heatmap, palette_of, scale_map
 from service.drawing.overlay import overlay, picture
 from service.drawing.panel import panel
 from service.errors import InvalidOption
-from service.image import DecodedImage
 
 View = Literal["overlay", "gradcam", "attention", "panel"]
 

@@ -17,7 +17,7 @@ from service.http.context import RequestContext, context_of
 from service.http.explain import draw, explanation, question_of
 from service.http.negotiation import JPEG, JSON, PNG, WEBP, accept_of, choose, read_options
 from service.http.problems import known_error, problem_document
-from service.http.uploads import Upload, read_uploads
+from service.http.uploads import Upload, read_uploads, recognise
 from service.inference.engine import Question
 from service.inference.predictor import Prediction
 from service.inference.targets import check_contrast
@@ -37,10 +37,11 @@ async def classify(request: Request) -> Response:
     context = context_of(request)
     predictor = context.runtime.predictor
     served = context.runtime.models.get(options.model, options.version)
-    question = Question.about(served.manifest)
     uploads = await _uploads(request, context)
 
     async def answer(upload: Upload) -> Answer:
+        recognise(upload.data, context.runtime.limits)
+        question = Question.about(served.manifest)
         prediction = await predictor.predict(served, upload.data, question, lane="classify", deadline=context.deadline)
         found = classification(prediction, options, filename=upload.filename, request_id=context.request_id)
         first = found["predictions"][0]
@@ -68,6 +69,7 @@ async def explain(request: Request) -> Response:
     media_type = choose(accept, [PNG, WEBP, JPEG, JSON]) if len(uploads) == 1 else _json_for_many(accept)
 
     async def predict(upload: Upload) -> Prediction:
+        recognise(upload.data, context.runtime.limits)
         prediction = await predictor.predict(
             served,
             upload.data,

@@ -11,7 +11,17 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive
 
-from service.errors import EmptyInput, InvalidOption, MalformedRequest, TooLarge, UnsupportedImageType
+from model.photo.errors import PhotoError
+from model.photo.formats import allowed_format
+from model.photo.limits import ImageLimits
+from service.errors import (
+    EmptyInput,
+    InvalidOption,
+    MalformedRequest,
+    TooLarge,
+    UnsupportedImageType,
+    of_photo,
+)
 from service.http.api.schemas import ExplainOptions
 
 MAX_OTHER_PARTS = 16
@@ -60,6 +70,19 @@ async def read_uploads(request: Request, max_files: int) -> tuple[list[Upload], 
     if not kind.startswith("image/") and kind != "application/octet-stream":
         raise UnsupportedImageType("The Content-Type must be image/*, application/octet-stream or multipart/form-data.")
     return [Upload(data)], len(data)
+
+
+def recognise(data: bytes, limits: ImageLimits) -> None:
+    """Refuse before the queue what no decoder takes, so that only photos wait for one.
+
+    Raises:
+        EmptyInput: no bytes.
+        UnsupportedImageType: not a format that is served, by the first bytes.
+    """
+    try:
+        allowed_format(data, limits)
+    except PhotoError as error:
+        raise of_photo(error) from error
 
 
 async def read_body(receive: Receive) -> bytes:

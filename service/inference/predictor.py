@@ -13,14 +13,15 @@ from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from service.errors import EmptyInput
-from service.image import DecodedImage, ImageLimits, decode_image, prepare
+from model.photo.decode import DecodedImage, decode_image, prepare
+from model.photo.errors import PhotoError
+from model.photo.limits import ImageLimits
+from service.errors import of_photo
 from service.inference.batcher import Done
 from service.inference.engine import Outputs, Question
 from service.inference.models import ServedModel
 from service.inference.workers import GpuWork, Workers
 from service.metrics import Metrics, Timings
-from service.settings import Settings
 
 KEPT_PIXELS = 2_000_000
 """Most pixels of an image that are kept while its prediction waits; who draws decodes again."""
@@ -92,13 +93,13 @@ class Predictor:
 
     Args:
         workers: the queues.
-        settings: limits of images.
+        limits: of what is decoded.
         metrics: where the time of every stage is recorded.
     """
 
-    def __init__(self, workers: Workers, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, workers: Workers, limits: ImageLimits, metrics: Metrics) -> None:
         self._workers = workers
-        self._limits = ImageLimits.from_settings(settings)
+        self._limits = limits
         self._metrics = metrics
 
     async def predict(
@@ -131,8 +132,6 @@ class Predictor:
             DeadlineExceeded: the deadline passed in the queue.
             NotReady: a worker is down.
         """
-        if not data:
-            raise EmptyInput
         if served.engine.max_batch_size > 1:
             return await self._through_gpu(served, data, question, lane, deadline, keep_image)
         done = await self._workers.cpu.submit(
@@ -212,7 +211,7 @@ class Predictor:
 
     def _decode(self, served: ServedModel, data: bytes, keep_image: bool) -> tuple[_Seen, npt.NDArray[np.uint8]]:
         resize = served.manifest.resize
-        image = decode_image(data, self._limits, min_side=resize.size)
+        image = self._decode_at(data, resize.size)
         kept = _shrink(image) if keep_image else None
         return _Seen(kept, image.width, image.height, image.format), prepare(image, resize)
 
@@ -252,8 +251,14 @@ class Predictor:
             question=question,
             served=served,
             timings=timings,
-            reopen=lambda: decode_image(data, self._limits),
+            reopen=lambda: self._decode_at(data, None),
         )
+
+    def _decode_at(self, data: bytes, min_side: int | None) -> DecodedImage:
+        try:
+            return decode_image(data, self._limits, min_side=min_side)
+        except PhotoError as error:
+            raise of_photo(error) from error
 
 
 def _shrink(decoded: DecodedImage) -> DecodedImage:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from model.photo.budget import return_large_blocks
+from model.photo.limits import ImageLimits
 from service.inference.engine import OnnxEngine
 from service.inference.load import InHand
 from service.inference.models import Load, Registry
@@ -25,6 +27,7 @@ class Runtime:
         models: what is served.
         load: requests admitted and not yet answered, and their pace.
         workers: the queues that all models share.
+        limits: of photos.
         predictor: the one way from an image to a prediction.
         draining: set when the service is stopping.
 
@@ -33,13 +36,17 @@ class Runtime:
     """
 
     def __init__(self, settings: Settings, metrics: Metrics | None = None, load: Load = OnnxEngine) -> None:
+        return_large_blocks()
         self.settings = settings
         self.metrics = metrics or Metrics()
         self.draining = False
         self.models = Registry(settings, self.metrics, load)
         self.load = InHand(num_parallel(settings))
         self.workers = Workers(settings, self.metrics, self.load.expected_s, self.models.revive)
-        self.predictor = Predictor(self.workers, settings, self.metrics)
+        self.limits = ImageLimits(
+            settings.max_pixels, frozenset(settings.formats.split(",")), settings.max_decode_bytes
+        )
+        self.predictor = Predictor(self.workers, self.limits, self.metrics)
         self.metrics.in_flight(lambda: self.load.requests)
 
     async def start(self) -> None:

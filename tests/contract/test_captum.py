@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from model.manifest import Manifest
+from model.photo.decode import decode_image, prepare
 from service.drawing.maps import scale_map
-from service.image import decode_image, prepare
 from service.settings import BUNDLED_MODEL, Settings
 from tests.service.running import running
 

@@ -1,6 +1,5 @@
-"""Service, training and torchvision see the same pixels of the same photo."""
+"""The network's input is what torchvision would make of the same photo."""
 
-import io
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 from PIL import Image
 
 from model.manifest import Resize
-from service.image import DecodedImage, decode_image, prepare
+from model.photo.decode import DecodedImage, decode_image, prepare
 
 RESIZES = [
     Resize(size=256, crop=224),
@@ -20,19 +19,8 @@ RESIZES = [
 
 @pytest.fixture(scope="module")
 def photos(bird_photos: list[Path]) -> list[Path]:
-    """Return a spread of photos without a colour profile, which training leaves as it is."""
-    spread = bird_photos[:: len(bird_photos) // 24]
-    return [path for path in spread if "icc_profile" not in Image.open(io.BytesIO(path.read_bytes())).info]
-
-
-@pytest.mark.parametrize("resize", RESIZES, ids=str)
-def test_service_equals_training(photos: list[Path], resize: Resize) -> None:
-    """The service prepares a photo exactly as evaluation does."""
-    transforms = pytest.importorskip("training.transforms")
-    for path in photos:
-        data = path.read_bytes()
-        trained = np.asarray(transforms.served_image(Image.open(io.BytesIO(data)).convert("RGB"), resize))
-        assert np.array_equal(trained, prepare(decode_image(data, min_side=resize.size), resize)), path.name
+    """Return a spread of photos."""
+    return bird_photos[:: len(bird_photos) // 24]
 
 
 @pytest.mark.parametrize("resize", RESIZES, ids=str)
@@ -41,11 +29,11 @@ def test_service_equals_torchvision(photos: list[Path], resize: Resize) -> None:
     functional = pytest.importorskip("torchvision.transforms.functional")
     side = [resize.size, resize.size] if resize.mode == "stretch" else [resize.size]
     for path in photos:
-        data = path.read_bytes()
-        scaled = functional.resize(Image.open(io.BytesIO(data)).convert("RGB"), side)
+        decoded = decode_image(path.read_bytes())
+        scaled = functional.resize(decoded.image, side)
         expected = np.asarray(functional.center_crop(scaled, [resize.crop, resize.crop])).astype(int)
         # Two passes, each rounded: where a value is exactly one half, the last bit of the box decides.
-        assert np.abs(prepare(decode_image(data), resize) - expected).max() <= 2, path.name
+        assert np.abs(prepare(decoded, resize) - expected).max() <= 2, path.name
 
 
 @pytest.mark.parametrize("size", [(300, 200), (201, 333), (224, 224), (60, 45), (1000, 20)])

@@ -78,10 +78,10 @@ def walk(walked: tuple[Running, Way], path: str, accept: str = "*/*") -> Way:
     way.first, way.upward = {}, set()
     with server.client() as client:
         client.post(path, content=photo, headers=headers).raise_for_status()
-        server.until(lambda: server.in_flight() == 0)
+        server.until(lambda: server.runtime.load.requests == 0)
         way.recording = True
         client.post(path, content=photo, headers=headers).raise_for_status()
-        server.until(lambda: server.in_flight() == 0)
+        server.until(lambda: server.runtime.load.requests == 0)
         way.recording = False
     return way
 

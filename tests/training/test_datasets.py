@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 from scipy.io import savemat
 
+from training import store as store_module
 from training.datasets import Dataset, Sample, detect, display_label, hold_out, load_dataset
 from training.errors import DatasetError
-from training.store import ImageStore, PhotoFiles, Preparation, decode_photo, open_store, shrink_to
+from training.store import ImageStore, PhotoFiles, Preparation, as_served, decode_photo, open_store, shrink_to
 from training.transforms import ServedGeometry, make_item, training_transform
 
 
@@ -116,7 +117,7 @@ def test_aircraft_are_read_through_torchvision_and_lose_their_banner(tmp_path: P
     dataset = load_dataset(tmp_path)
     assert dataset.labels == ("707-320", "A300B4")
     assert dataset.test[0].box == (2.0, 3.0, 70.0, 50.0)
-    assert decode_photo(dataset.test[0].path, dataset.banner).size == (80, 50)
+    assert decode_photo(dataset.test[0].path, dataset.banner).image.size == (80, 50)
     (data / "images_variant_test.txt").write_text("0003 Concorde\n")
     with pytest.raises(DatasetError, match=r"images_variant_test.txt"):
         load_dataset(tmp_path)
@@ -193,7 +194,7 @@ def test_labels_are_shown_for_people() -> None:
 def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
     """Greyscale, transparency, palettes and print colours."""
     suffix = "jpg" if mode == "CMYK" else "png"
-    assert decode_photo(photo(tmp_path / f"{mode}.{suffix}", mode=mode)).mode == "RGB"
+    assert decode_photo(photo(tmp_path / f"{mode}.{suffix}", mode=mode)).image.mode == "RGB"
 
 
 def test_a_store_holds_what_decoding_gives(tmp_path: Path) -> None:
@@ -210,6 +211,53 @@ def test_a_store_holds_what_decoding_gives(tmp_path: Path) -> None:
     assert open_store(paths, preparation, tmp_path / "cache", progress=False).key == store.key
     photo(paths[0], (33, 30))
     assert open_store(paths, preparation, tmp_path / "cache", progress=False).key != store.key
+
+
+def test_what_another_decoder_made_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store depends on the decoder's version, and so do features, which are named by their store's key."""
+    paths = [photo(tmp_path / "0.png")]
+    preparation = Preparation("shrink", shrink_to(20))
+    keys = []
+    for version in (store_module.DECODER, store_module.DECODER + 1):
+        monkeypatch.setattr(store_module, "DECODER", version)
+        stored = open_store(paths, preparation, tmp_path / "cache", progress=False)
+        # Features of files that are decoded as needed are named by these.
+        assert stored.key == PhotoFiles(paths, preparation).key
+        keys.append(stored.key)
+    assert keys[0] != keys[1]
+
+
+def test_a_banner_is_cropped_before_the_photo_is_prepared(tmp_path: Path) -> None:
+    """No row of it is seen, not even by the interpolation, and a large JPEG is decoded in full for that."""
+    from model.manifest import Resize
+
+    rng = np.random.default_rng(5)
+    picture = rng.integers(0, 256, (411, 600, 3), dtype=np.uint8)
+    Image.fromarray(picture).save(tmp_path / "whole.jpg", quality=95)
+    with Image.open(tmp_path / "whole.jpg") as opened:
+        opened.crop((0, 0, 600, 391)).save(tmp_path / "cropped.png")
+    for resize in (Resize(size=56, crop=48), Resize(mode="stretch", size=56, crop=48)):
+        pixels, size = as_served(resize, banner=20).load(tmp_path / "whole.jpg")
+        expected, _ = as_served(resize).load(tmp_path / "cropped.png")
+        assert size == (600, 391)
+        assert np.array_equal(pixels, expected)
+
+
+@pytest.mark.parametrize("content", [b"", b"%PDF-1.7", b"\x89PNG\r\n\x1a\n" + b"\xff" * 60])
+def test_every_refusal_names_the_file(tmp_path: Path, content: bytes) -> None:
+    """Empty, of another type, broken: the message begins with the path and says why."""
+    path = tmp_path / "odd.png"
+    path.write_bytes(content)
+    with pytest.raises(DatasetError, match=r"zero bytes|This is PDF|broken") as caught:
+        decode_photo(path)
+    assert str(caught.value).startswith(str(path))
+
+
+def test_photos_too_large_for_the_service_are_trained_on(tmp_path: Path) -> None:
+    """A researcher's flat drawing of 60 million pixels is no bomb; the service would refuse it twice over."""
+    path = tmp_path / "large.png"
+    Image.new("L", (10_000, 6_000), 90).save(path)
+    assert shrink_to(20)(decode_photo(path)).shape == (20, 33, 3)
 
 
 def test_boxes_and_key_points_follow_the_transforms(birds: Dataset) -> None:

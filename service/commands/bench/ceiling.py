@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from service.image import decode_image, prepare
+from model.photo.budget import return_large_blocks
+from model.photo.decode import decode_image, prepare
 from service.inference.cpus import usable_cores
 from service.inference.engine import BEST, OnnxEngine
 from service.settings import Settings
@@ -49,6 +50,7 @@ def measure(model: Path, photos: list[bytes], seconds: float, threads: int = 0) 
         seconds: for each of the two measurements.
         threads: 0 for one a core.
     """
+    return_large_blocks()
     engine = OnnxEngine(model, Settings(device="cpu"))
     engine.warm_up()
     work = _Work(engine, photos)

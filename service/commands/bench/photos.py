@@ -7,6 +7,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from model.photo.decode import decode_image
+from model.photo.errors import PhotoError
+from service.errors import of_photo
+
 PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 JPEG_QUALITY = 90
 
@@ -24,14 +28,20 @@ def photos_of_size(paths: Sequence[Path], size: tuple[int, int]) -> list[bytes]:
     """Return photos cropped to the proportions of a size and scaled to it, as JPEG."""
     found = []
     for path in paths:
-        with Image.open(path) as image:
-            rgb = image.convert("RGB")
+        rgb = _decode(path)
         scale = min(rgb.width / size[0], rgb.height / size[1])
         width, height = size[0] * scale, size[1] * scale
         left, top = (rgb.width - width) / 2, (rgb.height - height) / 2
         box = (left, top, left + width, top + height)
         found.append(_jpeg(rgb.resize(size, Image.Resampling.LANCZOS, box=box)))
     return found
+
+
+def _decode(path: Path) -> Image.Image:
+    try:
+        return decode_image(path.read_bytes()).image
+    except PhotoError as error:
+        raise of_photo(error) from error
 
 
 def _jpeg(image: Image.Image) -> bytes:

@@ -28,7 +28,7 @@ from service.http.oip.schemas import (
     reads,
 )
 from service.http.oip.tensors import Job, answer, inputs_of, outputs_of, read_job
-from service.http.uploads import read_body
+from service.http.uploads import read_body, recognise
 from service.inference.models import ServedModel
 from service.inference.predictor import Prediction
 from service.inference.targets import check_contrast
@@ -127,6 +127,7 @@ async def _predict(context: RequestContext, served: ServedModel, job: Job) -> li
     async def predict(index: int) -> Prediction:
         image, question = job.images[index], job.questions[index]
         if isinstance(image, bytes):
+            recognise(image, context.runtime.limits)
             prediction = await predictor.predict(served, image, question, lane=lane, deadline=context.deadline)
         else:
             prediction = await predictor.predict_array(served, image, question, lane=lane, deadline=context.deadline)

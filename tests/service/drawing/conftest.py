@@ -5,7 +5,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from model.manifest import Resize
-from service.image import DecodedImage
+from model.photo.decode import DecodedImage
 
 RESIZE = Resize(size=256, crop=224)
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from model.photo.decode import DecodedImage
 from service.drawing.encode import encode
 from service.drawing.maps import Placement, heatmap, place_map, scale_map
 from service.drawing.views import render_layer, render_view
 from service.errors import InvalidOption, TooManyPixels
-from service.image import DecodedImage
 from tests.service.drawing.conftest import RESIZE, peak, photo
 
 RANDOM = np.random.default_rng(5)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from model.manifest import Manifest
+from model.photo.decode import decode_image, prepare
 from service.errors import DeadlineExceeded, EmptyInput, UndecodableImage
-from service.image import decode_image, prepare
 from service.inference import predictor as predictor_module
 from service.inference.engine import Images, OnnxEngine, Outputs, Question
 from service.inference.predictor import KEPT_PIXELS, Prediction, Predictor

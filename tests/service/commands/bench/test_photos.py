@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from model.photo.decode import decode_image
 from service.commands.bench.photos import find_photos, photos_of_size, synthetic_photo
-from service.image import decode_image
 from tests.service.conftest import encoded
 
 

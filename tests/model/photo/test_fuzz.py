@@ -8,8 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from service.errors import EmptyInput, Unprocessable, UnsupportedImageType
-from service.image import ImageLimits, decode_image, sniff
+from model.photo.decode import decode_image
+from model.photo.errors import PhotoError
+from model.photo.formats import sniff
+from model.photo.limits import ImageLimits
 
 # Small, because a mutated header that claims a large image is allowed to be decoded as one.
 LIMITS = ImageLimits(max_pixels=200_000)
@@ -61,7 +63,7 @@ def decodes_or_refuses(data: bytes) -> None:
     """Decode; anything but an image or one of our errors fails the test."""
     try:
         decoded = decode_image(data, LIMITS, min_side=32)
-    except (Unprocessable, UnsupportedImageType, EmptyInput):
+    except PhotoError:
         return
     assert decoded.image.mode == "RGB"
     assert decoded.width * decoded.height <= LIMITS.max_pixels

@@ -1,0 +1,39 @@
+"""Why a photo is not decoded.
+
+PhotoError
+├── EmptyPhoto           zero bytes
+├── UnsupportedFormat    not a format of the allow-list, by the first bytes
+├── UndecodablePhoto     broken, truncated, or of a kind nobody can show
+└── TooManyPixels        more pixels or memory than is given to one photo
+
+The floors above turn these into errors of their own: `service.errors` into a status, training into one that names
+the file. `detail` is written for whoever sent the photo: it never holds a path, a library's message or a traceback.
+"""
+
+
+class PhotoError(Exception):
+    """Root of the tree; raise a leaf.
+
+    Args:
+        detail: what is wrong with this very photo, in a sentence.
+    """
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+
+class EmptyPhoto(PhotoError):
+    """A photo of zero bytes."""
+
+
+class UnsupportedFormat(PhotoError):
+    """Not one of the formats that are decoded."""
+
+
+class UndecodablePhoto(PhotoError):
+    """Broken, truncated or of an unknown kind."""
+
+
+class TooManyPixels(PhotoError):
+    """Larger than is decoded."""

@@ -1,0 +1,139 @@
+"""What a header claims, before Pillow acts on it: pixels, tags and scans that ask for too much are refused."""
+
+import re
+import struct
+from collections.abc import Iterator
+
+from PIL import ImageFile
+
+from model.photo.errors import TooManyPixels, UndecodablePhoto
+from model.photo.limits import MIB, ImageLimits
+
+MAX_SCAN_PIXELS = 1_000_000_000
+"""Scans × pixels of one JPEG: each scan of a progressive file passes over the whole image again."""
+MAX_RUN_LENGTH_BYTES = 4 * MIB
+"""Pillow expands run-length coded BMPs in Python, holding the interpreter lock."""
+MAX_TAG_VALUES = 200_000
+"""Values of one TIFF tag, e.g. strips; Pillow makes a Python object of each."""
+
+
+def check_header(data: bytes, format_: str, limits: ImageLimits) -> None:
+    """Look at what Pillow would act on while opening, before it does."""
+    if format_ == "GIF":
+        check_pixels(_gif_size(data), limits)
+    elif format_ == "WEBP":
+        check_pixels(_webp_size(data), limits)
+    elif format_ == "TIFF":
+        _check_directory(data, limits)
+    elif format_ == "AVIF":
+        # Pillow reads the EXIF block of an AVIF while opening it, tag by tag.
+        for count, match in enumerate(re.finditer(rb"II\*\0|MM\0\*", data)):
+            if count >= 16:
+                raise UndecodablePhoto("The AVIF image has too many EXIF blocks.")
+            _check_directory(data[match.start() :], limits)
+
+
+def check_pixels(size: tuple[int, int], limits: ImageLimits) -> None:
+    """Refuse an image without pixels, or with more than are decoded."""
+    width, height = size
+    if width < 1 or height < 1:
+        raise UndecodablePhoto(f"The image has no pixels: {width}×{height}.")
+    if width * height > limits.max_pixels:
+        raise TooManyPixels(f"The image has {width}×{height} pixels; at most {limits.max_pixels:,} are decoded.")
+
+
+def _gif_size(data: bytes) -> tuple[int, int]:
+    """Return the size of screen and first frame together; Pillow makes a buffer of it while opening."""
+    width, height, flags = struct.unpack_from("<HHB", data, 6)
+    at = 13 + (3 << ((flags & 7) + 1) if flags & 128 else 0)
+    while data[at : at + 1] == b"!":
+        at += 2
+        while data[at]:
+            at += data[at] + 1
+        at += 1
+    if data[at : at + 1] == b",":
+        left, top, frame_width, frame_height = struct.unpack_from("<HHHH", data, at + 1)
+        width, height = max(width, left + frame_width), max(height, top + frame_height)
+    return width, height
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """Return the canvas size; libwebp makes two canvases while opening."""
+    kind = data[12:16]
+    if kind == b"VP8X":
+        return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
+    if kind == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    return int.from_bytes(data[26:28], "little") & 0x3FFF, int.from_bytes(data[28:30], "little") & 0x3FFF
+
+
+_TIFF_UNITS = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+
+
+def directory(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    """Yield (tag, type, count, the 4 or 8 bytes of value or offset) of a TIFF's first directory."""
+    order = "<" if data[:1] == b"I" else ">"
+    big = data[2:4] in (b"+\0", b"\0+")
+    (start,) = struct.unpack_from(order + ("Q" if big else "L"), data, 8 if big else 4)
+    (number,) = struct.unpack_from(order + ("Q" if big else "H"), data, start)
+    step, first = (20, start + 8) if big else (12, start + 2)
+    if number > 65535:
+        raise UndecodablePhoto("The TIFF directory has too many tags.")
+    for i in range(number):
+        yield struct.unpack_from(order + ("HHQ8s" if big else "HHL4s"), data, first + i * step)
+
+
+def _check_directory(data: bytes, limits: ImageLimits) -> None:
+    """Refuse a TIFF directory whose tags claim more than the file holds, or buffers beyond the image.
+
+    Tags may point at the same bytes: 65,535 tags of one 20 MB file are a terabyte.
+    """
+    order = "little" if data[:1] == b"I" else "big"
+    total, tile = 0, {322: 1, 323: 1}
+    try:
+        for tag, kind, count, value in directory(data):
+            size = _TIFF_UNITS.get(kind, 0) * count
+            total += size if size > len(value) else 0
+            if total > len(data) or (_TIFF_UNITS.get(kind, 1) > 1 and count > MAX_TAG_VALUES):
+                raise UndecodablePhoto("The TIFF directory claims more than the file holds.")
+            if tag in tile and kind in (3, 4) and count == 1:
+                # "HL" values are left-justified in either byte order.
+                tile[tag] = int.from_bytes(value[: _TIFF_UNITS[kind]], order)  # type: ignore[arg-type]
+    except struct.error as error:
+        raise UndecodablePhoto("The TIFF directory is broken or truncated.") from error
+    if tile[322] * tile[323] > limits.max_pixels:
+        raise TooManyPixels(f"The TIFF image has tiles of {tile[322]}×{tile[323]} pixels.")
+
+
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+
+
+def check_scans(data: bytes, image: ImageFile.ImageFile, limits: ImageLimits) -> None:
+    """Bound the work of a JPEG with many scans."""
+    if not is_buffered(data, image):
+        return
+    scans, at = 0, max(data.rfind(b"\xff\xda", 0, _header_end(image)), 0)
+    # Twenty passes over the largest image that is allowed: whoever allows larger ones means progressive ones too.
+    allowed = max(MAX_SCAN_PIXELS, 20 * limits.max_pixels) // (image.size[0] * image.size[1])
+    while (marker := _MARKER.search(data, at)) is not None:
+        kind, at = data[marker.start() + 1], marker.end()
+        if kind == 0xD9:
+            return
+        scans += kind == 0xDA
+        if scans > allowed:
+            raise UndecodablePhoto("The JPEG image has too many scans.")
+        at += int.from_bytes(data[at : at + 2], "big")
+
+
+def _header_end(image: ImageFile.ImageFile) -> int:
+    """Return where Pillow stopped reading: behind the header of the first scan."""
+    return image.fp.tell() if image.fp is not None else 0
+
+
+def is_buffered(data: bytes, image: ImageFile.ImageFile) -> bool:
+    """Return whether libjpeg holds all coefficients at once: progressive, or the colours in scans of their own."""
+    if "progressive" in image.info:
+        return True
+    scan = data.rfind(b"\xff\xda", 0, _header_end(image))
+    return scan >= 0 and data[scan + 4 : scan + 5] != bytes([len(image.getbands())])

@@ -1,0 +1,24 @@
+"""What is decoded at all: formats, pixels and memory."""
+
+from dataclasses import dataclass
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIC")
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class ImageLimits:
+    """What is decoded at all; the defaults are for files of strangers.
+
+    Attributes:
+        max_pixels: of one image, by its header.
+        formats: allowed ones, out of `FORMATS`.
+        max_decode_bytes: memory that decoding one image may take, whatever its size.
+        shared_bytes: memory that decoding any file may take, however small the file, and that all threads of the
+            process share; a file that needs more gets it alone, and in proportion to its size.
+    """
+
+    max_pixels: int = 50_000_000
+    formats: frozenset[str] = frozenset(FORMATS)
+    max_decode_bytes: int = 384 * MIB
+    shared_bytes: int = 80 * MIB

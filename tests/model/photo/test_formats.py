@@ -1,0 +1,55 @@
+"""The first bytes decide what a file is, and whether it is decoded."""
+
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from model.photo.decode import decode_image
+from model.photo.errors import UnsupportedFormat
+from model.photo.formats import sniff
+from model.photo.limits import FORMATS, ImageLimits
+from tests.model.photo.files import encoded
+
+
+@pytest.mark.parametrize(
+    "data", [b"%PDF-1.7", b"hello", b"\0", b"<svg>", b"RIFF\0\0\0\0WAVE", b"\0\0\0\x18ftypmp42" * 4]
+)
+def test_other_files_are_unsupported(data: bytes) -> None:
+    """What is no image of the allow-list is refused by its first bytes."""
+    with pytest.raises(UnsupportedFormat):
+        decode_image(data)
+
+
+def test_formats_can_be_switched_off() -> None:
+    """The allow-list is a setting."""
+    limits = ImageLimits(formats=frozenset({"JPEG", "PNG"}))
+    with pytest.raises(UnsupportedFormat, match="GIF is switched off"):
+        decode_image(encoded(Image.new("L", (1, 1)), "GIF"), limits)
+
+
+def test_heic_without_its_extra_says_so() -> None:
+    """Without pillow-heif a HEIC gets the type error that names the extra; in a fresh interpreter that has none."""
+    script = (
+        "import sys; sys.modules['pillow_heif'] = None\n"
+        "from model.photo.decode import decode_image\n"
+        "try: decode_image(b'\\0\\0\\0\\x1cftypheic\\0\\0\\0\\0mif1heic' + b'\\0' * 99)\n"
+        "except Exception as error: print(type(error).__name__, error.detail)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("UnsupportedFormat ")
+    assert "`heif` extra" in done.stdout
+
+
+def test_sniffing_tells_avif_from_heic() -> None:
+    """Both are the same container; the brands decide."""
+    avif = encoded(Image.new("RGB", (8, 8)), "AVIF")
+    assert sniff(avif) == "AVIF"
+    assert sniff(avif.replace(b"avif", b"heic").replace(b"avis", b"heic")) == "HEIC"
+    assert sniff(b"\0\0\0\x14ftypmif1\0\0\0\0avif") == "AVIF"
+
+
+def test_every_format_has_a_way_in() -> None:
+    """The allow-list of the settings and the decoder's are the same."""
+    assert frozenset(FORMATS) == ImageLimits().formats
