@@ -13,10 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
 from PIL import Image
 
 from model.manifest import Layer, Resize
+from model.network import build_network
 from service.errors import FieldmarkError
 from service.inference.engine import Question
 from service.inference.runtime import Runtime
@@ -24,16 +26,13 @@ from service.settings import Settings
 from tests.model.photo.files import encoded, oriented
 from tests.model.photo.kinds import kinds
 from tests.service.tiny_model import LABELS, tiny_manifest, tiny_model
-
-torch = pytest.importorskip("torch")
-from model.network import build_network  # noqa: E402 - needs torch
-from training.batches import served_photos, training_photos  # noqa: E402
-from training.checkpoint import Selected, network_config  # noqa: E402
-from training.config import Recipe  # noqa: E402
-from training.datasets import Dataset, Sample  # noqa: E402
-from training.errors import DatasetError  # noqa: E402
-from training.evaluate import judge_file, judge_selected, torch_answers  # noqa: E402
-from training.transforms import Normalise  # noqa: E402
+from training.batches import served_photos, training_photos
+from training.checkpoint import Selected, network_config
+from training.config import Recipe
+from training.datasets import Dataset, Sample
+from training.errors import DatasetError
+from training.evaluate import judge_file, judge_selected, torch_answers
+from training.transforms import Normalise
 
 Pixels = npt.NDArray[np.uint8]
 RESIZE = Resize(size=56, crop=48)

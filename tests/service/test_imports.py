@@ -31,9 +31,10 @@ def test_the_service_never_imports_torch(statement: str) -> None:
     assert set() == imported_by(statement) & HEAVY
 
 
-def test_the_manifest_is_free_of_torch() -> None:
-    """The one module of `model` that the service uses stays light."""
-    assert set() == imported_by("import model.manifest") & (HEAVY | {"onnxruntime", "fastapi"})
+@pytest.mark.parametrize("module", ["model.manifest", "model.photo.decode"])
+def test_what_the_service_stands_on_is_free_of_torch(module: str) -> None:
+    """The rooms of `model` that the service uses stay light."""
+    assert set() == imported_by(f"import {module}") & (HEAVY | {"onnxruntime", "fastapi"})
 
 
 def test_settings_and_errors_are_free_of_the_runtime() -> None:
