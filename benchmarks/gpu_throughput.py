@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from model.manifest import synthetic_images
+from model.contract.manifest import synthetic_images
 from service.batcher import DynamicBatcher
 from service.bench import measure, started_server, write_photos
 from service.engine import BEST, CUDA, OnnxEngine, Outputs, runtime

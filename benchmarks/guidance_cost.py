@@ -13,7 +13,7 @@ import time
 
 import torch
 
-from model.network import build_network
+from model.network.network import build_network
 from training.checkpoint import network_config
 from training.config import Recipe
 from training.losses import Objective

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from model.manifest import Manifest, ManifestError, synthetic_images
+from model.contract.manifest import Manifest, ManifestError, synthetic_images
 from service.batcher import WorkerLost
 from service.cores import usable_cores
 from service.onnxfile import MalformedFile, has_external_data

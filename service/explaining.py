@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from model.manifest import Manifest
+from model.contract.manifest import Manifest
 from service.answers import Answer, score
 from service.errors import InvalidOption
 from service.image import DecodedImage

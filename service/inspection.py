@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from model.manifest import Manifest
+from model.contract.manifest import Manifest
 from service.engine import OnnxEngine, check_layers, read_file, self_check
 from service.settings import Settings
 

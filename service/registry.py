@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from model.manifest import Manifest
+from model.contract.manifest import Manifest
 from service.admission import InHand
 from service.batcher import WorkerLost
 from service.engine import Engine, ModelRejected, OnnxEngine, check_layers, read_file, self_check

@@ -5,7 +5,7 @@ import re
 import unicodedata
 from functools import lru_cache
 
-from model.manifest import Manifest
+from model.contract.manifest import Manifest
 from service.errors import InvalidOption, UnknownClass
 
 NUM_NEAREST = 3

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
-from model.manifest import Resize
+from model.contract.manifest import Resize
 from training.config import DataRecipe, Recipe
 from training.datasets import Sample
 from training.store import Pixels, Preparation, open_store, shrink_to

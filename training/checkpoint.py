@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.network import Network, NetworkConfig, build_network
+from model.network.network import Network, NetworkConfig, build_network
 from training.config import Recipe
 from training.errors import CheckpointError
 

@@ -17,7 +17,7 @@ from training.config import Recipe, load_recipe, parse_change, recipe_names
 from training.errors import TrainingError
 
 if TYPE_CHECKING:  # importing torch takes seconds: only the commands that need it do
-    from model.parity import ParityReport
+    from model.export.parity import ParityReport
     from training.datasets import Dataset
 
 COMPARED = "plain,se,cbam,spatial,mixed,unguided,guided,guided-uniform,guided-shuffled"
@@ -134,7 +134,7 @@ def export_command(options: argparse.Namespace) -> int:
 
 def _print_export(options: argparse.Namespace, report: "ParityReport") -> None:
     """Print what was written and how it compares, and say how to get the implementations that could not be asked."""
-    from model.peers import PEERS
+    from model.export.peers import PEERS
 
     absent = {name: peer.package for name, peer in PEERS.items() if name not in report.peers}
     if absent:
@@ -144,7 +144,7 @@ def _print_export(options: argparse.Namespace, report: "ParityReport") -> None:
 
 def _export_variant(options: argparse.Namespace, dataset: "Dataset | None") -> int:
     """Write a smaller precision, if it passes its gate on the photos that the run held out."""
-    from model.precision import export_variant
+    from model.export.precision import export_variant
     from training.checkpoint import load_selected
     from training.publish import load_source, variant_photos
 
@@ -163,8 +163,8 @@ def _export_variant(options: argparse.Namespace, dataset: "Dataset | None") -> i
 
 def _export_torchvision(options: argparse.Namespace) -> int:
     """Write one of torchvision's classifiers with the user's weights, explained as it is."""
-    from model.manifest import Resize
-    from model.zoo import export_torchvision
+    from model.contract.manifest import Resize
+    from model.export.zoo import export_torchvision
 
     if not (options.weights and options.layer and options.labels):
         raise TrainingError("--torchvision needs --weights FILE, --layer PATH and --labels FILE (one label a line)")
@@ -233,7 +233,7 @@ def summary_command(options: argparse.Namespace) -> int:
 
 def _recipe_of_file(path: Path) -> Recipe:
     """Return the recipe an exported file carries."""
-    from model.export import load_network
+    from model.export.export import load_network
 
     known = {field.name for field in dataclasses.fields(Recipe)}
     carried = load_network(path)[1].provenance.recipe

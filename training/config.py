@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from model.manifest import Resize
+from model.contract.manifest import Resize
 from training.errors import RecipeError
 
 T = TypeVar("T")
@@ -33,7 +33,7 @@ class NetworkRecipe:
 
     Attributes:
         backbone: torchvision's name.
-        attention: the arm, by its name in `model.attention`.
+        attention: the arm, by its name in `model.network.attention`.
         pooling: over the positions of the feature map.
         head: `mlp` is the paper's two layers, `linear` one.
         hidden: width of the mlp.

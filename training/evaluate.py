@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from tqdm import tqdm
 
-from model.gradcam import activation_map, channel_gradients
-from model.manifest import MANIFEST_KEY, Manifest, Resize
-from model.network import Network
+from model.contract.manifest import MANIFEST_KEY, Manifest, Resize
+from model.explain.gradcam import activation_map, channel_gradients
+from model.network.network import Network
 from training.batches import Photos, _one_thread, served_photos, served_preparation
 from training.checkpoint import Selected, load_selected
 from training.config import Recipe
@@ -268,7 +268,7 @@ def predictions_csv(judged: Judged) -> str:
     import csv
     import io
 
-    from model.manifest import softmax
+    from model.contract.manifest import softmax
 
     text = io.StringIO()
     writer = csv.writer(text)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.transforms.v2 import functional as F
 
-from model.manifest import softmax
+from model.contract.manifest import softmax
 from training.evaluate import Judged, answers_of
 from training.scores import Floats
 from training.store import decode_photo

@@ -22,8 +22,8 @@ from torch.utils.data import Dataset as TorchDataset
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-from model.attention import Attended
-from model.network import Network
+from model.network.attention import Attended
+from model.network.network import Network
 from training.batches import Key, Photos, ServedPhotos, VariedPhotos
 from training.config import OptimRecipe, Recipe
 from training.datasets import Sample

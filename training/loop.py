@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from model.network import Network, build_network
+from model.network.network import Network, build_network
 from training import checkpoint
 from training.batches import (
     EpochOrder,
@@ -66,7 +66,7 @@ class Job:
         recipe: how to train.
         dataset: what on.
         out: folder of the run.
-        weights: of the backbone at the start, as for `model.backbone.create_backbone`.
+        weights: of the backbone at the start, as for `model.network.backbone.create_backbone`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         workers: processes that vary images; 0 does it in this one.
         cache: folder of the decoded photos.

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from model.attention import Attended
-from model.gradcam import activation_map, channel_gradients
-from model.network import Network
+from model.explain.gradcam import activation_map, channel_gradients
+from model.network.attention import Attended
+from model.network.network import Network
 from training.config import GuidanceRecipe, Recipe
 from training.frozen import forward_inputs
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.network import Network
+from model.network.network import Network
 from training.config import OptimRecipe
 
 

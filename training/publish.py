@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from model.export import WeightsDtype, export, load_network
-from model.gate import HeldOut
-from model.manifest import Layer, Manifest, Provenance, Resize, synthetic_images
-from model.network import Network
-from model.parity import ParityReport
+from model.contract.manifest import Layer, Manifest, Provenance, Resize, synthetic_images
+from model.export.export import WeightsDtype, export, load_network
+from model.export.gate import HeldOut
+from model.export.parity import ParityReport
+from model.network.network import Network
 from training.checkpoint import Selected, load_selected
 from training.config import DataRecipe, Recipe
 from training.datasets import Dataset, Sample, hold_out

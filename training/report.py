@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from model.manifest import softmax
+from model.contract.manifest import softmax
 from training.evaluate import Judged
 from training.scores import BINS, Floats
 from training.store import decode_photo

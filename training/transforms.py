@@ -1,7 +1,7 @@
 """From a photo with its box and key points to the network's input: torchvision.transforms.v2 on tv_tensors.
 
-Evaluation uses exactly the service's geometry (`model.manifest.Resize.source_box` and one Pillow resize), training
-varies it. Boxes and key points follow every transform.
+Evaluation uses exactly the service's geometry (`model.contract.manifest.Resize.source_box` and one Pillow resize),
+training varies it. Boxes and key points follow every transform.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from model.manifest import Resize
+from model.contract.manifest import Resize
 from training.config import AugmentRecipe, Recipe
 from training.datasets import Box, Sample
 from training.store import Pixels

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from model.manifest import Layer, Manifest, synthetic_images
+from model.contract.manifest import Layer, Manifest, synthetic_images
 from service import engine as engine_module
 from service.batcher import WorkerLost
 from service.engine import (

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from model.manifest import synthetic_images
+from model.contract.manifest import synthetic_images
 from service.engine import CUDA, OnnxEngine, padded_sizes, runtime, self_check
 from service.settings import BUNDLED_MODEL, Settings
 from service.workers import GpuWork, run_batch

@@ -32,7 +32,7 @@ def test_the_service_never_imports_torch(statement: str) -> None:
 
 def test_the_manifest_is_free_of_torch() -> None:
     """The one module of `model` that the service uses stays light."""
-    assert set() == imported_by("import model.manifest") & (HEAVY | {"onnxruntime", "fastapi"})
+    assert set() == imported_by("import model.contract.manifest") & (HEAVY | {"onnxruntime", "fastapi"})
 
 
 def test_settings_and_errors_are_free_of_the_runtime() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.manifest import Manifest
+from model.contract.manifest import Manifest
 from service import predictor as predictor_module
 from service.engine import CUDA, Images, OnnxEngine, Outputs
 from service.errors import DeadlineExceeded, EmptyInput, UndecodableImage

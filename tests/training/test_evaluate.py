@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.manifest import Resize
+from model.contract.manifest import Resize
 from training import cli
 from training.datasets import Dataset
 from training.faithfulness import faithfulness_figures, probability_curve

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from model.network import NetworkConfig, build_network
+from model.network.network import NetworkConfig, build_network
 from training.batches import served_photos
 from training.config import OptimRecipe, Recipe
 from training.datasets import Dataset

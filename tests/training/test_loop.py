@@ -164,7 +164,7 @@ def test_a_run_on_cached_features_goes_on(make_job: MakeJob) -> None:
 
 def job_network(job: Job) -> dict[str, torch.Tensor]:
     """Return the weights a job starts from."""
-    from model.network import build_network
+    from model.network.network import build_network
     from training.checkpoint import network_config
 
     return build_network(network_config(job.recipe, job.dataset.num_classes), None).state_dict()

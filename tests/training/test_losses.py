@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from model.network import Network, NetworkConfig, build_network
+from model.network.network import Network, NetworkConfig, build_network
 from training.arms import ARMS, apply_arm
 from training.config import GuidanceRecipe, Recipe
 from training.losses import Objective, divergence, guidance_target

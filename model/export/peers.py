@@ -13,10 +13,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from model.explain import Explainer
-from model.foreign import ModuleSubject
-from model.network import Network
-from model.parity import Runnable, run, session
+from model.explain.explainer import Explainer
+from model.explain.foreign import ModuleSubject
+from model.export.parity import Runnable, run, session
+from model.network.network import Network
 
 EPSILON = 1e-7
 

@@ -17,13 +17,13 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnxruntime import InferenceSession
 from torch import Tensor, nn
 
-from model.explain import Explainer, NetworkSubject, Subject
-from model.foreign import ModuleSubject, check_separates
-from model.graph import count_operators, initializers, subgraphs, trace
-from model.manifest import Layer, Manifest, ManifestError, SelfCheck, synthetic_images
-from model.network import Network, NetworkConfig, build_network
-from model.parity import ParityReport, check_parity, run, session
-from model.peers import compare_with_peers
+from model.contract.manifest import Layer, Manifest, ManifestError, SelfCheck, synthetic_images
+from model.explain.explainer import Explainer, NetworkSubject, Subject
+from model.explain.foreign import ModuleSubject, check_separates
+from model.export.parity import ParityReport, check_parity, run, session
+from model.export.peers import compare_with_peers
+from model.export.tracing import count_operators, initializers, subgraphs, trace
+from model.network.network import Network, NetworkConfig, build_network
 
 WeightsDtype = Literal["fp32", "fp16"]
 SELF_CHECK_SEED, SELF_CHECK_IMAGES = 1, 2

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from model.decompositions import DECOMPOSITIONS
+from model.export.decompositions import DECOMPOSITIONS
 
 POOLINGS = [*itertools.product([(2, 2), (3, 2)], [(), (2, 2), (3, 1)], [(0, 0), (1, 1)], [False, True], [False, True])]
 

@@ -15,13 +15,13 @@ import onnxruntime
 from onnx import ModelProto
 from torch import nn
 
-from model.explain import Explainer, NetworkSubject
-from model.export import ExportError, architecture, check_images, complete, explainer_of, write
-from model.foreign import ModuleSubject
-from model.gate import HeldOut, check, measure
-from model.graph import trace
-from model.manifest import Manifest
-from model.parity import ParityReport, check_parity, session
+from model.contract.manifest import Manifest
+from model.explain.explainer import Explainer, NetworkSubject
+from model.explain.foreign import ModuleSubject
+from model.export.export import ExportError, architecture, check_images, complete, explainer_of, write
+from model.export.gate import HeldOut, check, measure
+from model.export.parity import ParityReport, check_parity, session
+from model.export.tracing import trace
 
 HALF_TOLERANCE = 0.05
 """Of the fp16 graph against float64, in the units of `ParityReport`: a sanity check, the gate is what counts."""
@@ -55,7 +55,7 @@ def export_variant(
         layer: of a foreign module, as for `model.export.export`.
 
     Returns:
-        What `model.gate.measure` found; it stands in the manifest's metrics too, each name behind `gate.`.
+        What `model.export.gate.measure` found; it stands in the manifest's metrics too, each name behind `gate.`.
 
     Raises:
         ExportError: network, manifest and images do not fit together.

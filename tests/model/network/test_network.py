@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from model.network import NetworkConfig, build_network
+from model.network.network import NetworkConfig, build_network
 
 
 @pytest.mark.parametrize("pooling", ["max", "avg"])

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.gradcam import channel_gradients, grad_cam
-from model.network import Network, NetworkConfig, build_network
+from model.explain.gradcam import channel_gradients, grad_cam
+from model.network.network import Network, NetworkConfig, build_network
 
 
 def _network(pooling: str = "max") -> Network:

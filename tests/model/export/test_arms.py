@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from model.attention import ARMS
-from model.backbone import STAGES
-from model.export import export, load_network
-from model.manifest import synthetic_images
+from model.contract.manifest import synthetic_images
+from model.export.export import export, load_network
+from model.network.attention import ARMS
+from model.network.backbone import STAGES
 from tests.model.networks import SIZE, make_manifest, make_network
 
 LONGER = {"resnet34", "resnet101"}

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torchvision.models
 
-from model.backbone import STAGES, Backbone, WeightsError, create_backbone, read_state_dict
+from model.network.backbone import STAGES, Backbone, WeightsError, create_backbone, read_state_dict
 
 
 @pytest.mark.parametrize("name", STAGES)

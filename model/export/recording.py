@@ -22,8 +22,8 @@ from torch.export.graph_signature import (
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
-from model.decompositions import DECOMPOSITIONS
-from model.explain import Explainer
+from model.explain.explainer import Explainer
+from model.export.decompositions import DECOMPOSITIONS
 
 Example = tuple[Tensor, Tensor, Tensor, Tensor]
 """What is recorded: images, targets, contrasts and the layer."""

@@ -1,6 +1,6 @@
 """The graph contract as a torch module: uint8 images and class codes in, logits, attention and Grad-CAM out.
 
-It runs eagerly, in any float type, as the reference of the parity check, and `model.graph` traces it.
+It runs eagerly, in any float type, as the reference of the parity check, and `model.export.tracing` traces it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from model.network import Network
+from model.network.network import Network
 
 
 class Passed(NamedTuple):

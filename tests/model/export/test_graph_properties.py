@@ -6,11 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.explain import Explainer
-from model.export import explainer_of
-from model.graph import trace
-from model.manifest import Resize
-from model.parity import run, session
+from model.contract.manifest import Resize
+from model.explain.explainer import Explainer
+from model.export.export import explainer_of
+from model.export.parity import run, session
+from model.export.tracing import trace
 from tests.model.networks import SMALL_LAYERS, make_manifest, make_small
 
 

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.export import ExportError, load_network, read
-from model.gate import GateError, HeldOut, check, measure
-from model.graph import initializers
-from model.manifest import Manifest, ManifestError, Resize, synthetic_images
-from model.network import Network
-from model.parity import run, session
-from model.precision import export_variant
+from model.contract.manifest import Manifest, ManifestError, Resize, synthetic_images
+from model.export.export import ExportError, load_network, read
+from model.export.gate import GateError, HeldOut, check, measure
+from model.export.parity import run, session
+from model.export.precision import export_variant
+from model.export.tracing import initializers
+from model.network.network import Network
 from tests.model.networks import CLASSES, SIZE, Exported, make_manifest, make_small
 
 FIGURES = {"images": 100.0, "top1_drop": 0.0, "spearman": 1.0}

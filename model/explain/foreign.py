@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
-from model.explain import Gradients, Passed, Subject, copies_of, mean_gradients
+from model.explain.explainer import Gradients, Passed, Subject, copies_of, mean_gradients
 
 
 class LayerError(ValueError):

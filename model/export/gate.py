@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from model.parity import Array, Runnable, run, session
+from model.export.parity import Array, Runnable, run, session
 
 
 class GateError(RuntimeError):

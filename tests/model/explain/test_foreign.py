@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.export import ExportError, export, load_network, read
-from model.foreign import LayerError, ModuleSubject, check_separates
-from model.graph import GraphError, count_operators, subgraphs
-from model.manifest import ManifestError, Resize, synthetic_images
-from model.parity import run, session
+from model.contract.manifest import ManifestError, Resize, synthetic_images
+from model.explain.foreign import LayerError, ModuleSubject, check_separates
+from model.export.export import ExportError, export, load_network, read
+from model.export.parity import run, session
+from model.export.tracing import GraphError, count_operators, subgraphs
 from tests.model.networks import CLASSES, SMALL_LAYERS, SmallNet, make_manifest, make_small
 
 SIZE = 40
@@ -128,7 +128,7 @@ def test_manifest_names_the_layers_and_cannot_rebuild_the_module(small: Path) ->
 
 def read_manifest(path: Path):  # type: ignore[no-untyped-def]  # noqa: ANN201
     """Return the manifest inside a file."""
-    from model.manifest import Manifest
+    from model.contract.manifest import Manifest
 
     return Manifest.from_metadata({entry.key: entry.value for entry in read(path).metadata_props})
 

@@ -20,10 +20,10 @@ from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 from torch import Tensor, fx, nn
 from torch._dynamo.exc import UserError
 
-from model.branches import Branch, branch_by_layer
-from model.diagnose import describe_failure, module_stack
-from model.explain import Explainer
-from model.recording import Example, as_program, record
+from model.explain.explainer import Explainer
+from model.export.branches import Branch, branch_by_layer
+from model.export.diagnose import describe_failure, module_stack
+from model.export.recording import Example, as_program, record
 
 OPSET = 20
 INPUTS = ("image", "target", "versus", "layer")

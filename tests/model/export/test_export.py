@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.attention import Attended
-from model.export import ExportError, export, load_network, read
-from model.gradcam import grad_cam
-from model.graph import count_operators, initializers
-from model.manifest import Manifest, ManifestError, synthetic_images
-from model.network import Network
-from model.parity import ParityError, run
+from model.contract.manifest import Manifest, ManifestError, synthetic_images
+from model.explain.gradcam import grad_cam
+from model.export.export import ExportError, export, load_network, read
+from model.export.parity import ParityError, run
+from model.export.tracing import count_operators, initializers
+from model.network.attention import Attended
+from model.network.network import Network
 from tests.model.networks import CLASSES, SIZE, Exported, make_manifest, make_network
 
 NONE = CLASSES

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from model.attention import ARMS, Attended, create_attention
-from model.backbone import STAGES, Backbone, Weights, create_backbone
+from model.network.attention import ARMS, Attended, create_attention
+from model.network.backbone import STAGES, Backbone, Weights, create_backbone
 
 
 @dataclass(frozen=True)
@@ -16,8 +16,8 @@ class NetworkConfig:
     """Everything needed to build a network again, except its weights.
 
     Attributes:
-        backbone: one of `model.backbone.STAGES`.
-        attention: one of `model.attention.ARMS`.
+        backbone: one of `model.network.backbone.STAGES`.
+        attention: one of `model.network.attention.ARMS`.
         num_classes: K.
         pooling: how the feature map becomes a vector; the method takes `max`.
         head: `mlp` is the method's BatchNorm → Linear → BatchNorm → ELU → Linear.

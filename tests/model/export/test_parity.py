@@ -6,10 +6,10 @@ import numpy as np
 import onnx
 import pytest
 
-from model.explain import Explainer, NetworkSubject
-from model.export import load_network, read
-from model.graph import subgraphs
-from model.parity import ParityError, ParityReport, check_parity
+from model.explain.explainer import Explainer, NetworkSubject
+from model.export.export import load_network, read
+from model.export.parity import ParityError, ParityReport, check_parity
+from model.export.tracing import subgraphs
 from tests.model.networks import Exported
 
 

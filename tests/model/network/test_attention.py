@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from model.attention import ARMS, CBAM, ChannelAttention, GuidedAttention, SpatialAttention, create_attention
+from model.network.attention import ARMS, CBAM, ChannelAttention, GuidedAttention, SpatialAttention, create_attention
 
 
 @pytest.mark.parametrize("arm", ARMS)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from model.attention import Attended
-from model.network import Network
+from model.network.attention import Attended
+from model.network.network import Network
 
 
 def grad_cam(score: Tensor, feature_map: Tensor) -> Tensor:

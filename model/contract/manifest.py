@@ -145,7 +145,7 @@ class Manifest(_Frozen):
         std: divided by inside the graph, RGB.
         temperature: probabilities = softmax(logits / temperature).
         network: what `model.network` needs to build the network again; empty for a foreign module.
-        attention: the arm, by its name in `model.attention`.
+        attention: the arm, by its name in `model.network.attention`.
         has_attention: whether the graph has an `attention` output.
         layers: explainable layers, last stage first; `layer` 0 of the graph is `layers[0]`.
         precision: of the arithmetic.

@@ -8,10 +8,10 @@ import numpy.typing as npt
 import torchvision.models
 from torch import nn
 
-from model.backbone import WeightsError, read_state_dict
-from model.export import WeightsDtype, export
-from model.manifest import Layer, Manifest, Resize, Triple, synthetic_images
-from model.parity import ParityReport
+from model.contract.manifest import Layer, Manifest, Resize, Triple, synthetic_images
+from model.export.export import WeightsDtype, export
+from model.export.parity import ParityReport
+from model.network.backbone import WeightsError, read_state_dict
 
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)

@@ -11,7 +11,7 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from model.explain import Explainer, Passed, activation_maps, gradient_scale
+from model.explain.explainer import Explainer, Passed, activation_maps, gradient_scale
 
 TOLERANCE = 1e-4
 """Largest error of an export that is still written; see `ParityReport` for the units."""

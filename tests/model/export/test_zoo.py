@@ -6,10 +6,10 @@ import pytest
 import torch
 import torchvision.models
 
-from model.backbone import WeightsError
-from model.export import read
-from model.manifest import Manifest, Resize
-from model.zoo import export_torchvision, load_classifier
+from model.contract.manifest import Manifest, Resize
+from model.export.export import read
+from model.export.zoo import export_torchvision, load_classifier
+from model.network.backbone import WeightsError
 
 
 @pytest.mark.slow
