@@ -6,8 +6,8 @@ The names are those of the paper's tables; `+cam` adds the guidance, and the las
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from training.config import Recipe
 from training.errors import RecipeError
+from training.recipe import Recipe
 
 
 @dataclass(frozen=True)

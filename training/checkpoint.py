@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from model.network.network import Network, NetworkConfig, build_network
-from training.config import Recipe
 from training.errors import CheckpointError
+from training.recipe import Recipe
 
 FORMAT = 1
 LAST = "checkpoint.pt"

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.error import URLError
 
 from training.arms import ARMS, apply_arm
-from training.config import Recipe, load_recipe, parse_change, recipe_names
 from training.errors import TrainingError
+from training.recipe import Recipe, load_recipe, parse_change, recipe_names
 
 if TYPE_CHECKING:  # importing torch takes seconds: only the commands that need it do
     from model.export.parity import ParityReport
-    from training.datasets import Dataset
+    from training.data.datasets import Dataset
 
 COMPARED = "plain,se,cbam,spatial,mixed,unguided,guided,guided-uniform,guided-shuffled"
 INTERRUPTED = 130
@@ -48,8 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def fit_command(options: argparse.Namespace) -> int:
     """Train, or go on training."""
-    from training.datasets import load_dataset
-    from training.loop import Job, fit
+    from training.data.datasets import load_dataset
+    from training.fit.loop import Job, fit
 
     recipe = _recipe(options)
     dataset = load_dataset(options.data, options.dataset)
@@ -83,11 +83,11 @@ def fit_command(options: argparse.Namespace) -> int:
 def evaluate_command(options: argparse.Namespace) -> int:
     """Judge a run or an exported file on every image of a part."""
     from training.checkpoint import load_selected
-    from training.datasets import load_dataset
-    from training.evaluate import judge_file, judge_selected, part_of, predictions_csv
-    from training.faithfulness import faithfulness_of
-    from training.report import write_report
-    from training.world import pick_device
+    from training.data.datasets import load_dataset
+    from training.evaluation.evaluate import judge_file, judge_selected, part_of, predictions_csv
+    from training.evaluation.faithfulness import faithfulness_of
+    from training.evaluation.report import write_report
+    from training.fit.world import pick_device
 
     dataset = load_dataset(options.data, options.dataset)
     workers, visible = _workers(options), not options.quiet
@@ -114,8 +114,8 @@ def evaluate_command(options: argparse.Namespace) -> int:
 
 def export_command(options: argparse.Namespace) -> int:
     """Write one .onnx file from a run, or from another exported file."""
-    from training.datasets import load_dataset
-    from training.publish import load_source, publish
+    from training.data.datasets import load_dataset
+    from training.export import load_source, publish
 
     if (options.model is None) == (options.torchvision is None):
         raise TrainingError("give a run, an .onnx file, or --torchvision NAME")
@@ -146,7 +146,7 @@ def _export_variant(options: argparse.Namespace, dataset: "Dataset | None") -> i
     """Write a smaller precision, if it passes its gate on the photos that the run held out."""
     from model.export.precision import export_variant
     from training.checkpoint import load_selected
-    from training.publish import load_source, variant_photos
+    from training.export import load_source, variant_photos
 
     if dataset is None:
         raise TrainingError(f"--precision {options.precision} needs --data DIR: it is judged on held-out photos")
@@ -379,7 +379,7 @@ def _workers(options: argparse.Namespace) -> int:
 
 
 def _cache(options: argparse.Namespace) -> Path:
-    from training.store import cache_folder
+    from training.data.store import cache_folder
 
     return options.cache or cache_folder()
 

@@ -23,12 +23,12 @@ from scipy import stats
 
 from training.arms import apply_arm
 from training.checkpoint import LAST, SELECTED, load_selected, write_whole
-from training.config import Recipe
-from training.datasets import Dataset, load_dataset
+from training.data.datasets import Dataset, load_dataset
 from training.errors import CheckpointError, Diverged, TrainingError
-from training.evaluate import judge_selected
-from training.loop import Job, fit
-from training.world import pick_device
+from training.evaluation.evaluate import judge_selected
+from training.fit.loop import Job, fit
+from training.fit.world import pick_device
+from training.recipe import Recipe
 
 RESULT = "result.json"
 PLAN = "compare.json"
@@ -391,8 +391,8 @@ def _run_in_process(comparison: Comparison, arm: str, seed: int, ends: float | N
 
 
 def _fill_stores(comparison: Comparison) -> None:
-    from training.batches import served_photos, training_photos
-    from training.datasets import hold_out
+    from training.data.batches import served_photos, training_photos
+    from training.data.datasets import hold_out
 
     dataset, data = load_dataset(comparison.data, comparison.kind), comparison.recipe.data
     train, held = hold_out(dataset.train, data.held_out, data.held_out_seed)

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from model.network.network import build_network
 from training.arms import ARMS, apply_arm
 from training.checkpoint import network_config
-from training.config import Recipe
+from training.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def photos(bird_photos: list[Path]) -> list[Path]:
 @pytest.mark.parametrize("resize", RESIZES, ids=str)
 def test_service_equals_training(photos: list[Path], resize: Resize) -> None:
     """The service prepares a photo exactly as evaluation does."""
-    transforms = pytest.importorskip("training.transforms")
+    transforms = pytest.importorskip("training.data.transforms")
     for path in photos:
         data = path.read_bytes()
         trained = np.asarray(transforms.served_image(Image.open(io.BytesIO(data)).convert("RGB"), resize))

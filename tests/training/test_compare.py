@@ -18,9 +18,9 @@ from training.compare import (
     results_csv,
     run_one,
 )
-from training.config import Recipe
-from training.datasets import Dataset
+from training.data.datasets import Dataset
 from training.errors import CheckpointError, RecipeError
+from training.recipe import Recipe
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from training.loop import Job, fit
+from training.fit.loop import Job, fit
 
 ABSENT = ("torchcam", "pytorch_grad_cam")
 COMMAND = f"""

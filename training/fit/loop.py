@@ -23,7 +23,8 @@ from torch.utils.data import Dataset as TorchDataset
 
 from model.network.network import Network, build_network
 from training import checkpoint
-from training.batches import (
+from training.checkpoint import LAST, SELECTED, Selected, network_config
+from training.data.batches import (
     EpochOrder,
     ServedPhotos,
     VariedPhotos,
@@ -33,11 +34,8 @@ from training.batches import (
     training_loader,
     training_photos,
 )
-from training.checkpoint import LAST, SELECTED, Selected, network_config
-from training.config import Recipe
-from training.datasets import Dataset, hold_out
-from training.errors import CheckpointError, Diverged
-from training.frozen import (
+from training.data.datasets import Dataset, hold_out
+from training.data.features import (
     AsFloats,
     FeatureCache,
     ServedFeatures,
@@ -46,13 +44,15 @@ from training.frozen import (
     frozen_part,
     frozen_step,
 )
-from training.journal import CURVES, Journal, Progress, Record, describe, draw_curves
-from training.losses import Losses, Objective
-from training.optim import AveragedWeights, create_optimizer, learning_rate_factor, set_learning_rate
-from training.publish import keep_parity_images
-from training.scores import Floats, Ints, accuracy_figures, fit_temperature
-from training.transforms import Normalise, batch_mixing, training_transform
-from training.world import AGREE_EVERY, StopRequest, World, joined_world
+from training.data.transforms import Normalise, batch_mixing, training_transform
+from training.errors import CheckpointError, Diverged
+from training.evaluation.scores import Floats, Ints, accuracy_figures, fit_temperature
+from training.export import keep_parity_images
+from training.fit.journal import CURVES, Journal, Progress, Record, describe, draw_curves
+from training.fit.losses import Losses, Objective
+from training.fit.optim import AveragedWeights, create_optimizer, learning_rate_factor, set_learning_rate
+from training.fit.world import AGREE_EVERY, StopRequest, World, joined_world
+from training.recipe import Recipe
 
 SAVE_EVERY_S = 30.0
 """A crash costs at most so much training, in seconds, and one epoch."""

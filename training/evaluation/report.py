@@ -15,10 +15,10 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from model.contract.manifest import softmax
-from training.evaluate import Judged
-from training.scores import BINS, Floats
-from training.store import decode_photo
-from training.transforms import served_image
+from training.data.store import decode_photo
+from training.data.transforms import served_image
+from training.evaluation.evaluate import Judged
+from training.evaluation.scores import BINS, Floats
 
 SHOWN = 24
 THUMBNAIL = 224

@@ -7,8 +7,8 @@ import torch
 
 from model.network.network import Network, NetworkConfig, build_network
 from training.arms import ARMS, apply_arm
-from training.config import GuidanceRecipe, Recipe
-from training.losses import Objective, divergence, guidance_target
+from training.fit.losses import Objective, divergence, guidance_target
+from training.recipe import GuidanceRecipe, Recipe
 
 EVIDENCE = torch.tensor([[0.0, 1e-4, 3e-4, -2e-4]])
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from model.network.network import Network
-from training.config import OptimRecipe
+from training.recipe import OptimRecipe
 
 
 def create_optimizer(network: Network, recipe: OptimRecipe) -> torch.optim.Optimizer:

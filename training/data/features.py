@@ -24,11 +24,11 @@ from tqdm import tqdm
 
 from model.network.attention import Attended
 from model.network.network import Network
-from training.batches import Key, Photos, ServedPhotos, VariedPhotos
-from training.config import OptimRecipe, Recipe
-from training.datasets import Sample
+from training.data.batches import Key, Photos, ServedPhotos, VariedPhotos
+from training.data.datasets import Sample
+from training.data.transforms import Normalise, training_transform
 from training.errors import RecipeError
-from training.transforms import Normalise, training_transform
+from training.recipe import OptimRecipe, Recipe
 
 Halves = npt.NDArray[np.float16]
 BATCH = 32

@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 from scipy.io import savemat
 
-from training.datasets import Dataset, Sample, detect, display_label, hold_out, load_dataset
+from training.data.datasets import Dataset, Sample, detect, display_label, hold_out, load_dataset
+from training.data.store import ImageStore, PhotoFiles, Preparation, decode_photo, open_store, shrink_to
+from training.data.transforms import ServedGeometry, make_item, training_transform
 from training.errors import DatasetError
-from training.store import ImageStore, PhotoFiles, Preparation, decode_photo, open_store, shrink_to
-from training.transforms import ServedGeometry, make_item, training_transform
 
 
 def photo(path: Path, size: tuple[int, int] = (60, 50), mode: str = "RGB") -> Path:
@@ -215,7 +215,7 @@ def test_a_store_holds_what_decoding_gives(tmp_path: Path) -> None:
 def test_boxes_and_key_points_follow_the_transforms(birds: Dataset) -> None:
     """The served geometry scales and crops them with the image; a mirrored crop mirrors them."""
     from model.contract.manifest import Resize
-    from training.config import Recipe
+    from training.recipe import Recipe
 
     sample = Sample(Path("x"), 0, box=(10.0, 20.0, 300.0, 60.0), points=((10.0, 20.0),))
     item = make_item(np.zeros((100, 200, 3), np.uint8), (200, 100), sample)

@@ -16,10 +16,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
 from model.contract.manifest import Resize
-from training.config import DataRecipe, Recipe
-from training.datasets import Sample
-from training.store import Pixels, Preparation, open_store, shrink_to
-from training.transforms import make_item, served_image
+from training.data.datasets import Sample
+from training.data.store import Pixels, Preparation, open_store, shrink_to
+from training.data.transforms import make_item, served_image
+from training.recipe import DataRecipe, Recipe
 
 Key = tuple[int, int]
 """An image's index and the seed of its variation."""

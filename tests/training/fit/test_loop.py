@@ -16,9 +16,9 @@ import torch
 
 from training.checkpoint import LAST, SELECTED, load_selected, read, write
 from training.errors import CheckpointError, DatasetError, Diverged
-from training.journal import CURVES, METRICS, read_metrics
-from training.loop import Job, fit
-from training.publish import PARITY_IMAGES
+from training.export import PARITY_IMAGES
+from training.fit.journal import CURVES, METRICS, read_metrics
+from training.fit.loop import Job, fit
 
 MakeJob = Callable[..., Job]
 
@@ -75,7 +75,7 @@ def test_a_stopped_run_goes_on_exactly(make_job: MakeJob, monkeypatch: pytest.Mo
             asked += 1
             return asked >= stop_after
 
-        patch.setattr("training.world.StopRequest.wanted", wanted)
+        patch.setattr("training.fit.world.StopRequest.wanted", wanted)
         assert not fit(pieces).finished
     assert read(pieces.out / LAST)["batch"] > 0
     assert fit(pieces).finished
@@ -127,8 +127,8 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(
 ) -> None:
     """The message says in which step of which epoch; what was saved before stays."""
     job = make_job(optim__epochs=3)
-    monkeypatch.setattr("training.loop.SAVE_EVERY_S", 0.0)
-    monkeypatch.setattr("training.loop.learning_rate_factor", lambda _, position: 1e30 if position >= 1 else 0.1)
+    monkeypatch.setattr("training.fit.loop.SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr("training.fit.loop.learning_rate_factor", lambda _, position: 1e30 if position >= 1 else 0.1)
     with pytest.raises(Diverged, match=r"epoch 2, step \d"):
         fit(job)
     assert read(job.out / LAST)["epoch"] == 1

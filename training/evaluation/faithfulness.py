@@ -18,10 +18,10 @@ from torch.nn.functional import interpolate
 from torchvision.transforms.v2 import functional as F
 
 from model.contract.manifest import softmax
-from training.evaluate import Judged, answers_of
-from training.scores import Floats
-from training.store import decode_photo
-from training.transforms import served_image
+from training.data.store import decode_photo
+from training.data.transforms import served_image
+from training.evaluation.evaluate import Judged, answers_of
+from training.evaluation.scores import Floats
 
 STEPS = 16
 """Parts of the image that are changed one after the other."""

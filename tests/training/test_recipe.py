@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from training.arms import ARMS, apply_arm
-from training.config import Recipe, load_recipe, parse_change, recipe_names
 from training.errors import RecipeError
+from training.recipe import Recipe, load_recipe, parse_change, recipe_names
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -13,11 +13,11 @@ from model.export.gate import HeldOut
 from model.export.parity import ParityReport
 from model.network.network import Network
 from training.checkpoint import Selected, load_selected
-from training.config import DataRecipe, Recipe
-from training.datasets import Dataset, Sample, hold_out
+from training.data.datasets import Dataset, Sample, hold_out
+from training.data.store import decode_photo
+from training.data.transforms import served_image
 from training.errors import TrainingError
-from training.store import decode_photo
-from training.transforms import served_image
+from training.recipe import DataRecipe, Recipe
 
 PARITY_IMAGES = "parity.npz"
 """In a run's folder: real images, prepared, for the parity check of its export."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from training.scores import Floats
+from training.evaluation.scores import Floats
 
 GAUSSIAN_SIGMA = 0.25
 """Of the centred Gaussian, as a part of the image's side."""

@@ -19,16 +19,16 @@ from tqdm import tqdm
 from model.contract.manifest import MANIFEST_KEY, Manifest, Resize
 from model.explain.gradcam import activation_map, channel_gradients
 from model.network.network import Network
-from training.batches import Photos, _one_thread, served_photos, served_preparation
 from training.checkpoint import Selected, load_selected
-from training.config import Recipe
-from training.datasets import Dataset, Sample, hold_out
+from training.data.batches import Photos, _one_thread, served_photos, served_preparation
+from training.data.datasets import Dataset, Sample, hold_out
+from training.data.features import AsFloats, FeatureCache, Features, forward_inputs, frozen_step
+from training.data.store import PhotoFiles
+from training.data.transforms import Normalise, box_on_input
 from training.errors import DatasetError, TrainingError
-from training.frozen import AsFloats, FeatureCache, Features, forward_inputs, frozen_step
-from training.localisation import localisation_figures
-from training.scores import Floats, Ints, accuracy_figures
-from training.store import PhotoFiles
-from training.transforms import Normalise, box_on_input
+from training.evaluation.localisation import localisation_figures
+from training.evaluation.scores import Floats, Ints, accuracy_figures
+from training.recipe import Recipe
 
 Answer = tuple[Floats, Floats, Floats | None]
 """Logits (n, K), Grad-CAM of the predicted class (n, h, w), attention (n, h, w) or None."""

@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 from model.network.network import NetworkConfig, build_network
-from training.batches import served_photos
-from training.config import OptimRecipe, Recipe
-from training.datasets import Dataset
+from training.data.batches import served_photos
+from training.data.datasets import Dataset
+from training.data.features import FeatureCache, forward_inputs, frozen_part, frozen_step
+from training.data.transforms import Normalise
 from training.errors import RecipeError
-from training.frozen import FeatureCache, forward_inputs, frozen_part, frozen_step
-from training.loop import Job
-from training.transforms import Normalise
+from training.fit.loop import Job
+from training.recipe import OptimRecipe, Recipe
 
 CPU = torch.device("cpu")
 

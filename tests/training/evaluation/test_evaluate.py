@@ -10,18 +10,18 @@ import torch
 
 from model.contract.manifest import Resize
 from training import cli
-from training.datasets import Dataset
-from training.faithfulness import faithfulness_figures, probability_curve
-from training.localisation import centred_gaussian, energy_in_box, localisation_figures, pointing_hits
-from training.loop import Job, fit
-from training.scores import (
+from training.data.datasets import Dataset
+from training.data.transforms import box_on_input
+from training.evaluation.faithfulness import faithfulness_figures, probability_curve
+from training.evaluation.localisation import centred_gaussian, energy_in_box, localisation_figures, pointing_hits
+from training.evaluation.scores import (
     accuracy_figures,
     expected_calibration_error,
     fit_temperature,
     mean_per_class_accuracy,
     top_k_accuracy,
 )
-from training.transforms import box_on_input
+from training.fit.loop import Job, fit
 
 LOGITS = np.array([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0], [1.0, 2.0, 0.0], [3.0, 0.0, 0.0]])
 LABELS = np.array([0, 1, 1, 2])

@@ -16,9 +16,9 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from model.contract.manifest import Resize
-from training.config import AugmentRecipe, Recipe
-from training.datasets import Box, Sample
-from training.store import Pixels
+from training.data.datasets import Box, Sample
+from training.data.store import Pixels
+from training.recipe import AugmentRecipe, Recipe
 
 Item = dict[str, Any]
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from model.explain.gradcam import activation_map, channel_gradients
 from model.network.attention import Attended
 from model.network.network import Network
-from training.config import GuidanceRecipe, Recipe
-from training.frozen import forward_inputs
+from training.data.features import forward_inputs
+from training.recipe import GuidanceRecipe, Recipe
 
 SMALLEST = 1e-12
 """Probabilities are kept from zero before the logarithm."""
