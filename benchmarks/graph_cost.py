@@ -25,7 +25,8 @@ import onnxruntime
 import torch
 from onnx.utils import Extractor
 
-from model.contract.manifest import Layer, Manifest, Resize, synthetic_images
+from model.contract.geometry import Resize
+from model.contract.manifest import Layer, Manifest, synthetic_images
 from model.explain.explainer import Explainer
 from model.export.export import explainer_of, load_network
 from model.export.peers import Tapped

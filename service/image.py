@@ -34,7 +34,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from model.contract.manifest import Resize
+from model.contract.geometry import Resize
 from service.errors import EmptyInput, FieldmarkError, TooManyPixels, UndecodableImage, UnsupportedImageType
 from service.settings import Settings
 

@@ -25,7 +25,8 @@ from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
-from model.contract.manifest import MAX_TARGETS, Manifest
+from model.contract.graph import MAX_TARGETS
+from model.contract.manifest import Manifest
 from service import openapi
 from service.answers import first_class
 from service.errors import (

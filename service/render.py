@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from model.contract.manifest import Resize
+from model.contract.geometry import Resize
 from service.colormaps import COLORMAPS
 from service.errors import InvalidOption, TooManyPixels
 from service.image import DecodedImage

@@ -163,7 +163,7 @@ def _export_variant(options: argparse.Namespace, dataset: "Dataset | None") -> i
 
 def _export_torchvision(options: argparse.Namespace) -> int:
     """Write one of torchvision's classifiers with the user's weights, explained as it is."""
-    from model.contract.manifest import Resize
+    from model.contract.geometry import Resize
     from model.export.zoo import export_torchvision
 
     if not (options.weights and options.layer and options.labels):

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from model.contract.manifest import Layer, Manifest, Provenance, Resize, synthetic_images
+from model.contract.geometry import Resize
+from model.contract.manifest import Layer, Manifest, Provenance, synthetic_images
 from model.export.export import WeightsDtype, export, load_network
 from model.export.gate import HeldOut
 from model.export.parity import ParityReport

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from model.contract.manifest import Resize
+from model.contract.geometry import Resize
 from training.errors import RecipeError
 
 T = TypeVar("T")

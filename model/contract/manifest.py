@@ -1,11 +1,10 @@
-"""What an exported model says about itself: the manifest inside the ONNX file, and the geometry it implies.
+"""What an exported model says about itself: the manifest inside the ONNX file.
 
 One file is the model: everything a server needs beside the weights stands in `metadata_props` under
 `MANIFEST_KEY` as JSON. This module is free of torch, so that the service can read it.
 """
 
 import hashlib
-import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -13,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from model.contract.geometry import Resize
+
 MANIFEST_KEY = "fieldmark.manifest"
 SCHEMA_VERSION = 1
-MAX_TARGETS = 8
-"""Most classes explained of one image in one request (T of the graph contract)."""
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Triple = tuple[Finite, Finite, Finite]
@@ -28,57 +27,6 @@ class ManifestError(ValueError):
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Resize(_Frozen):
-    """How an image of any size becomes the square the network sees: scale, then a centre crop.
-
-    Attributes:
-        mode: `shorter_side` scales the shorter side to `size` and keeps the proportions;
-            `stretch` scales both sides to `size`.
-        size: length the image is scaled to, pixels.
-        crop: side of the centre crop, which is the network's input, pixels.
-    """
-
-    mode: Literal["shorter_side", "stretch"] = "shorter_side"
-    size: int = Field(ge=1, le=4096)
-    crop: int = Field(ge=1, le=4096)
-
-    @model_validator(mode="after")
-    def _crop_fits(self) -> Self:
-        if self.crop > self.size:
-            raise ValueError(f"crop {self.crop} is larger than the scaled size {self.size}")
-        return self
-
-    def scaled_size(self, width: int, height: int) -> tuple[int, int]:
-        """Return (width, height) in pixels after scaling, before the crop; torchvision's rounding."""
-        if self.mode == "stretch":
-            return self.size, self.size
-        if width <= height:
-            return self.size, int(self.size * height / width)
-        return int(self.size * width / height), self.size
-
-    def source_box(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """Return the part of an image that the network sees: (left, top, right, bottom), in its own pixels.
-
-        `image.resize((crop, crop), BILINEAR, box=source_box)` equals scaling the whole image and cropping
-        its centre, without ever holding the scaled image (a 1×60000 strip would be gigabytes).
-
-        Args:
-            width: of the upright image, pixels, ≥ 1.
-            height: of the upright image, pixels, ≥ 1.
-
-        Raises:
-            ValueError: a side is not positive.
-        """
-        if width < 1 or height < 1:
-            raise ValueError(f"an image has positive sides, not {width}×{height}")
-        scaled_width, scaled_height = self.scaled_size(width, height)
-        step_x, step_y = width / scaled_width, height / scaled_height
-        left = round((scaled_width - self.crop) / 2) * step_x
-        top = round((scaled_height - self.crop) / 2) * step_y
-        # The clip takes back the last bit of rounding only: Pillow refuses a box that sticks out by 1e-12.
-        return left, top, min(left + self.crop * step_x, float(width)), min(top + self.crop * step_y, float(height))
 
 
 class Layer(_Frozen):
@@ -245,14 +193,3 @@ def synthetic_images(seed: int, count: int, size: int) -> npt.NDArray[np.uint8]:
     coarse = np.frombuffer(stream, dtype=np.uint8).reshape(count, cells, cells, 3)
     index = np.arange(size) * cells // max(size, 1)
     return np.ascontiguousarray(coarse[:, index][:, :, index])
-
-
-def softmax(logits: npt.NDArray[np.floating[Any]], temperature: float = 1.0) -> npt.NDArray[np.float64]:
-    """Return calibrated probabilities over the last axis; the arithmetic of the graph, for checks and reports."""
-    if not math.isfinite(temperature) or temperature <= 0:
-        raise ValueError(f"temperature must be positive, not {temperature}")
-    scaled = logits.astype(np.float64) / temperature
-    scaled -= scaled.max(axis=-1, keepdims=True)
-    exponentials = np.exp(scaled)
-    result: npt.NDArray[np.float64] = exponentials / exponentials.sum(axis=-1, keepdims=True)
-    return result

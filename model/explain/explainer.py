@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from model.contract.graph import UNKNOWN
 from model.network.network import Network
 
 
@@ -167,7 +168,7 @@ class Explainer(nn.Module):
         gradcams = [_mask(activation_maps(alpha, a), valid) for alpha, a in zip(weights, passed.maps, strict=True)]
         attention = () if passed.attention is None else (passed.attention,)
         probabilities = torch.softmax(passed.logits / self.temperature, dim=1)
-        explained = torch.where(valid, target, -1)
+        explained = torch.where(valid, target, UNKNOWN)
         return passed.logits, probabilities, explained, *attention, *gradcams, *passed.maps[1:], *copies
 
     def named_constants(self) -> Iterator[tuple[str, Tensor]]:

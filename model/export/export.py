@@ -17,6 +17,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnxruntime import InferenceSession
 from torch import Tensor, nn
 
+from model.contract.graph import codes_of_best
 from model.contract.manifest import Layer, Manifest, ManifestError, SelfCheck, synthetic_images
 from model.explain.explainer import Explainer, NetworkSubject, Subject
 from model.explain.foreign import ModuleSubject, check_separates
@@ -259,9 +260,8 @@ def _layers(explainer: Explainer, size: int) -> tuple[Layer, ...]:
 
 def _self_check(runtime: InferenceSession, manifest: Manifest) -> SelfCheck:
     images = synthetic_images(SELF_CHECK_SEED, SELF_CHECK_IMAGES, manifest.input_size)
-    codes = np.full((len(images), 1), -1, dtype=np.int64)
-    none = np.full_like(codes, manifest.num_classes)
-    logits = run(runtime, images, codes, none)["logits"].astype(np.float64)
+    codes = codes_of_best(len(images), manifest.num_classes)
+    logits = run(runtime, images, *codes)["logits"].astype(np.float64)
     tolerance = SELF_CHECK_TOLERANCE * max(1.0, float(np.abs(logits).max()))
     rows = tuple(tuple(round(value, 5) for value in row) for row in logits.tolist())
     return SelfCheck(seed=SELF_CHECK_SEED, logits=rows, tolerance=tolerance)

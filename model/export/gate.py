@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
+from model.contract.graph import codes_of_best
 from model.export.parity import Array, Runnable, run, session
 
 
@@ -96,11 +97,10 @@ def _answer(
     first: onnxruntime.InferenceSession, second: onnxruntime.InferenceSession, image: npt.NDArray[np.uint8]
 ) -> tuple[int, int, Array, Array]:
     """Return both classes of an image, and both maps of the class that the first graph names."""
-    best = np.array([[-1]], dtype=np.int64)
     num_classes = next(value.shape[1] for value in first.get_outputs() if value.name == "logits")
-    none = np.array([[num_classes]], dtype=np.int64)
+    best, none = codes_of_best(1, num_classes)
     ours = run(first, image[None], best, none)
-    theirs = run(second, image[None], ours["explained"], none)
+    theirs = run(second, image[None], ours["explained"].astype(np.int64), none)
     return int(ours["explained"][0, 0]), int(theirs["logits"].argmax()), ours["gradcam"][0, 0], theirs["gradcam"][0, 0]
 
 

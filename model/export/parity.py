@@ -11,6 +11,7 @@ import onnxruntime
 import torch
 from torch import Tensor
 
+from model.contract.graph import LAST_LAYER, Codes, Images, feeds, no_class
 from model.explain.explainer import Explainer, Passed, activation_maps, gradient_scale
 
 TOLERANCE = 1e-4
@@ -92,12 +93,11 @@ def session(model: Runnable) -> onnxruntime.InferenceSession:
 
 
 def run(
-    runtime: onnxruntime.InferenceSession, images: Array, target: Array, versus: Array, layer: int = 0
+    runtime: onnxruntime.InferenceSession, images: Images, target: Codes, versus: Codes, layer: int = LAST_LAYER
 ) -> dict[str, Array]:
     """Ask a graph and return its outputs by name."""
     names = [output.name for output in runtime.get_outputs()]
-    inputs = {"image": images, "target": target, "versus": versus, "layer": np.array(layer, dtype=np.int64)}
-    return dict(zip(names, runtime.run(names, inputs), strict=True))
+    return dict(zip(names, runtime.run(names, feeds(images, target, versus, layer)), strict=True))
 
 
 def check_parity(
@@ -152,14 +152,15 @@ def check_parity(
     return report
 
 
-def _ask(runtime: onnxruntime.InferenceSession, images: Array, num_classes: int, layer: int) -> list[Row]:
+def _ask(runtime: onnxruntime.InferenceSession, images: Images, num_classes: int, layer: int) -> list[Row]:
     """Return what a graph answers to each image, its maps those of ranks 1, 2, and 1 against 2.
 
     Of an earlier layer those of 2, and 1 against 2: the way back to it is long, and they say the same.
     """
     start = 1 if layer else 0
     target = np.tile(np.array([-1, -2, -1][start:], dtype=np.int64), (len(images), 1))
-    versus = np.tile(np.array([num_classes, num_classes, -2][start:], dtype=np.int64), (len(images), 1))
+    none = no_class(num_classes)
+    versus = np.tile(np.array([none, none, -2][start:], dtype=np.int64), (len(images), 1))
     outputs = run(runtime, images, target, versus, layer)
     for name, value in outputs.items():
         if len(value) != len(images):
@@ -274,7 +275,7 @@ def _rounding(
 def _targets(explainer: Explainer, row: Row) -> list[tuple[int, int]]:
     """Return class and contrast of the maps that `_ask` asked for."""
     *first, second, again = row["explained"][0].tolist()
-    return [*((index, explainer.num_classes) for index in (*first, second)), (again, second)]
+    return [*((index, no_class(explainer.num_classes)) for index in (*first, second)), (again, second)]
 
 
 def _name(explainer: Explainer, layer: int) -> str:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from model.contract.graph import codes_of_best
 from model.explain.explainer import Explainer
 from model.explain.foreign import ModuleSubject
 from model.export.parity import Runnable, run, session
@@ -68,8 +69,7 @@ def compare_with_peers(
     runtime, module = session(model), Tapped(explainer, whole=False)
     largest: dict[str, float] = {}
     for image in images[:most]:
-        codes = np.array([[-1]], dtype=np.int64)
-        outputs = run(runtime, image[None], codes, np.full_like(codes, explainer.num_classes))
+        outputs = run(runtime, image[None], *codes_of_best(1, explainer.num_classes))
         x, target = explainer.normalise(torch.from_numpy(image[None])), int(outputs["explained"][0, 0])
         ours = _scaled(outputs["gradcam"][0, 0].astype(np.float64))
         for name, peer in PEERS.items():

@@ -15,6 +15,7 @@ import onnxruntime
 from onnx import ModelProto
 from torch import nn
 
+from model.contract.graph import codes_of_best, feeds
 from model.contract.manifest import Manifest
 from model.explain.explainer import Explainer, NetworkSubject
 from model.explain.foreign import ModuleSubject
@@ -146,9 +147,9 @@ class _Reader:
 
     @staticmethod
     def _each(images: npt.NDArray[np.uint8], num_classes: int) -> Iterator[dict[str, Any]]:
-        best, none = np.array([[-1]], dtype=np.int64), np.array([[num_classes]], dtype=np.int64)
+        codes = codes_of_best(1, num_classes)
         for image in images:
-            yield {"image": image[None], "target": best, "versus": none, "layer": np.array(0, dtype=np.int64)}
+            yield feeds(image[None], *codes)
 
     def get_next(self) -> dict[str, Any] | None:
         """Return the inputs of the next run, or None at the end."""

@@ -22,12 +22,13 @@ from torch.export.graph_signature import (
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
+from model.contract.graph import INPUTS
 from model.explain.explainer import Explainer
 from model.export.decompositions import DECOMPOSITIONS
 
 Example = tuple[Tensor, Tensor, Tensor, Tensor]
 """What is recorded: images, targets, contrasts and the layer."""
-FREE_AXES = (1, 2, 2, 0)
+FREE_AXES = tuple(len(value.free) for value in INPUTS.values())
 """How many of the first axes of each of them are free: images, or images and targets."""
 
 

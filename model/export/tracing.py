@@ -16,18 +16,17 @@ from typing import Any
 import onnx
 import onnxscript.optimizer
 import torch
-from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, TensorProto, helper
 from torch import Tensor, fx, nn
 from torch._dynamo.exc import UserError
 
+from model.contract.graph import INPUTS, LAST_LAYER, OUTPUTS, no_class
 from model.explain.explainer import Explainer
 from model.export.branches import Branch, branch_by_layer
 from model.export.diagnose import describe_failure, module_stack
 from model.export.recording import Example, as_program, record
 
 OPSET = 20
-INPUTS = ("image", "target", "versus", "layer")
-OUTPUTS = ("logits", "probabilities", "attention", "gradcam", "explained")
 EXAMPLE_IMAGES, EXAMPLE_TARGETS = 6, 5
 """Sizes of the example batch: neither 1, which broadcasts, nor equal to each other."""
 
@@ -64,6 +63,7 @@ def _trace(explainer: Explainer, input_size: int) -> ModelProto:
         except Exception as error:  # whatever torch, or the module itself, has against being traced
             raise GraphError(describe_failure(_classifier(explainer), _pixels(example), error, running)) from error
     earlier = range(1, len(explainer.subject.layers))
+    # In the order in which an explainer returns them.
     always = ["logits", "probabilities", "explained", *["attention"] * explainer.subject.has_attention, "gradcam"]
     branches = [[f"{kind}.{index}" for index in earlier] for kind in ("gradcam", "feature_map", "copies")]
     try:
@@ -115,7 +115,7 @@ def _pixels(example: Example) -> tuple[Tensor]:
 def _example(explainer: Explainer, size: int) -> Example:
     image = torch.zeros((EXAMPLE_IMAGES, size, size, 3), dtype=torch.uint8)
     codes = torch.zeros((EXAMPLE_IMAGES, EXAMPLE_TARGETS), dtype=torch.int64)
-    return image, codes, codes + explainer.num_classes, torch.tensor(0)
+    return image, codes, codes + no_class(explainer.num_classes), torch.tensor(LAST_LAYER)
 
 
 def _translate(recording: fx.GraphModule, example: Example, outputs: list[str]) -> ModelProto:
@@ -129,7 +129,7 @@ def _translate(recording: fx.GraphModule, example: Example, outputs: list[str]) 
             as_program(recording, example, shapes),
             dynamo=True,
             dynamic_shapes=shapes,
-            input_names=INPUTS,
+            input_names=tuple(INPUTS),
             output_names=outputs,
             opset_version=OPSET,
             optimize=False,
@@ -189,22 +189,18 @@ def _static_shape(graph: GraphProto, output: str) -> tuple[int, int, int]:
 
 
 def _order_outputs(graph: GraphProto) -> None:
-    ordered = sorted(graph.output, key=lambda value: OUTPUTS.index(value.name))
+    order = list(OUTPUTS)
+    ordered = sorted(graph.output, key=lambda value: order.index(value.name))
     del graph.output[:]
     graph.output.extend(ordered)
 
 
 def _check_symbolic(graph: GraphProto) -> None:
     """Raise unless N and T are free in every input and output."""
-    axes = {"logits": "N", "probabilities": "N", "attention": "N", "image": "N"}
+    contract = {**INPUTS, **OUTPUTS}
     for value in (*graph.input, *graph.output):
-        wanted = axes.get(value.name, "NT") if value.name != "layer" else ""
+        wanted = contract[value.name].free
         dims = value.type.tensor_type.shape.dim
         found = "".join(dim.dim_param for dim in dims[: len(wanted)])
         if found != wanted:
             raise GraphError(f"{value.name}: the axes {', '.join(wanted)} were frozen in the trace")
-
-
-def as_array(tensor: TensorProto) -> Tensor:
-    """Return a stored tensor as torch's."""
-    return torch.from_numpy(numpy_helper.to_array(tensor).copy())

@@ -8,7 +8,8 @@ import numpy.typing as npt
 import torchvision.models
 from torch import nn
 
-from model.contract.manifest import Layer, Manifest, Resize, Triple, synthetic_images
+from model.contract.geometry import Resize
+from model.contract.manifest import Layer, Manifest, Triple, synthetic_images
 from model.export.export import WeightsDtype, export
 from model.export.parity import ParityReport
 from model.network.backbone import WeightsError, read_state_dict

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.contract.manifest import Resize
+from model.contract.geometry import Resize
 from service.image import DecodedImage, decode_image, prepare
 
 RESIZES = [

@@ -9,7 +9,8 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from model.contract.manifest import Layer, Manifest, Resize, synthetic_images
+from model.contract.geometry import Resize
+from model.contract.manifest import Layer, Manifest, synthetic_images
 from model.export.parity import ParityReport
 from model.network.network import Network, NetworkConfig, build_network
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image, ImageCms
 
-from model.contract.manifest import Resize
+from model.contract.geometry import Resize
 from service.errors import EmptyInput, FieldmarkError, TooManyPixels, UndecodableImage, UnsupportedImageType
 from service.image import FORMATS, DecodedImage, ImageLimits, decode_image, prepare, read_orientation, sniff
 from service.settings import Settings

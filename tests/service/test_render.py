@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from model.contract.manifest import Resize
+from model.contract.geometry import Resize
 from service.colormaps import COLORMAPS
 from service.errors import InvalidOption, TooManyPixels
 from service.image import DecodedImage

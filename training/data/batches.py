@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
-from model.contract.manifest import Resize
+from model.contract.geometry import Resize
 from training.data.datasets import Sample
 from training.data.store import Pixels, Preparation, open_store, shrink_to
 from training.data.transforms import make_item, served_image

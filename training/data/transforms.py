@@ -1,6 +1,6 @@
 """From a photo with its box and key points to the network's input: torchvision.transforms.v2 on tv_tensors.
 
-Evaluation uses exactly the service's geometry (`model.contract.manifest.Resize.source_box` and one Pillow resize),
+Evaluation uses exactly the service's geometry (`model.contract.geometry.Resize.source_box` and one Pillow resize),
 training varies it. Boxes and key points follow every transform.
 """
 
@@ -15,7 +15,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from model.contract.manifest import Resize
+from model.contract.geometry import Resize
 from training.data.datasets import Box, Sample
 from training.data.store import Pixels
 from training.recipe import AugmentRecipe, Recipe

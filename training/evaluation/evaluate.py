@@ -16,7 +16,9 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from tqdm import tqdm
 
-from model.contract.manifest import MANIFEST_KEY, Manifest, Resize
+from model.contract.geometry import Resize
+from model.contract.graph import codes_of_best, feeds
+from model.contract.manifest import MANIFEST_KEY, Manifest
 from model.explain.gradcam import activation_map, channel_gradients
 from model.network.network import Network
 from training.checkpoint import Selected, load_selected
@@ -180,13 +182,8 @@ def onnx_answers(path: Path, threads: int = 0) -> tuple[Ask, Manifest]:
     wanted = ["logits", "gradcam", *(["attention"] if manifest.has_attention else [])]
 
     def ask(images: Tensor) -> Answer:
-        count = len(images)
-        inputs = {
-            "image": np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy()),
-            "target": np.full((count, 1), -1, np.int64),
-            "versus": np.full((count, 1), manifest.num_classes, np.int64),
-            "layer": np.array(0, np.int64),
-        }
+        pixels = np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy())
+        inputs = feeds(pixels, *codes_of_best(len(pixels), manifest.num_classes))
         logits, gradcam, *rest = session.run(wanted, inputs)
         return logits, gradcam[:, 0], rest[0] if rest else None
 
@@ -268,7 +265,7 @@ def predictions_csv(judged: Judged) -> str:
     import csv
     import io
 
-    from model.contract.manifest import softmax
+    from model.contract.graph import softmax
 
     text = io.StringIO()
     writer = csv.writer(text)

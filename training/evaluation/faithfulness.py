@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.transforms.v2 import functional as F
 
-from model.contract.manifest import softmax
+from model.contract.graph import softmax
 from training.data.store import decode_photo
 from training.data.transforms import served_image
 from training.evaluation.evaluate import Judged, answers_of

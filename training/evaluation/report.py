@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from model.contract.manifest import softmax
+from model.contract.graph import softmax
 from training.data.store import decode_photo
 from training.data.transforms import served_image
 from training.evaluation.evaluate import Judged

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 
-from model.contract.manifest import softmax
+from model.contract.graph import softmax
 
 Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.integer]

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.contract.manifest import ManifestError, Resize, synthetic_images
+from model.contract.geometry import Resize
+from model.contract.manifest import ManifestError, synthetic_images
 from model.explain.foreign import LayerError, ModuleSubject, check_separates
 from model.export.export import ExportError, export, load_network, read
 from model.export.parity import run, session

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.contract.manifest import Resize
+from model.contract.geometry import Resize
 from model.explain.explainer import Explainer
 from model.export.export import explainer_of
 from model.export.parity import run, session

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.contract.manifest import Manifest, ManifestError, Resize, synthetic_images
+from model.contract.geometry import Resize
+from model.contract.manifest import Manifest, ManifestError, synthetic_images
 from model.export.export import ExportError, load_network, read
 from model.export.gate import GateError, HeldOut, check, measure
 from model.export.parity import run, session

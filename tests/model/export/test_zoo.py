@@ -6,7 +6,8 @@ import pytest
 import torch
 import torchvision.models
 
-from model.contract.manifest import Manifest, Resize
+from model.contract.geometry import Resize
+from model.contract.manifest import Manifest
 from model.export.export import read
 from model.export.zoo import export_torchvision, load_classifier
 from model.network.backbone import WeightsError

@@ -214,7 +214,7 @@ def test_a_store_holds_what_decoding_gives(tmp_path: Path) -> None:
 
 def test_boxes_and_key_points_follow_the_transforms(birds: Dataset) -> None:
     """The served geometry scales and crops them with the image; a mirrored crop mirrors them."""
-    from model.contract.manifest import Resize
+    from model.contract.geometry import Resize
     from training.recipe import Recipe
 
     sample = Sample(Path("x"), 0, box=(10.0, 20.0, 300.0, 60.0), points=((10.0, 20.0),))

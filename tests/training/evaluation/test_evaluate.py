@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.contract.manifest import Resize
+from model.contract.geometry import Resize
 from training import cli
 from training.data.datasets import Dataset
 from training.data.transforms import box_on_input
