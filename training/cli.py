@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.error import URLError
 
+from model.files import WriteError, write_whole
 from training.arms import ARMS, apply_arm
 from training.errors import TrainingError
 from training.recipe import Recipe, load_recipe, parse_change, recipe_names
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         status: int = options.command(options)
-    except (TrainingError, URLError, ValueError) as error:
+    except (TrainingError, WriteError, URLError, ValueError) as error:
         _say(f"fieldmark-train {options.name}: {error}")
         return 1
     except RuntimeError as error:
@@ -104,8 +105,8 @@ def evaluate_command(options: argparse.Namespace) -> int:
     result = {"model": str(options.model), "dataset": dataset.name, "part": options.part, **figures}
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "metrics.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-        (options.out / "predictions.csv").write_text(predictions_csv(judged), encoding="utf-8")
+        write_whole(options.out / "metrics.json", json.dumps(result, indent=2) + "\n")
+        write_whole(options.out / "predictions.csv", predictions_csv(judged))
         title = f"{options.model.name} on {dataset.name}, {options.part}"
         write_report(judged, figures, title, options.out / "report.html", dataset.banner)
     _print(result, options.json)

@@ -21,8 +21,9 @@ import numpy as np
 import torch
 from scipy import stats
 
+from model.files import replacing, write_whole
 from training.arms import apply_arm
-from training.checkpoint import LAST, SELECTED, load_selected, write_whole
+from training.checkpoint import LAST, SELECTED, load_selected
 from training.data.datasets import Dataset, load_dataset
 from training.errors import CheckpointError, Diverged, TrainingError
 from training.evaluation.evaluate import judge_selected
@@ -225,8 +226,8 @@ def paired_difference(table: dict[str, dict[int, float]], arm: str, against: str
 def write_tables(results: Sequence[Result], out: Path) -> None:
     """Write table.md, table.csv and table.png."""
     plan = json.loads((out / PLAN).read_text(encoding="utf-8"))
-    write_whole(out / "table.md", markdown(results, plan).encode())
-    write_whole(out / "table.csv", results_csv(results).encode())
+    write_whole(out / "table.md", markdown(results, plan))
+    write_whole(out / "table.csv", results_csv(results))
     draw(results, out / "table.png")
 
 
@@ -314,7 +315,8 @@ def draw(results: Sequence[Result], path: Path) -> None:
     right.set_xlabel(f"top-1 − {BASELINE}, points ({CONFIDENCE:.0%} interval; grey: contains zero)")
     for panel in (left, right):
         panel.grid(axis="x", alpha=0.3)
-    figure.savefig(path, dpi=110)
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=110)
 
 
 def _row(results: Sequence[Result], table: dict[str, dict[int, float]], arm: str) -> str:
@@ -356,11 +358,11 @@ def _agree_on_plan(comparison: Comparison) -> None:
             if old[key] != plan[key]:
                 raise CheckpointError(f"{comparison.out} holds a comparison with another {key}: take another --out")
         plan["arms"] = list(dict.fromkeys([*old["arms"], *comparison.arms]))
-    write_whole(path, (json.dumps(plan, indent=2) + "\n").encode())
+    write_whole(path, json.dumps(plan, indent=2) + "\n")
 
 
 def _write_result(folder: Path, result: Result) -> None:
-    write_whole(folder / RESULT, (json.dumps(result, indent=2) + "\n").encode())
+    write_whole(folder / RESULT, json.dumps(result, indent=2) + "\n")
 
 
 def _run_side_by_side(comparison: Comparison, missing: list[tuple[str, int]], deadline: float | None) -> None:

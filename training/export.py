@@ -12,6 +12,7 @@ from model.contract.manifest import Layer, Manifest, Provenance, synthetic_image
 from model.export.export import WeightsDtype, export, load_network
 from model.export.gate import HeldOut
 from model.export.parity import ParityReport
+from model.files import replacing
 from model.network.network import Network
 from training.checkpoint import Selected, load_selected
 from training.data.datasets import Dataset, Sample, hold_out
@@ -158,7 +159,8 @@ def prepared_images(samples: Sequence[Sample], resize: Resize, banner: int) -> n
 
 def keep_parity_images(folder: Path, samples: list[Sample], data: DataRecipe, banner: int) -> None:
     """Put a run's parity images into its folder, so that an export needs no data set."""
-    np.savez_compressed(folder / PARITY_IMAGES, images=parity_images(samples, data.resize, banner))
+    with replacing(folder / PARITY_IMAGES) as file:
+        np.savez_compressed(file, images=parity_images(samples, data.resize, banner))
 
 
 def _model_name(run: Path) -> str:

@@ -1,8 +1,6 @@
 """Network → one ONNX file with the gradient inside, and back: the file is enough to build the network again."""
 
 import copy
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +22,7 @@ from model.explain.foreign import ModuleSubject, check_separates
 from model.export.parity import ParityReport, check_parity, run, session
 from model.export.peers import compare_with_peers
 from model.export.tracing import count_operators, initializers, subgraphs, trace
+from model.files import write_whole
 from model.network.network import Network, NetworkConfig, build_network
 
 WeightsDtype = Literal["fp32", "fp16"]
@@ -164,16 +163,7 @@ def write(model: ModelProto, manifest: Manifest, path: Path) -> None:
     model.producer_name, model.producer_version = "fieldmark", ""
     onnx.checker.check_model(model, full_check=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            file.write(model.SerializeToString())
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+    write_whole(path, model.SerializeToString())
 
 
 def freeze(network: nn.Module, weights_dtype: WeightsDtype) -> nn.Module:

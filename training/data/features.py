@@ -7,7 +7,6 @@ kept as float16: on two cores the rest of a MobileNetV2 then trains ten times fa
 import copy
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch.utils.data import Dataset as TorchDataset
 from torchvision.transforms import v2
 from tqdm import tqdm
 
+from model.files import replacing
 from model.network.attention import Attended
 from model.network.network import Network
 from training.data.batches import Key, Photos, ServedPhotos, VariedPhotos
@@ -211,7 +211,6 @@ class FeatureCache:
         return Features(path)
 
     def _write(self, path: Path, batches: Iterator[Tensor], views: int, count: int) -> None:
-        partial = path.with_suffix(f".{os.getpid()}.partial")
         bar = tqdm(
             total=views * count,
             desc="computing frozen features once",
@@ -220,12 +219,12 @@ class FeatureCache:
             leave=False,
         )
         at, kept = 0, None
-        try:
+        with replacing(path) as file, bar:
             for images in batches:
                 features = self.answer(images)
                 if kept is None:
                     shape = (views, count, *features.shape[1:])
-                    whole = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float16, shape=shape)
+                    whole = np.lib.format.open_memmap(file.name, mode="w+", dtype=np.float16, shape=shape)
                     kept = whole.reshape(views * count, *features.shape[1:])
                 kept[at : at + len(features)] = features.cpu().half().numpy()
                 at += len(features)
@@ -233,10 +232,6 @@ class FeatureCache:
             if kept is None:
                 raise RecipeError("there are no images to compute features of")
             whole.flush()
-            partial.replace(path)
-        finally:
-            bar.close()
-            partial.unlink(missing_ok=True)
 
 
 def _settings(recipe: Recipe) -> dict[str, object]:

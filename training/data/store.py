@@ -12,15 +12,18 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
+from model.files import replacing
 from training.errors import DatasetError
 
 Pixels = npt.NDArray[np.uint8]
+Size = tuple[int, int]
 
 FORMAT = 1
 CHUNK = 64
@@ -165,9 +168,39 @@ def open_store(
 
 
 def _write(paths: Sequence[Path], preparation: Preparation, base: Path, limit: int, progress: bool) -> bool:
-    """Write a store under temporary names and rename it; return False where it would pass the limit."""
-    shapes, sizes, damaged = [], [], []
-    partial = base.with_suffix(f".{os.getpid()}.partial")
+    """Write a store whole; return False where it would pass the limit."""
+    try:
+        with replacing(base.with_suffix(".bytes")) as file:
+            shapes, sizes = _write_pixels(paths, preparation, file, limit, progress)
+    except _TooLarge:
+        return False
+    counts = np.array(shapes, np.int64).reshape(-1, 2).prod(axis=1) * 3
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])[:-1]
+    with replacing(base.with_suffix(".npz")) as file:
+        np.savez(
+            file,
+            offsets=offsets,
+            shapes=np.array(shapes, np.int64).reshape(-1, 2),
+            sizes=np.array(sizes, np.int64).reshape(-1, 2),
+        )
+    return True
+
+
+class _TooLarge(Exception):
+    """The store would pass its limit."""
+
+
+def _write_pixels(
+    paths: Sequence[Path], preparation: Preparation, file: BinaryIO, limit: int, progress: bool
+) -> tuple[list[Size], list[Size]]:
+    """Write every photo's pixels one after the other; return their (h, w) and the photos' own (width, height).
+
+    Raises:
+        DatasetError: damaged images; the first ten are named.
+    """
+    shapes: list[Size] = []
+    sizes: list[Size] = []
+    damaged = []
     written = 0
 
     def load(path: Path) -> tuple[Pixels, tuple[int, int]] | DatasetError:
@@ -177,42 +210,23 @@ def _write(paths: Sequence[Path], preparation: Preparation, base: Path, limit: i
             return error
 
     bar = tqdm(total=len(paths), desc="decoding once", unit="img", disable=None if progress else True, leave=False)
-    try:
-        with partial.open("wb") as file, ThreadPoolExecutor(os.cpu_count()) as pool, bar:
-            for begin in range(0, len(paths), CHUNK):
-                for loaded in pool.map(load, paths[begin : begin + CHUNK]):
-                    if isinstance(loaded, DatasetError):
-                        damaged.append(str(loaded))
-                        continue
-                    pixels, size = loaded
-                    file.write(pixels.tobytes())
-                    shapes.append(pixels.shape[:2])
-                    sizes.append(size)
-                    written += pixels.nbytes
-                bar.update(min(CHUNK, len(paths) - begin))
-                if written / max(len(shapes), 1) * len(paths) > limit:
-                    return False
-            file.flush()
-            os.fsync(file.fileno())
-        if damaged:
-            raise DatasetError(f"{len(damaged)} damaged images:\n  " + "\n  ".join(damaged[:10]))
-        partial.replace(base.with_suffix(".bytes"))
-        _write_index(base, np.array(shapes, np.int64).reshape(-1, 2), np.array(sizes, np.int64).reshape(-1, 2))
-    finally:
-        partial.unlink(missing_ok=True)
-    return True
-
-
-def _write_index(base: Path, shapes: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]) -> None:
-    counts = shapes.prod(axis=1) * 3
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])[:-1]
-    partial = base.with_suffix(f".{os.getpid()}.index")
-    try:
-        with partial.open("wb") as file:
-            np.savez(file, offsets=offsets, shapes=shapes, sizes=sizes)
-        partial.replace(base.with_suffix(".npz"))
-    finally:
-        partial.unlink(missing_ok=True)
+    with ThreadPoolExecutor(os.cpu_count()) as pool, bar:
+        for begin in range(0, len(paths), CHUNK):
+            for loaded in pool.map(load, paths[begin : begin + CHUNK]):
+                if isinstance(loaded, DatasetError):
+                    damaged.append(str(loaded))
+                    continue
+                pixels, size = loaded
+                file.write(pixels.tobytes())
+                shapes.append((pixels.shape[0], pixels.shape[1]))
+                sizes.append(size)
+                written += pixels.nbytes
+            bar.update(min(CHUNK, len(paths) - begin))
+            if written / max(len(shapes), 1) * len(paths) > limit:
+                raise _TooLarge
+    if damaged:
+        raise DatasetError(f"{len(damaged)} damaged images:\n  " + "\n  ".join(damaged[:10]))
+    return shapes, sizes
 
 
 def _key(paths: Sequence[Path], preparation: Preparation) -> str:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from model.contract.graph import softmax
+from model.files import write_whole
 from training.data.store import decode_photo
 from training.data.transforms import served_image
 from training.evaluation.evaluate import Judged
@@ -68,7 +69,7 @@ def write_report(judged: Judged, figures: Mapping[str, float], title: str, path:
         _photos(judged, probabilities, right, banner),
     ]
     page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
-    path.write_text(f"{page}<style>{STYLE}</style><body>{''.join(parts)}</body></html>", encoding="utf-8")
+    write_whole(path, f"{page}<style>{STYLE}</style><body>{''.join(parts)}</body></html>")
 
 
 def choose(probabilities: Floats, labels: npt.NDArray[np.integer]) -> tuple[list[int], list[int]]:

@@ -9,6 +9,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from model.files import replacing, write_whole
+
 METRICS = "metrics.jsonl"
 CURVES = "curves.png"
 REFRESH_S = 0.5
@@ -31,12 +33,13 @@ class Journal:
         self.records: list[Record] = [record for record in read_metrics(folder) if record["epoch"] <= epochs]
         if write:
             text = "".join(json.dumps(record) + "\n" for record in self.records)
-            self._path.write_text(text, encoding="utf-8")
+            write_whole(self._path, text)
 
     def add(self, record: Record) -> None:
         """Append one epoch."""
         self.records.append(record)
         if self._write:
+            # Appended, so that the file can be followed; a reader leaves out a line that a crash cut short.
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
 
@@ -124,4 +127,5 @@ def draw_curves(records: Sequence[Mapping[str, Any]], path: Path) -> None:
         panel.set(title=title, xlabel="epoch")
         panel.grid(alpha=0.3)
         panel.legend()
-    figure.savefig(path, dpi=110)
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=110)
