@@ -50,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def fit_command(options: argparse.Namespace) -> int:
     """Train, or go on training."""
     from training.data.datasets import load_dataset
-    from training.fit.loop import Job, fit
+    from training.fit.job import Job
+    from training.fit.loop import fit
 
     recipe = _recipe(options)
     dataset = load_dataset(options.data, options.dataset)

@@ -27,7 +27,8 @@ from training.checkpoint import LAST, SELECTED, load_selected
 from training.data.datasets import Dataset, load_dataset
 from training.errors import CheckpointError, Diverged, TrainingError
 from training.evaluation.evaluate import judge_selected
-from training.fit.loop import Job, fit
+from training.fit.job import Job
+from training.fit.loop import fit
 from training.fit.world import pick_device
 from training.recipe import Recipe
 

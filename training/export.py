@@ -1,6 +1,5 @@
 """From a run, or from an exported file, to one `.onnx` file: what the manifest says, and the images of the check."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,18 +11,12 @@ from model.contract.manifest import Layer, Manifest, Provenance, synthetic_image
 from model.export.export import WeightsDtype, export, load_network
 from model.export.gate import HeldOut
 from model.export.parity import ParityReport
-from model.files import replacing
 from model.network.network import Network
 from training.checkpoint import Selected, load_selected
-from training.data.datasets import Dataset, Sample, hold_out
-from training.data.store import decode_photo
-from training.data.transforms import served_image
+from training.data.datasets import Dataset, hold_out
+from training.data.prepared import NUM_PARITY_IMAGES, kept_parity_images, parity_images, prepared_images
 from training.errors import TrainingError
-from training.recipe import DataRecipe, Recipe
-
-PARITY_IMAGES = "parity.npz"
-"""In a run's folder: real images, prepared, for the parity check of its export."""
-NUM_PARITY_IMAGES = 14
+from training.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -65,9 +58,9 @@ def load_source(path: Path, name: str | None = None, dataset: Dataset | None = N
     if dataset is not None:
         samples = dataset.test or dataset.train
         return Source(network, manifest, parity_images(samples, manifest.resize, dataset.banner), True)
-    kept = path / PARITY_IMAGES
-    if kept.is_file():
-        return Source(network, manifest, np.load(kept)["images"], True)
+    kept = kept_parity_images(path)
+    if kept is not None:
+        return Source(network, manifest, kept, True)
     return Source(network, manifest, synthetic_images(0, NUM_PARITY_IMAGES, manifest.input_size), False)
 
 
@@ -142,25 +135,6 @@ def variant_photos(
     images = prepared_images(held, resize, dataset.banner)
     calibration = kept[:: max(1, len(kept) // most)][:most]
     return HeldOut(images, labels), prepared_images(calibration, resize, dataset.banner)
-
-
-def parity_images(samples: tuple[Sample, ...] | list[Sample], resize: Resize, banner: int) -> npt.NDArray[np.uint8]:
-    """Return a few photos, spread over the samples, as the network sees them, (n, S, S, 3)."""
-    count = min(NUM_PARITY_IMAGES, len(samples))
-    chosen = [samples[index * len(samples) // count] for index in range(count)]
-    return prepared_images(chosen, resize, banner)
-
-
-def prepared_images(samples: Sequence[Sample], resize: Resize, banner: int) -> npt.NDArray[np.uint8]:
-    """Return photos as the network sees them, (n, S, S, 3)."""
-    prepared = [served_image(decode_photo(sample.path, banner), resize) for sample in samples]
-    return np.stack([np.asarray(image) for image in prepared])
-
-
-def keep_parity_images(folder: Path, samples: list[Sample], data: DataRecipe, banner: int) -> None:
-    """Put a run's parity images into its folder, so that an export needs no data set."""
-    with replacing(folder / PARITY_IMAGES) as file:
-        np.savez_compressed(file, images=parity_images(samples, data.resize, banner))
 
 
 def _model_name(run: Path) -> str:

@@ -85,9 +85,14 @@ class Network(nn.Module):
         """Whether the arm has a spatial attention map."""
         return bool(self.attention.has_attention)
 
-    def forward_features(self, x: Tensor) -> Attended:
-        """Return feature map, attention and channel weights of normalised images, (N, 3, H, W)."""
-        return self.attend(self.backbone(x))
+    def forward_features(self, x: Tensor, after: str | None = None) -> Attended:
+        """Return feature map, attention and channel weights.
+
+        Args:
+            x: normalised images, (N, 3, H, W), or the features of the backbone's step `after`.
+            after: name of the step to go on from.
+        """
+        return self.attend(self.backbone(x, after))
 
     def attend(self, feature_map: Tensor) -> Attended:
         """Apply the attention to the backbone's last feature map, (N, C, h, w)."""

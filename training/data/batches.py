@@ -148,10 +148,11 @@ def evaluation_loader(
 def _loader(dataset: Dataset[tuple[Tensor, int]], workers: int, **options: Any) -> DataLoader[tuple[Tensor, int]]:
     pin = options.pop("pin")
     more: dict[str, Any] = {"persistent_workers": True, "prefetch_factor": 4} if workers else {}
-    start: Callable[[int], None] = _one_thread
+    start: Callable[[int], None] = one_thread
     return DataLoader(dataset, num_workers=workers, pin_memory=pin, worker_init_fn=start, **more, **options)
 
 
-def _one_thread(_: int) -> None:
+def one_thread(_: int) -> None:
+    """Set up a worker that varies or decodes images."""
     # Workers are processes already: threads inside them would only fight for the same cores.
     torch.set_num_threads(1)

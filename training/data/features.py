@@ -1,28 +1,25 @@
-"""A frozen early part of the backbone, and its features computed once instead of in every epoch.
+"""Features of the backbone's frozen part, computed once instead of in every epoch.
 
 What never learns always answers the same, so a few random variations of every image can go through it once and be
 kept as float16: on two cores the rest of a MobileNetV2 then trains ten times faster.
 """
 
-import copy
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from torchvision.transforms import v2
 from tqdm import tqdm
 
 from model.files import replacing
-from model.network.attention import Attended
+from model.network.backbone import StageError
 from model.network.network import Network
 from training.data.batches import Key, Photos, ServedPhotos, VariedPhotos
 from training.data.datasets import Sample
@@ -35,52 +32,24 @@ BATCH = 32
 
 
 def frozen_step(network: Network, recipe: OptimRecipe) -> str | None:
-    """Return the last step of the backbone that does not learn, or None where all of it does.
+    """Return the last step of the backbone that a recipe freezes, or None where all of it learns.
 
     Raises:
         RecipeError: the backbone has no such stage or step.
     """
-    backbone = network.backbone
-    steps = list(backbone._steps)
-    if recipe.freeze_until:
-        if recipe.freeze_until not in steps:
-            raise RecipeError(f"optim.freeze_until is {recipe.freeze_until!r}; {backbone.name} has {', '.join(steps)}")
-        return recipe.freeze_until
-    if recipe.freeze_stages > len(backbone.stages):
-        raise RecipeError(f"optim.freeze_stages is {recipe.freeze_stages}; {backbone.name} has {len(backbone.stages)}")
-    return backbone.stages[recipe.freeze_stages - 1].name if recipe.freeze_stages else None
+    try:
+        return network.backbone.frozen_step(recipe.freeze_stages, recipe.freeze_until)
+    except StageError as error:
+        raise RecipeError(f"optim.{error}") from error
 
 
-def frozen_part(network: Network, step: str | None) -> list[nn.Module]:
-    """Return the backbone's modules up to a step, in order."""
-    if step is None:
-        return []
-    steps = list(network.backbone._steps)
-    return [network.backbone.get_submodule(name) for name in steps[: steps.index(step) + 1]]
+def cached_step(network: Network, recipe: Recipe) -> str | None:
+    """Return the step whose features stand in for images under a recipe, or None where they do not.
 
-
-def fused(part: nn.Module) -> nn.Module:
-    """Return a copy in evaluation mode whose batch norms are folded into the convolutions right before them.
-
-    In evaluation a batch norm is a scale and a shift; on the CPU it takes half of the time of such a network.
+    Raises:
+        RecipeError: the backbone has no such stage or step.
     """
-    part = copy.deepcopy(part).eval().requires_grad_(False)
-    for container in [module for module in part.modules() if isinstance(module, nn.Sequential)]:
-        for (name, first), (after, second) in pairwise(list(container.named_children())):
-            if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
-                setattr(container, name, fuse_conv_bn_eval(first, second))
-                setattr(container, after, nn.Identity())
-    return part
-
-
-def forward_inputs(network: Network, inputs: Tensor, step: str | None) -> Attended:
-    """Return what the attention makes of normalised images, or of features that were computed up to a step."""
-    if step is None:
-        return network.forward_features(inputs)
-    steps = list(network.backbone._steps)
-    for name in steps[steps.index(step) + 1 :]:
-        inputs = network.backbone.get_submodule(name)(inputs)
-    return network.attend(inputs)
+    return frozen_step(network, recipe.optim) if recipe.data.cached_views else None
 
 
 class AsFloats:
@@ -164,9 +133,9 @@ class FeatureCache:
         *,
         progress: bool = True,
     ) -> None:
-        frozen = frozen_part(network, step)
-        self._network_key = _weights_key(frozen)
-        self._part = fused(nn.Sequential(*frozen)).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._network_key = _weights_key(network.backbone.modules_until(step))
+        part = network.backbone.fused_until(step)
+        self._part = part.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._recipe, self._folder, self._device = recipe, folder, device
         self._workers, self._progress = workers, progress
         self._normalise = Normalise(recipe.data.mean, recipe.data.std, device, channels_last=True)

@@ -22,9 +22,9 @@ from model.contract.manifest import MANIFEST_KEY, Manifest
 from model.explain.gradcam import activation_map, channel_gradients
 from model.network.network import Network
 from training.checkpoint import Selected, load_selected
-from training.data.batches import Photos, _one_thread, served_photos, served_preparation
+from training.data.batches import Photos, one_thread, served_photos, served_preparation
 from training.data.datasets import Dataset, Sample, hold_out
-from training.data.features import AsFloats, FeatureCache, Features, forward_inputs, frozen_step
+from training.data.features import AsFloats, FeatureCache, Features, cached_step
 from training.data.store import PhotoFiles
 from training.data.transforms import Normalise, box_on_input
 from training.errors import DatasetError, TrainingError
@@ -120,7 +120,7 @@ def judge_selected(
     features, step = None, None
     if cache is not None:
         photos = served_photos(samples, data, dataset.banner, cache, progress=visible)
-        step = frozen_step(network, selected.recipe.optim) if data.cached_views else None
+        step = cached_step(network, selected.recipe)
     if cache is not None and step is not None:
         kept = FeatureCache(network, step, selected.recipe, cache, device, workers, progress=visible)
         features, normalise = kept.served(photos, samples), AsFloats(device)
@@ -151,7 +151,7 @@ def torch_answers(network: Network, normalise: Callable[[Tensor], Tensor], step:
 
     def ask(images: Tensor) -> Answer:
         with torch.no_grad():
-            attended = forward_inputs(network, normalise(images), step)
+            attended = network.forward_features(normalise(images), step)
             logits = network.forward_head(attended.feature_map)
             alpha = channel_gradients(network, attended, logits.argmax(1))
             gradcam = activation_map(alpha, attended.feature_map)
@@ -227,7 +227,7 @@ def _judge(
     visible: bool,
     batch_size: int = 32,
 ) -> Judged:
-    loader = DataLoader(photos, batch_size, num_workers=workers, worker_init_fn=_one_thread)
+    loader = DataLoader(photos, batch_size, num_workers=workers, worker_init_fn=one_thread)
     answers, labels, boxes = [], [], []
     for images, batch_labels, batch_boxes in _shown(loader, visible):
         answers.append(ask(images))

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from model.explain.gradcam import activation_map, channel_gradients
 from model.network.attention import Attended
 from model.network.network import Network
-from training.data.features import forward_inputs
 from training.recipe import GuidanceRecipe, Recipe
 
 SMALLEST = 1e-12
@@ -41,19 +40,24 @@ class Objective(nn.Module):
         network: to train.
         recipe: its guidance and label smoothing.
         processes: whose gradients are averaged; a guidance that is summed over the batch is then scaled back up.
-        step: of the backbone that the inputs' features were computed up to; None where inputs are images.
+        after: step of the backbone whose features the inputs are; None where they are images.
     """
 
-    def __init__(self, network: Network, recipe: Recipe, processes: int = 1, step: str | None = None) -> None:
+    def __init__(self, network: Network, recipe: Recipe, processes: int = 1, after: str | None = None) -> None:
         super().__init__()
-        self.network, self.step = network, step
+        self.network, self.after = network, after
         self.guidance = recipe.guidance
         self.weight = recipe.guidance.weight * (processes if recipe.guidance.reduction == "sum" else 1)
         self.cross_entropy = nn.CrossEntropyLoss(label_smoothing=recipe.optim.label_smoothing)
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Losses:
-        """Return the losses of normalised images (N, 3, S, S) and targets: classes (N,) or their shares (N, K)."""
-        attended = forward_inputs(self.network, inputs, self.step)
+        """Return the losses of a batch.
+
+        Args:
+            inputs: normalised images, (N, 3, S, S), or features of the step `after`.
+            targets: classes, (N,), or their shares, (N, K).
+        """
+        attended = self.network.forward_features(inputs, self.after)
         logits = self.network.forward_head(attended.feature_map).float()
         cross_entropy = self.cross_entropy(logits, targets)
         if self.guidance.weight == 0:

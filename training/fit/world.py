@@ -43,6 +43,15 @@ class World:
         if self.size > 1:
             dist.barrier()
 
+    @contextmanager
+    def leader_first(self) -> Iterator[None]:
+        """Let the leading process go through the body before the others do."""
+        if not self.leads:
+            self.wait()
+        yield
+        if self.leads:
+            self.wait()
+
     def share(self, value: Any) -> Any:
         """Return the leading process's value in every process."""
         if self.size == 1:

@@ -1,12 +1,14 @@
 """Backbones: their stages, and weights from files good and bad."""
 
+import copy
 from pathlib import Path
 
 import pytest
 import torch
 import torchvision.models
+from torch import nn
 
-from model.network.backbone import STAGES, Backbone, WeightsError, create_backbone, read_state_dict
+from model.network.backbone import STAGES, Backbone, StageError, WeightsError, create_backbone, read_state_dict
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -28,6 +30,56 @@ def test_last_stage_is_the_output_and_follows_from_every_earlier_one() -> None:
         for index, stage in enumerate(backbone.stages):
             later = backbone.forward_stages(maps[index], after=stage.name)
             assert all(torch.equal(a, b) for a, b in zip(maps[index + 1 :], later, strict=True))
+
+
+def test_any_step_can_be_gone_on_from() -> None:
+    """Features of a step, given in its place, lead to the same last map."""
+    backbone = Backbone("mobilenet_v2").eval()
+    with torch.no_grad():
+        x = torch.rand(2, 3, 64, 64)
+        for step in ("features.0", "features.13", "features.18"):
+            features = nn.Sequential(*backbone.modules_until(step))(x)
+            assert torch.equal(backbone(features, after=step), backbone(x))
+
+
+def test_frozen_modules_neither_learn_nor_follow_statistics() -> None:
+    """Whatever mode the network is set to, the early part stays in evaluation mode; the rest follows."""
+    backbone = Backbone("mobilenet_v2").train()
+    backbone.freeze("features.3")
+    for _ in range(2):
+        backbone.train()
+        assert not any(part.training for module in backbone.modules_until("features.3") for part in module.modules())
+        assert all(part.training for part in backbone.get_submodule("features.4").modules())
+        backbone.eval()
+        assert not any(part.training for part in backbone.modules())
+    learning = {name for name, parameter in backbone.named_parameters() if parameter.requires_grad}
+    assert min(int(name.split(".")[1]) for name in learning) == 4
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    backbone.train()(torch.rand(4, 3, 64, 64))
+    moved = {name for name, value in backbone.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved
+    assert min(int(name.split(".")[1]) for name in moved) == 4
+
+
+def test_a_copy_of_a_frozen_backbone_is_frozen() -> None:
+    """Averaged weights and exports work on copies."""
+    backbone = Backbone("squeezenet1_1")
+    backbone.freeze(backbone.frozen_step(stages=1))
+    other = copy.deepcopy(backbone).train()
+    assert not other.get_submodule("features.1").training
+    assert other.get_submodule("features.2").training
+
+
+def test_an_early_part_is_named_by_stages_or_by_its_last_step() -> None:
+    """Both ways say the same; nothing is an empty part; an unknown name is answered with those there are."""
+    backbone = Backbone("mobilenet_v2")
+    assert backbone.frozen_step(stages=4) == backbone.frozen_step(until="features.13") == "features.13"
+    assert backbone.frozen_step() is None
+    assert backbone.modules_until(None) == []
+    with pytest.raises(StageError, match=r"layer3.*features\.18"):
+        backbone.frozen_step(until="layer3")
+    with pytest.raises(StageError, match="has 5"):
+        backbone.frozen_step(stages=6)
 
 
 def test_vgg_map_is_fourteen_wide() -> None:

@@ -7,19 +7,19 @@ import pytest
 import torch
 from torch import nn
 
-from model.network.network import NetworkConfig, build_network
+from model.network.network import Network, NetworkConfig, build_network
 from training.data.batches import served_photos
 from training.data.datasets import Dataset
-from training.data.features import FeatureCache, forward_inputs, frozen_part, frozen_step
+from training.data.features import FeatureCache, cached_step, frozen_step
 from training.data.transforms import Normalise
 from training.errors import RecipeError
-from training.fit.loop import Job
+from training.fit.job import Job
 from training.recipe import OptimRecipe, Recipe
 
 CPU = torch.device("cpu")
 
 
-def lively_network() -> nn.Module:
+def lively_network() -> Network:
     """Return a MobileNetV2 whose running statistics are not those of a fresh network."""
     torch.manual_seed(0)
     network = build_network(NetworkConfig("mobilenet_v2", "guided", 3, pooling="avg"))
@@ -39,7 +39,7 @@ def test_cached_features_are_what_the_network_answers(birds: Dataset, tiny: Reci
     images = torch.stack([torch.from_numpy(photos[i][0].copy()).permute(2, 0, 1) for i in range(len(photos))])
     x = Normalise(recipe.data.mean, recipe.data.std, CPU)(images)
     with torch.no_grad():
-        expected = nn.Sequential(*frozen_part(network, step))(x)
+        expected = nn.Sequential(*network.backbone.modules_until(step))(x)
         scale = expected.abs().max()
         assert (kept.answer(images) - expected).abs().max() <= 1e-5 * scale
         features = kept.served(photos, birds.test)
@@ -47,7 +47,7 @@ def test_cached_features_are_what_the_network_answers(birds: Dataset, tiny: Reci
         assert (stored - expected).abs().max() <= 1e-3 * scale
         whole = network(x)
         assert torch.allclose(
-            network.forward_head(forward_inputs(network, expected, step).feature_map), whole, atol=1e-5
+            network.forward_head(network.forward_features(expected, after=step).feature_map), whole, atol=1e-5
         )
 
 
@@ -59,6 +59,13 @@ def test_the_frozen_part_is_named_by_stage_or_step() -> None:
     assert frozen_step(network, OptimRecipe()) is None
     with pytest.raises(RecipeError, match=r"features\.18"):
         frozen_step(network, OptimRecipe(freeze_until="layer3"))
+
+
+def test_features_stand_in_for_images_where_the_recipe_says_so(tiny: Recipe) -> None:
+    """A frozen part alone is not cached."""
+    network, frozen = lively_network(), tiny.with_values({"optim.freeze_stages": 4})
+    assert cached_step(network, frozen) is None
+    assert cached_step(network, frozen.with_values({"data.cached_views": 2})) == "features.13"
 
 
 def test_cached_views_need_a_frozen_part(make_job: Callable[..., Job]) -> None:

@@ -21,7 +21,8 @@ from training.evaluation.scores import (
     mean_per_class_accuracy,
     top_k_accuracy,
 )
-from training.fit.loop import Job, fit
+from training.fit.job import Job
+from training.fit.loop import fit
 
 LOGITS = np.array([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0], [1.0, 2.0, 0.0], [3.0, 0.0, 0.0]])
 LABELS = np.array([0, 1, 1, 2])

@@ -15,10 +15,11 @@ import pytest
 import torch
 
 from training.checkpoint import LAST, SELECTED, load_selected, read, write
+from training.data.prepared import PARITY_IMAGES
 from training.errors import CheckpointError, DatasetError, Diverged
-from training.export import PARITY_IMAGES
+from training.fit.job import Job
 from training.fit.journal import CURVES, METRICS, read_metrics
-from training.fit.loop import Job, fit
+from training.fit.loop import fit
 
 MakeJob = Callable[..., Job]
 
@@ -128,7 +129,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(
     """The message says in which step of which epoch; what was saved before stays."""
     job = make_job(optim__epochs=3)
     monkeypatch.setattr("training.fit.loop.SAVE_EVERY_S", 0.0)
-    monkeypatch.setattr("training.fit.loop.learning_rate_factor", lambda _, position: 1e30 if position >= 1 else 0.1)
+    monkeypatch.setattr("training.fit.learner.learning_rate_factor", lambda _, position: 1e30 if position >= 1 else 0.1)
     with pytest.raises(Diverged, match=r"epoch 2, step \d"):
         fit(job)
     assert read(job.out / LAST)["epoch"] == 1
