@@ -5,26 +5,17 @@ checkpoint and the exported file. `recipes/*.toml` beside this module can be nam
 """
 
 import dataclasses
-import difflib
-import math
 import tomllib
-import types
-import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from model.contract.geometry import Resize
 from training.errors import RecipeError
+from training.sections import build, nearest, plain, require
 
-T = TypeVar("T")
 RECIPES = Path(__file__).parent / "recipes"
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise RecipeError(message)
 
 
 @dataclass(frozen=True)
@@ -48,8 +39,8 @@ class NetworkRecipe:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        _require(self.hidden >= 1, "network.hidden must be at least 1")
-        _require(0 <= self.dropout < 1, "network.dropout must lie in [0, 1)")
+        require(self.hidden >= 1, "network.hidden must be at least 1")
+        require(0 <= self.dropout < 1, "network.dropout must lie in [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -80,12 +71,12 @@ class DataRecipe:
     cached_views: int = 0
 
     def __post_init__(self) -> None:
-        _require(self.input_size >= 16, "data.input_size must be at least 16 pixels")
-        _require(self.resize_size >= self.input_size, "data.resize_size must be at least data.input_size")
-        _require(0 <= self.held_out < 1, "data.held_out must lie in [0, 1)")
-        _require(self.cached_views >= 0, "data.cached_views must not be negative")
-        _require(min(self.std) > 0, "data.std must be positive")
-        _require(self.store_side == 0 or self.store_side >= self.input_size, "data.store_side is below input_size")
+        require(self.input_size >= 16, "data.input_size must be at least 16 pixels")
+        require(self.resize_size >= self.input_size, "data.resize_size must be at least data.input_size")
+        require(0 <= self.held_out < 1, "data.held_out must lie in [0, 1)")
+        require(self.cached_views >= 0, "data.cached_views must not be negative")
+        require(min(self.std) > 0, "data.std must be positive")
+        require(self.store_side == 0 or self.store_side >= self.input_size, "data.store_side is below input_size")
 
     @property
     def resize(self) -> Resize:
@@ -131,13 +122,13 @@ class AugmentRecipe:
     mix_probability: float = 1.0
 
     def __post_init__(self) -> None:
-        _require(0 < self.scale[0] <= self.scale[1] <= 1, "augment.scale must be 0 < smallest <= largest <= 1")
-        _require(0 < self.ratio[0] <= self.ratio[1], "augment.ratio must be 0 < narrowest <= widest")
+        require(0 < self.scale[0] <= self.scale[1] <= 1, "augment.scale must be 0 < smallest <= largest <= 1")
+        require(0 < self.ratio[0] <= self.ratio[1], "augment.ratio must be 0 < narrowest <= widest")
         for name in ("flip", "erasing", "mix_probability"):
-            _require(0 <= getattr(self, name) <= 1, f"augment.{name} is a probability")
-        _require(min(self.mixup, self.cutmix, self.rotation) >= 0, "augment: negative strengths make no sense")
-        _require(self.size == 0 or self.size >= 16, "augment.size must be at least 16 pixels, or 0")
-        _require(0 <= self.hue <= 0.5, "augment.hue must lie in [0, 0.5]")
+            require(0 <= getattr(self, name) <= 1, f"augment.{name} is a probability")
+        require(min(self.mixup, self.cutmix, self.rotation) >= 0, "augment: negative strengths make no sense")
+        require(self.size == 0 or self.size >= 16, "augment.size must be at least 16 pixels, or 0")
+        require(0 <= self.hue <= 0.5, "augment.hue must lie in [0, 0.5]")
 
 
 @dataclass(frozen=True)
@@ -180,11 +171,11 @@ class OptimRecipe:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate"):
-            _require(getattr(self, name) >= 1, f"optim.{name} must be at least 1")
+            require(getattr(self, name) >= 1, f"optim.{name} must be at least 1")
         for name in ("lr_backbone", "lr_new", "weight_decay", "warmup_epochs", "clip_norm", "freeze_stages"):
-            _require(getattr(self, name) >= 0, f"optim.{name} must not be negative")
-        _require(0 <= self.label_smoothing < 1, "optim.label_smoothing must lie in [0, 1)")
-        _require(0 <= self.momentum < 1, "optim.momentum must lie in [0, 1)")
+            require(getattr(self, name) >= 0, f"optim.{name} must not be negative")
+        require(0 <= self.label_smoothing < 1, "optim.label_smoothing must lie in [0, 1)")
+        require(0 <= self.momentum < 1, "optim.momentum must lie in [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -213,8 +204,8 @@ class GuidanceRecipe:
     coupled: bool = False
 
     def __post_init__(self) -> None:
-        _require(self.weight >= 0, "guidance.weight must not be negative")
-        _require(self.temperature > 0, "guidance.temperature must be positive")
+        require(self.weight >= 0, "guidance.weight must not be negative")
+        require(self.temperature > 0, "guidance.temperature must be positive")
 
 
 @dataclass(frozen=True)
@@ -234,7 +225,7 @@ class RunRecipe:
     selection: Literal["best", "last"] = "best"
 
     def __post_init__(self) -> None:
-        _require(0 <= self.ema_decay < 1, "run.ema_decay must lie in [0, 1)")
+        require(0 <= self.ema_decay < 1, "run.ema_decay must lie in [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -256,20 +247,20 @@ class Recipe:
     run: RunRecipe = field(default_factory=RunRecipe)
 
     def __post_init__(self) -> None:
-        _require(self.seed >= 0, "seed must not be negative")
-        _require(
+        require(self.seed >= 0, "seed must not be negative")
+        require(
             self.data.held_out > 0 or self.run.selection == "last",
             'without a held-out part (data.held_out = 0) there is nothing to select on: set run.selection = "last"',
         )
 
-        _require(
+        require(
             self.data.cached_views == 0 or self.optim.freeze_stages > 0 or self.optim.freeze_until != "",
             "data.cached_views needs a frozen part: set optim.freeze_stages or optim.freeze_until",
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values only, for the checkpoint and the manifest; `from_dict` reads them back."""
-        result: dict[str, Any] = _plain(dataclasses.asdict(self))
+        result: dict[str, Any] = plain(dataclasses.asdict(self))
         return result
 
     @classmethod
@@ -279,7 +270,7 @@ class Recipe:
         Raises:
             RecipeError: an unknown key, a wrong type, or a value that makes no sense.
         """
-        return _build(cls, values, "")
+        return build(cls, values, "")
 
     def with_values(self, changes: Mapping[str, Any]) -> "Recipe":
         """Return a recipe with some values replaced, named as `section.key` (or `name`, `seed`)."""
@@ -289,7 +280,7 @@ class Recipe:
             at = values
             for section in sections:
                 if not isinstance(at.get(section), dict):
-                    raise RecipeError(f"unknown section {section!r} in {dotted!r}{_nearest(section, at)}")
+                    raise RecipeError(f"unknown section {section!r} in {dotted!r}{nearest(section, at)}")
                 at = at[section]
             at[key] = value
         return Recipe.from_dict(values)
@@ -334,53 +325,3 @@ def parse_change(text: str) -> tuple[str, Any]:
         return dotted.strip(), tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         return dotted.strip(), value.strip()
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    matches = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {matches[0]!r}?" if matches else ""
-
-
-def _build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
-    hints = typing.get_type_hints(cls)
-    for key in values:
-        if key not in hints:
-            raise RecipeError(f"unknown key {where + key!r}{_nearest(key, hints)}")
-    return cls(**{key: _convert(value, hints[key], where + key) for key, value in values.items()})
-
-
-def _convert(value: Any, hint: Any, where: str) -> Any:
-    """Return the value as the type its field is annotated with."""
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        if not isinstance(value, Mapping):
-            raise RecipeError(f"{where} is a section, not {value!r}")
-        return _build(hint, value, f"{where}.")
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        if value not in arguments:
-            raise RecipeError(f"{where} is one of {', '.join(map(repr, arguments))}, not {value!r}")
-        return value
-    if origin is tuple:
-        if not isinstance(value, list | tuple) or len(value) != len(arguments):
-            raise RecipeError(f"{where} is a list of {len(arguments)} numbers, not {value!r}")
-        return tuple(_convert(item, kind, where) for item, kind in zip(value, arguments, strict=True))
-    return _scalar(value, hint, where)
-
-
-def _scalar(value: Any, hint: type | types.UnionType, where: str) -> Any:
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        if not math.isfinite(value):
-            raise RecipeError(f"{where} must be finite, not {value!r}")
-        return float(value)
-    if type(value) is not hint:
-        name = getattr(hint, "__name__", str(hint))
-        raise RecipeError(f"{where} is of type {name}, not {value!r}")
-    return value

@@ -7,20 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from training.compare import (
-    Comparison,
-    Difference,
-    compare,
-    conclusion,
-    markdown,
-    paired_difference,
-    read_results,
-    results_csv,
-    run_one,
-)
+from training.compare import Comparison, compare, read_results, run_one
 from training.data.datasets import Dataset
 from training.errors import CheckpointError, RecipeError
 from training.recipe import Recipe
+from training.table import Difference, conclusion, markdown, paired_difference, results_csv
 
 
 @pytest.fixture
