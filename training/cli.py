@@ -5,9 +5,9 @@ import dataclasses
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.error import URLError
 
 from model.files import WriteError, write_whole
@@ -16,10 +16,6 @@ from training.errors import TrainingError
 from training.options import build_parser, cache_of, project_commit, recipe_of, weights_of, workers_of
 from training.recipe import Recipe
 
-if TYPE_CHECKING:  # importing torch takes seconds: only the commands that need it do
-    from model.export.parity import ParityReport
-    from training.data.datasets import Dataset
-
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as a shell would say it."""
 UNFINISHED = 75
@@ -27,7 +23,10 @@ UNFINISHED = 75
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return the exit status."""
+    """Run one command; return the exit status.
+
+    What a command needs is imported when it runs: torch alone takes seconds.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     options = build_parser(COMMANDS).parse_args(arguments)
     try:
@@ -121,35 +120,37 @@ def export_command(options: argparse.Namespace) -> int:
         raise TrainingError("give a run, an .onnx file, or --torchvision NAME")
     if options.torchvision:
         return _export_torchvision(options)
-    dataset = load_dataset(options.data, options.dataset) if options.data else None
     if options.precision != "fp32":
-        return _export_variant(options, dataset)
+        return _export_variant(options)
+    dataset = load_dataset(options.data, options.dataset) if options.data else None
     source = load_source(options.model, options.name_of_model, dataset)
     if not source.images_are_real:
         _say("note: no photos at hand, parity is checked on synthetic images; --data DIR takes real ones")
     report = publish(source, options.out, weights_dtype=options.weights_dtype, temperature=options.temperature)
-    _print_export(options, report)
+    _print_export(options, report.to_metrics())
     return 0
 
 
-def _print_export(options: argparse.Namespace, report: "ParityReport") -> None:
+def _print_export(options: argparse.Namespace, figures: Mapping[str, float]) -> None:
     """Print what was written and how it compares, and say how to get the implementations that could not be asked."""
     from model.export.peers import PEERS
 
-    absent = {name: peer.package for name, peer in PEERS.items() if name not in report.peers}
+    absent = {name: peer.package for name, peer in PEERS.items() if f"peer.{name}" not in figures}
     if absent:
         _say(f"note: not compared with {', '.join(absent)}: not installed; pip install {' '.join(absent.values())}")
-    _print({"file": str(options.out), "bytes": options.out.stat().st_size, **report.to_metrics()}, options.json)
+    _print({"file": str(options.out), "bytes": options.out.stat().st_size, **figures}, options.json)
 
 
-def _export_variant(options: argparse.Namespace, dataset: "Dataset | None") -> int:
+def _export_variant(options: argparse.Namespace) -> int:
     """Write a smaller precision, if it passes its gate on the photos that the run held out."""
     from model.export.precision import export_variant
     from training.checkpoint import load_selected
+    from training.data.datasets import load_dataset
     from training.export import load_source, variant_photos
 
-    if dataset is None:
+    if options.data is None:
         raise TrainingError(f"--precision {options.precision} needs --data DIR: it is judged on held-out photos")
+    dataset = load_dataset(options.data, options.dataset)
     from_file = options.model.suffix == ".onnx"
     recipe = _recipe_of_file(options.model) if from_file else load_selected(options.model).recipe
     source = load_source(options.model, options.name_of_model, dataset)
@@ -181,7 +182,7 @@ def _export_torchvision(options: argparse.Namespace) -> int:
         weights_dtype=options.weights_dtype,
         peers=True,
     )
-    _print_export(options, report)
+    _print_export(options, report.to_metrics())
     return 0
 
 

@@ -1,11 +1,12 @@
 """The comparison's table: what it shows, and what it says of it."""
 
+import json
 import math
 
 import pytest
 
 from training.recipe import Recipe
-from training.table import Difference, conclusion, markdown, paired_difference
+from training.table import Difference, conclusion, markdown, paired_difference, results_csv
 
 TABLE = {"plain": {0: 0.80, 1: 0.82, 2: 0.81}, "guided": {0: 0.83, 1: 0.85, 2: 0.845}, "se": {0: 0.80, 2: 0.83}}
 
