@@ -14,9 +14,10 @@ import numpy as np
 import onnx
 import torch
 
-from model.export import export, load_network
-from model.manifest import Layer, Manifest, Resize, synthetic_images
-from model.network import Network, NetworkConfig, build_network
+from model.contract.geometry import Resize
+from model.contract.manifest import Layer, Manifest, synthetic_images
+from model.export.export import export, load_network
+from model.network.network import Network, NetworkConfig, build_network
 from service.settings import BUNDLED_MODEL
 
 

@@ -28,13 +28,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from model.manifest import synthetic_images
+from model.contract.manifest import synthetic_images
 from service.commands.bench.loadgen import Plan
 from service.commands.bench.measure import measure
 from service.commands.bench.photos import write_photos
 from service.commands.bench.servers import started_server
 from service.inference.batcher import DynamicBatcher
-from service.inference.engine import BEST, OnnxEngine, Outputs, Question
+from service.inference.engine import OnnxEngine, Outputs, Question
 from service.inference.sessions import CUDA, runtime
 from service.inference.workers import GpuWork, run_batch
 from service.settings import Settings
@@ -49,13 +49,8 @@ def settings_of(options: argparse.Namespace, device: str | None = None) -> Setti
 
 def feeds(engine: OnnxEngine, count: int) -> dict[str, npt.NDArray[Any]]:
     """Return a batch for the bare session."""
-    target: npt.NDArray[np.int64] = np.full((count, 1), BEST, dtype=np.int64)
-    return {
-        "image": synthetic_images(0, 1, engine.manifest.input_size).repeat(count, axis=0),
-        "target": target,
-        "versus": np.full_like(target, engine.manifest.num_classes),
-        "layer": np.asarray(0, dtype=np.int64),
-    }
+    images = synthetic_images(0, 1, engine.manifest.input_size).repeat(count, axis=0)
+    return Question.about(engine.manifest).repeated(count).feeds(images)
 
 
 def rate(run: Callable[[], object], images: int, seconds: float) -> float:

@@ -25,12 +25,13 @@ import onnxruntime
 import torch
 from onnx.utils import Extractor
 
-from model.explain import Explainer
-from model.export import explainer_of, load_network
-from model.graph import trace
-from model.manifest import Layer, Manifest, Resize, synthetic_images
-from model.network import Network, NetworkConfig, build_network
-from model.peers import Tapped
+from model.contract.geometry import Resize
+from model.contract.manifest import Layer, Manifest, synthetic_images
+from model.explain.explainer import Explainer
+from model.export.export import explainer_of, load_network
+from model.export.peers import Tapped
+from model.export.tracing import trace
+from model.network.network import Network, NetworkConfig, build_network
 
 BUNDLED = Path(__file__).parent.parent / "service" / "bundled"
 LAST_LIMIT, FIVE_LIMIT, UNUSED_LIMIT, PEER_LIMIT = {"resnet50": 1.02}, 1.10, 1.01, 3.0

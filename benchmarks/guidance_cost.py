@@ -13,11 +13,11 @@ import time
 
 import torch
 
-from model.network import build_network
+from model.network.network import build_network
 from training.checkpoint import network_config
-from training.config import Recipe
-from training.losses import Objective
-from training.optim import create_optimizer, set_learning_rate
+from training.fit.losses import Objective
+from training.fit.optim import create_optimizer, set_learning_rate
+from training.recipe import Recipe
 
 
 def main() -> None:

@@ -14,15 +14,15 @@ MOST_MODULES = 15
 MOST_LINES = 400
 WITHOUT_A_MODULE = {
     "test_arms.py": "every arm through the whole export",
-    "test_export.py": "of training: the command where packages are missing; `model` has the export itself",
-    "test_fuzz.py": "hostile requests through the whole application",
+    "test_awkward.py": "every awkward image through the whole decoder",
+    "test_fuzz.py": "hostile requests through the whole application, hostile bytes through the whole decoder",
     "test_gpu.py": "what only a CUDA device shows, of several modules",
     "test_graph_properties.py": "the exported graph, whatever made it",
     "test_http_awkward.py": "every awkward image through every position of a request",
-    "test_image_fuzz.py": "hostile bytes through the whole decoder",
     "test_imports.py": "what processes import, whichever module they start with",
     "test_oip.py": "the Open Inference Protocol, spoken from outside",
     "test_page.py": "the page in a browser: JavaScript and HTML",
+    "test_way.py": "the way of a request through all rooms",
     "test_survival.py": "clients that hang up, send slowly or send bombs, against the whole server",
 }
 """Test files that look at more than one module, and at what."""

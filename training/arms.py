@@ -6,8 +6,8 @@ The names are those of the paper's tables; `+cam` adds the guidance, and the las
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from training.config import Recipe
 from training.errors import RecipeError
+from training.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Arm:
     """One column of the comparison.
 
     Attributes:
-        attention: its name in `model.attention`.
+        attention: its name in `model.network.attention`.
         guided: whether the guidance loss is on (with the recipe's settings).
         control: what replaces Grad-CAM's weights.
         matched: as many parameters as the guided arm, by a wider head: does mere size explain a difference?
@@ -70,8 +70,8 @@ def _matched_width(recipe: Recipe) -> int:
     The module's gate has 2·C·C/16 weights and C/16 + C biases; a wider mlp pays C + K + 3 for each further unit.
     Only the mlp head can be widened; K hardly matters, so the classes are taken as few.
     """
-    from model.attention import REDUCTION
-    from model.backbone import STAGES
+    from model.network.attention import REDUCTION
+    from model.network.backbone import STAGES
 
     if recipe.network.head != "mlp":
         raise RecipeError("arm 'plain-wide' widens the mlp head; the recipe's head is linear")

@@ -4,7 +4,6 @@ A run's folder holds `checkpoint.pt` (the last position: resume) and `best.pt` (
 """
 
 import io
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.network import Network, NetworkConfig, build_network
-from training.config import Recipe
+from model.files import WriteError, write_whole
+from model.network.network import Network, NetworkConfig, build_network
 from training.errors import CheckpointError
+from training.recipe import Recipe
 
 FORMAT = 1
 LAST = "checkpoint.pt"
@@ -107,30 +107,10 @@ def write(path: Path, values: Mapping[str, Any]) -> None:
     """
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **values}, buffer)
-    write_whole(path, buffer.getbuffer())
-
-
-def write_whole(path: Path, content: bytes | memoryview) -> None:
-    """Write a file by the way of write, fsync, rename, fsync of the folder.
-
-    Raises:
-        CheckpointError: it could not be written; the old file, if any, is untouched.
-    """
-    partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise CheckpointError(f"{path} could not be written ({error}); the file before it is untouched") from error
+        write_whole(path, buffer.getbuffer())
+    except WriteError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def read(path: Path) -> dict[str, Any]:

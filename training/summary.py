@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.network import build_network
+from model.network.network import build_network
 from training.arms import ARMS, apply_arm
 from training.checkpoint import network_config
-from training.config import Recipe
+from training.recipe import Recipe
 
 
 @dataclass(frozen=True)

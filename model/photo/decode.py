@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile
 
-from model.manifest import Resize
+from model.contract.geometry import Resize
 from model.photo.budget import BUDGET, decode_bytes
 from model.photo.colour import to_rgb
 from model.photo.errors import PhotoError, TooManyPixels, UndecodablePhoto

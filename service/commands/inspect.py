@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from model.manifest import Manifest
+from model.contract.manifest import Manifest
 from service.inference.engine import OnnxEngine
 from service.inference.sessions import read_file
 from service.inference.verify import check_layers, self_check

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from model.manifest import Resize
+from model.contract.geometry import Resize
 from service.drawing.maps import Floats, ScaledMap, scale_map
 from service.drawing.views import render_layer
 

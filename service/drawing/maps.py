@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from model.manifest import Resize
+from model.contract.geometry import Resize
 from service.drawing.colormaps import COLORMAPS
 from service.errors import InvalidOption
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy.typing as npt
 
-from model.manifest import Resize
+from model.contract.geometry import Resize
 from model.photo.decode import DecodedImage
 from service.drawing.encode import check_size, encode, rgba_png
 from service.drawing.maps import Placement, heatmap, palette_of, scale_map

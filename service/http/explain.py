@@ -1,6 +1,6 @@
 """Answers of `/explain`: which maps to ask the graph for, and a prediction's maps → JSON members or a picture."""
 
-from model.manifest import Manifest
+from model.contract.manifest import Manifest
 from service.drawing.layers import MapLayer, draw_layers
 from service.drawing.views import render_view
 from service.errors import InvalidOption

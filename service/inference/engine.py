@@ -14,15 +14,14 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from model.manifest import Manifest, synthetic_images
+from model.contract.graph import BEST, LAST_LAYER, OUTPUTS, feeds, no_class
+from model.contract.manifest import Manifest, synthetic_images
 from service.inference.batcher import WorkerLost
 from service.inference.cpus import usable_cores
-from service.inference.sessions import CUDA, OUTPUTS, open_session, read_file
+from service.inference.sessions import CUDA, open_session, read_file
 from service.inference.staging import Staging
 from service.settings import Settings
 
-BEST = -1
-"""Code of the graph: the class of rank 1."""
 _LOST_GPU = re.compile(r"CUDA (error|failure)|CUDNN failure|CUBLAS failure|illegal memory access", re.IGNORECASE)
 _NO_MEMORY = re.compile(r"out of memory|failed to allocate", re.IGNORECASE)
 
@@ -42,11 +41,15 @@ class Question:
 
     target: Codes
     versus: Codes
-    layer: int = 0
+    layer: int = LAST_LAYER
 
     @classmethod
     def about(
-        cls, manifest: Manifest, targets: Sequence[int] = (BEST,), versus: Sequence[int] | None = None, layer: int = 0
+        cls,
+        manifest: Manifest,
+        targets: Sequence[int] = (BEST,),
+        versus: Sequence[int] | None = None,
+        layer: int = LAST_LAYER,
     ) -> "Question":
         """Return a question about one image; nearly all requests share one, which is made once.
 
@@ -56,7 +59,7 @@ class Question:
             versus: codes, as many as targets; None for no contrast.
             layer: index into the manifest's layers.
         """
-        none = manifest.num_classes
+        none = no_class(manifest.num_classes)
         return _question(tuple(targets), tuple(versus) if versus is not None else (none,) * len(targets), layer)
 
     @classmethod
@@ -85,10 +88,9 @@ class Question:
         """What questions must share to be asked in one run: layer and T."""
         return self.layer, self.target.shape[1]
 
-    @property
-    def feeds(self) -> dict[str, Any]:
-        """The inputs of the graph beside the images."""
-        return {"target": self.target, "versus": self.versus, "layer": np.asarray(self.layer, dtype=np.int64)}
+    def feeds(self, images: Images) -> dict[str, Any]:
+        """Return the inputs of the graph by name, the images as they are given."""
+        return feeds(images, self.target, self.versus, self.layer)
 
 
 @lru_cache(maxsize=256)
@@ -182,11 +184,10 @@ class OnnxEngine:
         """
         try:
             if self._staging is None:
-                fetched = self._session.run(self._outputs, {"image": np.asarray(images), **question.feeds})
-                return collect(self._outputs, fetched)
+                return collect(self._outputs, self._session.run(self._outputs, question.feeds(np.asarray(images))))
             size = padded_size(len(images), self.max_batch_size)
-            feeds = question.padded(size, self.manifest.num_classes).feeds
-            return collect(self._outputs, self._staging.run(images, feeds, size)).rows(len(images))
+            padded = question.padded(size, no_class(self.manifest.num_classes)).feeds(images)
+            return collect(self._outputs, self._staging.run(padded, size)).rows(len(images))
         except Exception as error:
             if self.provider == CUDA and _LOST_GPU.search(str(error)) and not _NO_MEMORY.search(str(error)):
                 raise WorkerLost("the GPU failed") from error

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from model.manifest import Manifest
+from model.contract.manifest import Manifest
 from service.errors import NotReady, UnknownModel
 from service.inference.batcher import WorkerLost
 from service.inference.engine import Engine, OnnxEngine

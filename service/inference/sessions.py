@@ -14,13 +14,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from model.manifest import Manifest, ManifestError
+from model.contract.graph import INPUTS, expected_outputs
+from model.contract.manifest import Manifest, ManifestError
 from service.inference.external_data import MalformedFile, has_external_data
 from service.settings import Settings
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-INPUTS = {"image": "tensor(uint8)", "target": "tensor(int64)", "versus": "tensor(int64)", "layer": "tensor(int64)"}
-OUTPUTS = ("logits", "probabilities", "attention", "gradcam", "explained")
 _ONLY_ERRORS = 3
 
 logger = logging.getLogger(__name__)
@@ -56,7 +55,7 @@ def check_graph(session: Any, manifest: Manifest) -> None:
     inputs = {node.name: node for node in session.get_inputs()}
     if sorted(inputs) != sorted(INPUTS):
         raise ModelRejected(f"the graph's inputs are {sorted(inputs)}, not {sorted(INPUTS)}")
-    for name, kind in INPUTS.items():
+    for name, kind in ((name, f"tensor({value.dtype})") for name, value in INPUTS.items()):
         if inputs[name].type != kind:
             raise ModelRejected(f"input `{name}` is a {inputs[name].type}, not a {kind}")
     size = manifest.input_size
@@ -64,8 +63,7 @@ def check_graph(session: Any, manifest: Manifest) -> None:
     if len(shape) != 4 or isinstance(shape[0], int) or list(shape[1:]) != [size, size, 3]:
         raise ModelRejected(f"input `image` is {shape}, not [N, {size}, {size}, 3] with a free N")
     outputs = {node.name: node for node in session.get_outputs()}
-    expected = [name for name in OUTPUTS if name != "attention" or manifest.has_attention]
-    if missing := [name for name in expected if name not in outputs]:
+    if missing := [name for name in expected_outputs(manifest.has_attention) if name not in outputs]:
         raise ModelRejected(f"the graph lacks the outputs {missing}")
     classes = outputs["logits"].shape[-1]
     if isinstance(classes, int) and classes != manifest.num_classes:

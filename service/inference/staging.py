@@ -78,26 +78,23 @@ class Staging:
         self._slots: dict[int, tuple[npt.NDArray[np.uint8], Any]] = {}
         self._one_at_a_time = threading.Lock()
 
-    def run(
-        self, images: Sequence[npt.NDArray[np.uint8]] | npt.NDArray[np.uint8], feeds: Mapping[str, Any], size: int
-    ) -> list[Any]:
+    def run(self, feeds: Mapping[str, Any], size: int) -> list[Any]:
         """Run a batch padded to `size` and return its outputs; the padding's are the last rows.
 
         Args:
-            images: RGB, (S, S, 3) each, at most `size`.
-            feeds: the other inputs, padded to `size` already.
+            feeds: inputs by name; the images are at most `size`, the others padded to it already.
             size: of the batch that runs.
         """
         with self._one_at_a_time:
             host, on_device = self._slot(size)
-            for row, image in zip(host, images, strict=False):
+            for row, image in zip(host, feeds["image"], strict=False):
                 row[...] = image
             # Rows beyond hold an earlier batch: they are computed and dropped.
             on_device.update_inplace(host)
             binding = self._session.io_binding()
             binding.bind_ortvalue_input("image", on_device)
-            for name, values in feeds.items():
-                binding.bind_cpu_input(name, values)
+            for name in feeds.keys() - {"image"}:
+                binding.bind_cpu_input(name, feeds[name])
             for name in self._outputs:
                 binding.bind_output(name, "cpu")
             self._session.run_with_iobinding(binding)

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from model.manifest import Manifest
+from model.contract.manifest import Manifest
 from service.errors import InvalidOption, UnknownClass
 from service.inference.predictor import Prediction
 

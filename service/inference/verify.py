@@ -6,7 +6,7 @@ The manifest carries the logits of synthetic images, and the list of the layers 
 import numpy as np
 import numpy.typing as npt
 
-from model.manifest import synthetic_images
+from model.contract.manifest import synthetic_images
 from service.inference.batcher import WorkerLost
 from service.inference.engine import Engine, Outputs, Question
 from service.inference.sessions import ModelRejected

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from model.manifest import Manifest
+from model.contract.manifest import Manifest
 from model.photo.decode import decode_image, prepare
 from service.drawing.maps import scale_map
 from service.settings import BUNDLED_MODEL, Settings
@@ -66,7 +66,7 @@ def model_file() -> Path:
 @pytest.fixture(scope="module")
 def tapped(model_file: Path) -> tuple[Any, Any, Manifest]:
     """Return the served network rebuilt in torch, its `Identity` behind the attention, and the manifest."""
-    from model.export import load_network
+    from model.export.export import load_network
 
     network, manifest = load_network(model_file)
 

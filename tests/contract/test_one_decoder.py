@@ -17,8 +17,9 @@ import torch
 from onnx import numpy_helper
 from PIL import Image
 
-from model.manifest import Layer, Resize
-from model.network import build_network
+from model.contract.geometry import Resize
+from model.contract.manifest import Layer
+from model.network.network import build_network
 from service.errors import FieldmarkError
 from service.inference.engine import Question
 from service.inference.runtime import Runtime
@@ -26,13 +27,13 @@ from service.settings import Settings
 from tests.model.photo.files import encoded, oriented
 from tests.model.photo.kinds import kinds
 from tests.service.tiny_model import LABELS, tiny_manifest, tiny_model
-from training.batches import served_photos, training_photos
 from training.checkpoint import Selected, network_config
-from training.config import Recipe
-from training.datasets import Dataset, Sample
+from training.data.batches import served_photos, training_photos
+from training.data.datasets import Dataset, Sample
+from training.data.transforms import Normalise
 from training.errors import DatasetError
-from training.evaluate import judge_file, judge_selected, torch_answers
-from training.transforms import Normalise
+from training.evaluation.evaluate import judge_file, judge_selected, torch_answers
+from training.recipe import Recipe
 
 Pixels = npt.NDArray[np.uint8]
 RESIZE = Resize(size=56, crop=48)

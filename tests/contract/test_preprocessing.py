@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.manifest import Resize
+from model.contract.geometry import Resize
 from model.photo.decode import DecodedImage, decode_image, prepare
 
 RESIZES = [

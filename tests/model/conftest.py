@@ -5,9 +5,9 @@ import logging
 import pytest
 import torch
 
-from model.export import export
-from model.manifest import synthetic_images
-from model.parity import session
+from model.contract.manifest import synthetic_images
+from model.export.export import export
+from model.export.parity import session
 from tests.model.networks import SIZE, Exported, make_manifest, make_network
 
 # Torch writes a debug record for every guard; kept for the report of a failure, they double the time of an export.

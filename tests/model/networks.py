@@ -9,9 +9,10 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from model.manifest import Layer, Manifest, Resize, synthetic_images
-from model.network import Network, NetworkConfig, build_network
-from model.parity import ParityReport
+from model.contract.geometry import Resize
+from model.contract.manifest import Layer, Manifest, synthetic_images
+from model.export.parity import ParityReport
+from model.network.network import Network, NetworkConfig, build_network
 
 SIZE, CLASSES = 64, 5
 

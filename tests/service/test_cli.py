@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from model.manifest import Manifest
+from model.contract.manifest import Manifest
 from service.cli import main
 from service.http.api.schemas import Classification, Explanation
 from service.settings import Settings

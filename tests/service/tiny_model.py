@@ -11,7 +11,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from model.manifest import Layer, Manifest, Resize, SelfCheck, synthetic_images
+from model.contract.geometry import Resize
+from model.contract.manifest import Layer, Manifest, SelfCheck, synthetic_images
 
 SIDE = 8
 LABELS = ("Red bird", "Green bird", "Blue bird", "Grey bird")

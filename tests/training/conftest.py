@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from training.config import Recipe
-from training.datasets import Dataset, load_dataset
-from training.loop import Job
+from training.data.datasets import Dataset, load_dataset
+from training.fit.job import Job
+from training.recipe import Recipe
 
 COLOURS = {"001.Red_Bird": (210, 40, 40), "002.Green_Bird": (40, 190, 60), "003.Blue_Bird": (40, 60, 210)}
 PER_CLASS = 10

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from training.loop import Job, fit
+from training.fit.job import Job
+from training.fit.loop import fit
 
 ABSENT = ("torchcam", "pytorch_grad_cam")
 COMMAND = f"""

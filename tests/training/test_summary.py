@@ -5,7 +5,7 @@ import json
 import pytest
 
 from training import cli
-from training.config import Recipe
+from training.recipe import Recipe
 from training.summary import cost_of, summary_table
 
 

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from model.photo.budget import return_large_blocks
 from model.photo.decode import decode_image, prepare
 from service.inference.cpus import usable_cores
-from service.inference.engine import BEST, OnnxEngine
+from service.inference.engine import OnnxEngine, Question
 from service.settings import Settings
 
 
@@ -70,9 +69,7 @@ class _Work:
         self._session: Any = engine._session
         self._resize = engine.manifest.resize
         self._photos = photos
-        target: npt.NDArray[np.int64] = np.full((1, 1), BEST, dtype=np.int64)
-        none = np.full_like(target, engine.manifest.num_classes)
-        self._feeds = {"target": target, "versus": none, "layer": np.asarray(0, dtype=np.int64)}
+        self._question = Question.about(engine.manifest)
 
     def one(self, index: int) -> tuple[float, float]:
         """Take one image all the way; return the seconds of decoding and of the session."""
@@ -80,7 +77,7 @@ class _Work:
         photo = self._photos[index % len(self._photos)]
         pixels = prepare(decode_image(photo, min_side=self._resize.size), self._resize)
         decoded = time.perf_counter()
-        self._session.run(None, {"image": pixels[np.newaxis], **self._feeds})
+        self._session.run(None, self._question.feeds(pixels[np.newaxis]))
         return decoded - began, time.perf_counter() - decoded
 
 

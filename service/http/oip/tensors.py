@@ -18,7 +18,8 @@ from pydantic import ValidationError
 from pydantic_core import to_json
 from starlette.responses import Response
 
-from model.manifest import MAX_TARGETS, Manifest
+from model.contract.graph import MAX_TARGETS
+from model.contract.manifest import Manifest
 from service.errors import EmptyInput, InvalidOption, MalformedRequest, TooLarge, UnknownClass
 from service.http.answers import first_class
 from service.http.negotiation import JSON

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.manifest import Resize
+from model.contract.geometry import Resize
 from model.photo.decode import DecodedImage, decode_image, prepare
 from model.photo.errors import EmptyPhoto, PhotoError, UndecodablePhoto
 from tests.model.photo.files import STORED, encoded, oriented, pixels, slopes

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from model.manifest import Resize
+from model.contract.geometry import Resize
 from model.photo.decode import DecodedImage
 
 RESIZE = Resize(size=256, crop=224)

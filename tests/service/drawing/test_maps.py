@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from model.manifest import Resize
+from model.contract.geometry import Resize
 from service.drawing.colormaps import COLORMAPS
 from service.drawing.maps import UNSEEN, Placement, heatmap, place_map, scale_map
 from service.errors import InvalidOption

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from model.manifest import Layer, Manifest, synthetic_images
+from model.contract.manifest import Layer, Manifest, synthetic_images
 from service.inference import sessions as sessions_module
 from service.inference.batcher import WorkerLost
 from service.inference.engine import OnnxEngine, Outputs, Question, collect, padded_size, padded_sizes
@@ -72,7 +72,7 @@ def test_staging_pads_and_drops_the_padding(tiny: OnnxEngine) -> None:
     staging = Staging(tiny._session, SIDE, tiny._outputs, device="cpu")
     for count in (4, 3, 1):
         images, question = ask(count, -1, 0)
-        fetched = staging.run(images, question.padded(4, NONE).feeds, 4)
+        fetched = staging.run(question.padded(4, NONE).feeds(images), 4)
         padded = collect(tiny._outputs, fetched).rows(count)
         plain = tiny.run(images, question)
         np.testing.assert_allclose(padded.logits, plain.logits, atol=1e-6)

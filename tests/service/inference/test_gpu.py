@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from model.manifest import synthetic_images
+from model.contract.manifest import synthetic_images
 from service.inference.engine import OnnxEngine, Question, padded_sizes
 from service.inference.sessions import CUDA, runtime
 from service.inference.verify import self_check

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.manifest import Manifest
+from model.contract.manifest import Manifest
 from model.photo.decode import decode_image, prepare
 from service.errors import DeadlineExceeded, EmptyInput, UndecodableImage
 from service.inference import predictor as predictor_module

@@ -2,7 +2,7 @@
 
 import pytest
 
-from model.manifest import Layer
+from model.contract.manifest import Layer
 from service.errors import InvalidOption, UnknownClass
 from service.inference.targets import resolve_layer, resolve_target
 from tests.service.tiny_model import tiny_manifest

@@ -1,0 +1,237 @@
+"""The graph contract as a torch module: uint8 images and class codes in, logits, attention and Grad-CAM out.
+
+It runs eagerly, in any float type, as the reference of the parity check, and `model.export.tracing` traces it.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from model.contract.graph import UNKNOWN
+from model.network.network import Network
+
+
+class Passed(NamedTuple):
+    """One forward pass.
+
+    Attributes:
+        logits: (N, K).
+        maps: feature map of every explainable layer, (N, C, h, w) each; last stage first.
+        attention: spatial attention in [0, 1], (N, h, w), or None.
+    """
+
+    logits: Tensor
+    maps: tuple[Tensor, ...]
+    attention: Tensor | None
+
+
+class Gradients(NamedTuple):
+    """Grad-CAM's channel weights of the layers before the last stage, computed in one pass over copies.
+
+    Attributes:
+        weights: `mean_hw(dy/dA)` of each layer, (N, T, C), later layers first.
+        copies: the feature map of each layer once for every target, (N·T, C, h, w): where its part starts.
+    """
+
+    weights: tuple[Tensor, ...]
+    copies: tuple[Tensor, ...]
+
+
+class Subject(nn.Module):
+    """A classifier that can be explained: it shows its feature maps and how the logits depend on them."""
+
+    layers: tuple[str, ...]
+    """Names of the explainable layers, last stage first."""
+
+    has_attention: bool
+
+    def forward(self, x: Tensor) -> Passed:
+        """Classify normalised images, (N, 3, S, S)."""
+        raise NotImplementedError
+
+    def last_gradients(self, x: Tensor, passed: Passed, cotangent: Tensor) -> Tensor:
+        """Return `mean_hw(dy/dA)` of the last stage, (N, T, C), for y = sum_k cotangent_k · logit_k.
+
+        Args:
+            x: normalised images, (N, 3, S, S).
+            passed: of `forward`.
+            cotangent: what each logit counts in y, (N, T, K).
+
+        Source: Selvaraju et al. 2017, arXiv:1610.02391, eq. 1.
+        """
+        raise NotImplementedError
+
+    def earlier_gradients(self, x: Tensor, passed: Passed, cotangent: Tensor) -> Gradients:
+        """Return the same for all other layers; the arguments are those of `last_gradients`."""
+        raise NotImplementedError
+
+    def named_constants(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield every parameter and buffer under its name in the classifier's state dict."""
+        for _, classifier in self.named_children():
+            yield from classifier.named_parameters()
+            yield from classifier.named_buffers()
+
+
+class NetworkSubject(Subject):
+    """A network of this project: the last stage is explained behind the attention, earlier ones in the backbone."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+        self.layers = tuple(stage.name for stage in reversed(network.backbone.stages))
+        self.has_attention = network.has_attention
+
+    def forward(self, x: Tensor) -> Passed:
+        """Classify normalised images, (N, 3, S, S)."""
+        *earlier, last = self.network.backbone.forward_stages(x.to(self._dtype))
+        attended = self.network.attend(last.to(x.dtype))
+        logits = self.network.forward_head(attended.feature_map)
+        maps = (attended.feature_map, *reversed(earlier))[: len(self.layers)]
+        return Passed(logits, maps, attended.attention)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """In which the backbone computes; head and attention have the input's."""
+        return next(self.network.backbone.parameters()).dtype
+
+    def last_gradients(self, x: Tensor, passed: Passed, cotangent: Tensor) -> Tensor:
+        """Return `mean_hw(dy/dX')` at the cost of the head on one vector a target."""
+        feature_map = passed.maps[0]
+        copies = copies_of(self.network.pool(feature_map), cotangent)
+        with torch.enable_grad():
+            (gradient,) = torch.autograd.grad(self.network.classify(copies), copies, cotangent.flatten(0, 1))
+        # Global pooling: dy/dpooled = sum_hw(dy/dX'), whether it is the mean or the maximum.
+        cells = feature_map.shape[2] * feature_map.shape[3]
+        return gradient.view(*cotangent.shape[:2], -1) / cells
+
+    def earlier_gradients(self, x: Tensor, passed: Passed, cotangent: Tensor) -> Gradients:
+        """Go from the earliest layer to the logits once, and back through all layers."""
+        earliest = copies_of(passed.maps[-1], cotangent)
+        with torch.enable_grad():
+            *later, last = self.network.backbone.forward_stages(earliest, after=self.layers[-1])
+            logits = self.network.forward_head(self.network.attend(last.to(x.dtype)).feature_map)
+            return mean_gradients(logits, (*reversed(later), earliest), cotangent)
+
+
+class Explainer(nn.Module):
+    """Everything between the bytes of an image and the maps: normalisation, codes, gradients, calibration.
+
+    Args:
+        subject: the classifier.
+        num_classes: K.
+        mean: subtracted after scaling to [0, 1], RGB.
+        std: divided by, RGB.
+        temperature: probabilities = softmax(logits / temperature).
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(
+        self, subject: Subject, num_classes: int, mean: Sequence[float], std: Sequence[float], temperature: float
+    ) -> None:
+        super().__init__()
+        self.subject = subject
+        self.num_classes = num_classes
+        self.temperature = temperature
+        deviation = torch.tensor(std, dtype=torch.float64)[:, None, None]
+        self.register_buffer("scale", (1 / (255 * deviation)).float(), persistent=False)
+        shift = -torch.tensor(mean, dtype=torch.float64)[:, None, None] / deviation
+        self.register_buffer("shift", shift.float(), persistent=False)
+
+    def forward(self, image: Tensor, target: Tensor, versus: Tensor, layer: Tensor) -> tuple[Tensor, ...]:
+        """Answer the graph contract, with one `gradcam` for every layer and what the branches are cut at.
+
+        Args:
+            image: RGB, uint8, (N, S, S, 3).
+            target: class to explain, or -1…-K for the class of rank 1…K, int64, (N, T).
+            versus: class to contrast it with, by the same code, or K for none, int64, (N, T).
+            layer: asked for, int64, scalar; decides only what is valid, for all maps are returned.
+
+        Returns:
+            logits (N, K); probabilities (N, K); explained (N, T), -1 where a code is invalid; attention
+            (N, h, w) if there is one; a map (N, T, h, w) for each layer, NaN where a code is invalid; the
+            feature map (N, C, h, w) of each layer but the last stage; its copies (N·T, C, h, w) likewise.
+        """
+        x = self.normalise(image)
+        passed: Passed = self.subject(x)
+        target, versus, valid = self._resolve(passed.logits, target, versus)
+        valid = valid & (layer >= 0) & (layer < len(self.subject.layers))
+        cotangent = self.cotangent(target, versus)
+        weights = [self.subject.last_gradients(x, passed, cotangent)]
+        copies: tuple[Tensor, ...] = ()
+        if len(self.subject.layers) > 1:
+            earlier, copies = self.subject.earlier_gradients(x, passed, cotangent)
+            weights.extend(earlier)
+        gradcams = [_mask(activation_maps(alpha, a), valid) for alpha, a in zip(weights, passed.maps, strict=True)]
+        attention = () if passed.attention is None else (passed.attention,)
+        probabilities = torch.softmax(passed.logits / self.temperature, dim=1)
+        explained = torch.where(valid, target, UNKNOWN)
+        return passed.logits, probabilities, explained, *attention, *gradcams, *passed.maps[1:], *copies
+
+    def named_constants(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield every parameter and buffer; the classifier's under the names of its own state dict."""
+        yield from self.subject.named_constants()
+        yield "normalise.scale", self.scale
+        yield "normalise.shift", self.shift
+
+    def normalise(self, image: Tensor) -> Tensor:
+        """Return uint8 images, (N, S, S, 3), as the classifier wants them, (N, 3, S, S)."""
+        # Whole rows at a time: runtimes move the permutation to the end, and broadcasting over 3 values is slow.
+        scale, shift = (factor.flatten().repeat(image.shape[2]) for factor in (self.scale, self.shift))
+        rows = image.flatten(2).to(self.scale.dtype) * scale + shift
+        return rows.view(image.shape).permute(0, 3, 1, 2)
+
+    def cotangent(self, target: Tensor, versus: Tensor) -> Tensor:
+        """Return what each logit counts in the explained score, (N, T, K): +1 the target, -1 the contrast."""
+        classes = torch.arange(self.num_classes, device=target.device)
+        # Compared, not indexed: a class outside 0…K-1, such as none, counts nothing.
+        wanted, unwanted = (target[:, :, None] == classes), (versus[:, :, None] == classes)
+        return wanted.to(self.scale.dtype) - unwanted.to(self.scale.dtype)
+
+    def _resolve(self, logits: Tensor, target: Tensor, versus: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Turn codes into classes and say which are valid: (N, T) each."""
+        count = self.num_classes
+        valid = (target >= -count) & (target < count) & (versus >= -count) & (versus <= count)
+        order = torch.topk(logits, count, dim=1).indices
+
+        def resolve(code: Tensor) -> Tensor:
+            # The clamp keeps the index inside: runtimes refuse a large one and wrap a negative one.
+            ranked = torch.gather(order, 1, (-code - 1).clamp(0, count - 1))
+            return torch.where(code < 0, ranked, code)
+
+        return resolve(target), resolve(versus), valid
+
+
+def activation_maps(channel_gradients: Tensor, feature_map: Tensor) -> Tensor:
+    """Return relu(sum_k alpha_k A_k) of every target: alpha (N, T, C) and A (N, C, h, w) → (N, T, h, w)."""
+    maps = torch.bmm(channel_gradients, feature_map.to(channel_gradients.dtype).flatten(2))
+    return torch.relu(maps).view(*maps.shape[:2], *feature_map.shape[2:])
+
+
+def copies_of(value: Tensor, cotangent: Tensor) -> Tensor:
+    """Return a value (N, *) once for every target, (N·T, *), to differentiate by: targets must not mix."""
+    copies = value.detach().unsqueeze(1).expand(-1, cotangent.shape[1], *value.shape[1:])
+    return copies.flatten(0, 1).requires_grad_()
+
+
+def mean_gradients(logits: Tensor, copies: tuple[Tensor, ...], cotangent: Tensor) -> Gradients:
+    """Differentiate the logits of all copies, (N·T, K), by every layer's copies."""
+    scale = gradient_scale(copies[0].dtype)
+    gradients = torch.autograd.grad(logits, copies, cotangent.flatten(0, 1) * scale)
+    means = (gradient.to(cotangent.dtype).mean((2, 3)) / scale for gradient in gradients)
+    return Gradients(tuple(mean.view(*cotangent.shape[:2], -1) for mean in means), copies)
+
+
+def gradient_scale(dtype: torch.dtype) -> float:
+    """Return what logits are multiplied by before they are differentiated in a float type, and gradients divided by.
+
+    A float16 gradient would vanish: it is a thousandth of what float16 can hold, or less.
+    """
+    return 1024.0 if dtype == torch.float16 else 1.0
+
+
+def _mask(maps: Tensor, valid: Tensor) -> Tensor:
+    return torch.where(valid[:, :, None, None], maps, torch.nan)

@@ -1,0 +1,1 @@
+"""From a network to one .onnx file with the gradient inside: traced, tidied, compared, written."""

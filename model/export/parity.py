@@ -1,0 +1,302 @@
+"""Does the exported graph compute what the network computes? Measured on images, against torch in float64."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import torch
+from torch import Tensor
+
+from model.contract.graph import LAST_LAYER, Codes, Images, feeds, no_class
+from model.explain.explainer import Explainer, Passed, activation_maps, gradient_scale
+
+TOLERANCE = 1e-4
+"""Largest error of an export that is still written; see `ParityReport` for the units."""
+BATCHES = (1, 2, 7)
+EARLIER_TOLERANCE, KINKS = 1e-3, 2.0
+"""Of an earlier layer's map: the error that is never too large, and how many times torch's own float32 error it may
+be; see `check_parity`."""
+
+EARLIER_IMAGES = 2
+"""Of how many images the earlier layers' maps are compared: in float64 they take seconds each."""
+
+Array = npt.NDArray[np.generic]
+Runnable: TypeAlias = bytes | onnxruntime.InferenceSession
+"""A graph: serialised ONNX, or a session of it, which takes seconds to make."""
+Row = dict[str, Array]
+"""What a graph answers to one image: outputs by name, (1, …)."""
+
+
+class ParityError(RuntimeError):
+    """The exported graph does not compute what the network computes; nothing was written."""
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """The largest errors over the images of a check.
+
+    Attributes:
+        images: how many were compared.
+        errors: name → error. `logits`: relative to the largest logit or 1; `probabilities` and `attention`:
+            absolute; `gradcam.LAYER`: relative to the largest sum of its absolute terms, for the map is a sum
+            whose terms cancel.
+        tolerance: that no error exceeds, except where `limits` names another.
+        limits: name → the limit of an error that cannot be held to the tolerance in float32; see `check_parity`.
+        peers: name of another implementation → largest difference from its maps, both scaled to [0, 1].
+    """
+
+    images: int
+    errors: dict[str, float] = field(default_factory=dict)
+    tolerance: float = TOLERANCE
+    peers: dict[str, float] = field(default_factory=dict)
+    limits: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every error is within its limit; NaN is not."""
+        return all(error <= self.limits.get(name, self.tolerance) for name, error in self.errors.items())
+
+    def to_metrics(self) -> dict[str, float]:
+        """Return the figures as the manifest stores them."""
+        peers = {f"peer.{name}": error for name, error in self.peers.items()}
+        limits = {f"limit.{name}": limit for name, limit in self.limits.items()}
+        return {"images": float(self.images), "tolerance": self.tolerance, **self.errors, **limits, **peers}
+
+    def with_peers(self, peers: dict[str, float]) -> "ParityReport":
+        """Return the report with the comparison with other implementations."""
+        return replace(self, peers=peers)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{name:<32} {error:.1e}" + (f" (limit {self.limits[name]:.1e})" if name in self.limits else "")
+            for name, error in self.errors.items()
+        ]
+        lines += [f"{name:<32} {error:.1e} (scaled map)" for name, error in self.peers.items()]
+        return "\n".join(
+            [f"parity with torch (float64) on {self.images} images, tolerance {self.tolerance:.0e}", *lines]
+        )
+
+
+def session(model: Runnable) -> onnxruntime.InferenceSession:
+    """Return a CPU session with as many threads as torch takes; a session is returned as it is."""
+    if isinstance(model, onnxruntime.InferenceSession):
+        return model
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def run(
+    runtime: onnxruntime.InferenceSession, images: Images, target: Codes, versus: Codes, layer: int = LAST_LAYER
+) -> dict[str, Array]:
+    """Ask a graph and return its outputs by name."""
+    names = [output.name for output in runtime.get_outputs()]
+    return dict(zip(names, runtime.run(names, feeds(images, target, versus, layer)), strict=True))
+
+
+def check_parity(
+    model: Runnable, explainer: Explainer, images: npt.NDArray[np.uint8], tolerance: float = TOLERANCE
+) -> ParityReport:
+    """Compare a graph with the network it was made of.
+
+    The images are sent in batches of 1, 2 and 7 in turn; of each the first two ranks and their contrast are
+    explained, on the last stage, and of the first `EARLIER_IMAGES` the second rank and the contrast on every other
+    layer.
+
+    The last stage's maps are held to the tolerance. On the way back to an earlier stage the gradient passes the
+    network's ReLUs, and is not continuous there: among millions of units a few lie within rounding of the kink,
+    and pass it in one arithmetic and not in the other. How much that moves a map is measured with torch's own
+    float32 against float64, and the graph may differ from float64 by `KINKS` times as much. Torch may be lucky and
+    the graph not, or the other way round: up to `EARLIER_TOLERANCE` is always allowed, and torch is not asked.
+    Measured on the bundled model: an input moved by 1e-7 of itself moves torch's maps by up to 8e-4, one ReLU's mask
+    left out by 0.3 or more.
+
+    Args:
+        model: the graph.
+        explainer: the network in torch, with the very weights that the file holds.
+        images: RGB, uint8, (n, S, S, 3).
+        tolerance: as in `ParityReport`.
+
+    Raises:
+        ParityError: an error exceeds the tolerance, or a class is explained that has not the asked rank.
+    """
+    runtime = session(model)
+    reference = copy.deepcopy(explainer).double().eval()
+    rows: list[list[Row]] = [[] for _ in images]
+    for batch in _batches(len(images)):
+        for index, row in zip(batch, _ask(runtime, images[batch], reference.num_classes, 0), strict=True):
+            rows[index].append(row)
+    few = images[:EARLIER_IMAGES]
+    earlier = [_ask(runtime, few, reference.num_classes, layer) for layer in range(1, len(reference.subject.layers))]
+    errors: dict[str, float] = {}
+    always = max(tolerance, EARLIER_TOLERANCE)
+    limits = {_name(reference, layer): always for layer in range(1, len(reference.subject.layers))}
+    # One image at a time: what torch keeps of a pass in float64 may be a gigabyte.
+    for index, image in enumerate(images):
+        exact = _Answer(reference, image, all_maps=index < EARLIER_IMAGES)
+        of_earlier = [answers[index] for answers in earlier if index < EARLIER_IMAGES]
+        for layer, row in (*((0, row) for row in rows[index]), *enumerate(of_earlier, 1)):
+            _keep_larger(errors, _compare_classes(reference, exact.passed, row))
+            _keep_larger(errors, _compare_map(exact, layer, row))
+        for name, error in _rounding(explainer, exact, of_earlier, errors, always).items():
+            limits[name] = max(limits[name], KINKS * error)
+    report = ParityReport(len(images), errors, tolerance, limits=limits)
+    if not report.passed:
+        raise ParityError(f"the graph disagrees with the network; nothing was written\n{report}")
+    return report
+
+
+def _ask(runtime: onnxruntime.InferenceSession, images: Images, num_classes: int, layer: int) -> list[Row]:
+    """Return what a graph answers to each image, its maps those of ranks 1, 2, and 1 against 2.
+
+    Of an earlier layer those of 2, and 1 against 2: the way back to it is long, and they say the same.
+    """
+    start = 1 if layer else 0
+    target = np.tile(np.array([-1, -2, -1][start:], dtype=np.int64), (len(images), 1))
+    none = no_class(num_classes)
+    versus = np.tile(np.array([none, none, -2][start:], dtype=np.int64), (len(images), 1))
+    outputs = run(runtime, images, target, versus, layer)
+    for name, value in outputs.items():
+        if len(value) != len(images):
+            raise ParityError(f"the output {name} has {len(value)} rows for {len(images)} images")
+    return [{name: value[[index]] for name, value in outputs.items()} for index in range(len(images))]
+
+
+class _Answer:
+    """What torch says of one image: one pass, and one way back for every class that is asked about.
+
+    Args:
+        explainer: in any float type.
+        image: RGB, uint8, (S, S, 3).
+        all_maps: explain every layer; else the last stage alone.
+
+    Attributes:
+        explainer: as given.
+        image: as given.
+        passed: of the classifier.
+    """
+
+    def __init__(self, explainer: Explainer, image: Array, all_maps: bool = True) -> None:
+        self.explainer, self.image = explainer, image
+        x = explainer.normalise(torch.from_numpy(image[None])).requires_grad_()
+        with torch.enable_grad():
+            passed: Passed = explainer.subject(x)
+        self.passed = passed if all_maps else passed._replace(maps=passed.maps[:1])
+        self._gradients: dict[int, list[Tensor]] = {}
+
+    def maps(self, layer: int, targets: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+        """Return Grad-CAM of some classes, (1, T, h, w), and the largest sum of its absolute terms, (1, T, 1, 1).
+
+        Args:
+            layer: its index.
+            targets: class and contrast of each map; K as contrast for none. The gradient of a difference of logits
+                is the difference of their gradients.
+        """
+        nothing = torch.zeros(())
+        weights = torch.stack(
+            [
+                self._of_class(target)[layer] - (self._of_class(versus)[layer] if self._exists(versus) else nothing)
+                for target, versus in targets
+            ],
+            dim=1,
+        )
+        feature_map = self.passed.maps[layer].detach()
+        terms = activation_maps(weights.abs(), feature_map.abs())
+        smallest = torch.finfo(torch.float64).tiny
+        return activation_maps(weights, feature_map), terms.amax((2, 3), keepdim=True).clamp_min(smallest)
+
+    def _exists(self, index: int) -> bool:
+        return 0 <= index < self.explainer.num_classes
+
+    def _of_class(self, index: int) -> list[Tensor]:
+        """Return `mean_hw(dy/dA)` of each layer for one class's logit, (1, C) each."""
+        if index not in self._gradients:
+            maps = self.passed.maps
+            scale = gradient_scale(maps[-1].dtype)
+            found = torch.autograd.grad(self.passed.logits[0, index] * scale, maps, retain_graph=True)
+            self._gradients[index] = [gradient.to(self.passed.logits.dtype).mean((2, 3)) / scale for gradient in found]
+        return self._gradients[index]
+
+
+def _batches(count: int) -> list[list[int]]:
+    """Return the images' indices in batches of the sizes in turn; while a size is missing, from the start again."""
+    batches: list[list[int]] = []
+    start = 0
+    while start < count or len(batches) < len(BATCHES):
+        stop = start + BATCHES[len(batches) % len(BATCHES)]
+        stop = stop if len(batches) < len(BATCHES) else min(stop, count)
+        batches.append([index % count for index in range(start, stop)])
+        start = stop
+    return batches
+
+
+def _compare_classes(reference: Explainer, passed: Passed, row: Row) -> dict[str, float]:
+    """Return the errors of everything but the maps of gradients, of one image."""
+    logits = passed.logits.detach()
+    largest = float(logits.abs().max().clamp_min(1))
+    errors = {
+        "logits": _largest(row["logits"], logits) / largest,
+        # By how much a class that was explained as second is above the first, and so on.
+        "ranks": _disorder(logits, torch.from_numpy(row["explained"])) / largest,
+        "probabilities": _largest(row["probabilities"], torch.softmax(logits / reference.temperature, 1)),
+    }
+    if passed.attention is not None:
+        errors["attention"] = _largest(row["attention"], passed.attention.detach())
+    return errors
+
+
+def _compare_map(exact: _Answer, layer: int, row: Row) -> dict[str, float]:
+    """Return the error of one layer's maps of one image."""
+    maps, scale = exact.maps(layer, _targets(exact.explainer, row))
+    return {_name(exact.explainer, layer): _largest(row["gradcam"] / scale.numpy(), maps / scale)}
+
+
+def _rounding(
+    explainer: Explainer, exact: _Answer, rows: Sequence[Row], errors: dict[str, float], allowed: float
+) -> dict[str, float]:
+    """Return the errors of torch's own maps in the graph's float type, of those layers whose error is not allowed."""
+    inexact = {layer: row for layer, row in enumerate(rows, 1) if not errors[_name(explainer, layer)] <= allowed}
+    if not inexact:
+        return {}
+    own, found = _Answer(explainer, exact.image), {}
+    for layer, row in inexact.items():
+        targets = _targets(explainer, row)
+        maps, scale = exact.maps(layer, targets)
+        found[_name(explainer, layer)] = _largest((own.maps(layer, targets)[0] / scale).numpy(), maps / scale)
+    return found
+
+
+def _targets(explainer: Explainer, row: Row) -> list[tuple[int, int]]:
+    """Return class and contrast of the maps that `_ask` asked for."""
+    *first, second, again = row["explained"][0].tolist()
+    return [*((index, no_class(explainer.num_classes)) for index in (*first, second)), (again, second)]
+
+
+def _name(explainer: Explainer, layer: int) -> str:
+    return f"gradcam.{explainer.subject.layers[layer]}"
+
+
+def _keep_larger(largest: dict[str, float], found: dict[str, float]) -> None:
+    """Keep the larger figure of each name; NaN is kept."""
+    for name, value in found.items():
+        largest[name] = float(np.maximum(largest.get(name, 0.0), value))
+
+
+def _largest(found: Array, expected: Tensor) -> float:
+    if found.shape != tuple(expected.shape):
+        raise ParityError(f"an output has the shape {found.shape} instead of {tuple(expected.shape)}")
+    return float(np.abs(found - expected.numpy()).max())
+
+
+def _disorder(logits: Tensor, explained: Tensor) -> float:
+    """Return how far the explained classes, (N, 3) of ranks 1, 2, 1 or (N, 2) of 2, 1, are from these, in logits."""
+    best = logits.topk(2, dim=1).values[:, [0, 1, 0][-explained.shape[1] :]]
+    if bool((explained < 0).any()) or bool((explained[:, -3:-2] != explained[:, -1:]).any()):
+        return float("nan")
+    return float((best - logits.gather(1, explained)).abs().max())

@@ -1,0 +1,152 @@
+"""The same map by other people's code: captum, torchcam and pytorch-grad-cam, as far as they are installed.
+
+Each is pointed at an `Identity` behind the explained feature map and compared on display-scaled maps, for the
+peers differ in what they scale by before.
+"""
+
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from model.contract.graph import codes_of_best
+from model.explain.explainer import Explainer
+from model.explain.foreign import ModuleSubject
+from model.export.parity import Runnable, run, session
+from model.network.network import Network
+
+EPSILON = 1e-7
+
+
+class Tapped(nn.Module):
+    """A classifier whose explained feature map passes through `tap`, where a hook can stand.
+
+    Args:
+        explainer: holds the classifier.
+        whole: let gradients go on to the image, as they do in a network that nobody froze; else they end at the tap.
+    """
+
+    def __init__(self, explainer: Explainer, whole: bool = True) -> None:
+        super().__init__()
+        self.whole = whole
+        self.classifier = next(explainer.subject.children())
+        self.tap = nn.Identity()
+        self.layer = explainer.subject.layers[0] if isinstance(explainer.subject, ModuleSubject) else ""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits, (N, K), of normalised images, (N, 3, S, S)."""
+        if isinstance(self.classifier, Network):
+            return self.classifier.forward_head(self._tap(self.classifier.forward_features(x).feature_map))
+        # What follows works on a copy: the peers would take a map that is changed in place for the original.
+        layer = self.classifier.get_submodule(self.layer)
+        hook = layer.register_forward_hook(lambda module, args, output: self._tap(output).clone())
+        try:
+            logits: Tensor = self.classifier(x)
+        finally:
+            hook.remove()
+        return logits
+
+    def _tap(self, feature_map: Tensor) -> Tensor:
+        tapped: Tensor = self.tap(feature_map if self.whole else feature_map.detach().requires_grad_())
+        return tapped
+
+
+def compare_with_peers(
+    model: Runnable, explainer: Explainer, images: npt.NDArray[np.uint8], most: int = 2
+) -> dict[str, float]:
+    """Return for each installed peer the largest difference of its maps from the graph's, both scaled to [0, 1].
+
+    Args:
+        model: the graph.
+        explainer: the network that it was made of.
+        images: RGB, uint8, (n, S, S, 3).
+        most: images compared.
+    """
+    runtime, module = session(model), Tapped(explainer, whole=False)
+    largest: dict[str, float] = {}
+    for image in images[:most]:
+        outputs = run(runtime, image[None], *codes_of_best(1, explainer.num_classes))
+        x, target = explainer.normalise(torch.from_numpy(image[None])), int(outputs["explained"][0, 0])
+        ours = _scaled(outputs["gradcam"][0, 0].astype(np.float64))
+        for name, peer in PEERS.items():
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # each of them uses something its dependencies deprecate
+                    theirs = peer.explain(module, x.clone(), target)
+            except ImportError:
+                continue
+            error = float(np.abs(ours - _scaled(theirs)).max())
+            largest[name] = float(np.maximum(largest.get(name, 0.0), error))
+    return largest
+
+
+def captum_map(module: Tapped, x: Tensor, target: int) -> npt.NDArray[np.float64]:
+    """Return captum's map of one image, (h, w)."""
+    from captum.attr import LayerGradCam
+
+    attribution = LayerGradCam(module, module.tap).attribute(x, target, relu_attributions=True)
+    return _array(attribution[0, 0])
+
+
+def torchcam_map(module: Tapped, x: Tensor, target: int) -> npt.NDArray[np.float64]:
+    """Return torchcam's map of one image, (h, w)."""
+    from torchcam.methods import GradCAM
+
+    with GradCAM(module, target_layer=module.tap) as extractor:
+        return _array(extractor(target, module(x.requires_grad_()))[0][0])
+
+
+def pytorch_grad_cam_map(module: Tapped, x: Tensor, target: int) -> npt.NDArray[np.float64]:
+    """Return pytorch-grad-cam's map of one image, (h, w)."""
+    from pytorch_grad_cam import GradCAM
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    with GradCAM(module, [module.tap]) as extractor:
+        # Its public answer is resized to the image; the map before that is what can be compared.
+        extractor.outputs = extractor.activations_and_grads(x)
+        targets = [ClassifierOutputTarget(target)]
+        module.zero_grad()
+        sum(t(output) for t, output in zip(targets, extractor.outputs, strict=True)).backward(retain_graph=True)
+        activations = extractor.activations_and_grads.activations[0].numpy()
+        gradients = extractor.activations_and_grads.gradients[0].numpy()
+        cam = extractor.get_cam_image(x, module.tap, targets, activations, gradients, False)
+        module.zero_grad(set_to_none=True)
+        result: npt.NDArray[np.float64] = np.maximum(cam[0], 0).astype(np.float64)
+        return result
+
+
+class Peer(NamedTuple):
+    """Another implementation.
+
+    Attributes:
+        package: by which pip installs it.
+        explain: returns its map of one image, (h, w); raises ImportError where it is not installed.
+    """
+
+    package: str
+    explain: Callable[[Tapped, Tensor, int], npt.NDArray[np.float64]]
+
+
+PEERS = {
+    "captum": Peer("captum", captum_map),
+    "torchcam": Peer("torchcam", torchcam_map),
+    "pytorch-grad-cam": Peer("grad-cam", pytorch_grad_cam_map),
+}
+
+
+def _array(values: Tensor) -> npt.NDArray[np.float64]:
+    result: npt.NDArray[np.float64] = values.detach().double().numpy()
+    return result
+
+
+def _scaled(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return a map scaled to [0, 1] as pytorch-grad-cam does; one without any evidence stays zero."""
+    if not values.any():
+        return values
+    shifted = values - values.min()
+    result: npt.NDArray[np.float64] = shifted / (EPSILON + shifted.max())
+    return result

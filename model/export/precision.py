@@ -1,0 +1,194 @@
+"""Smaller arithmetic, written only if it passes its gate: fp16 for GPUs, static int8 for CPUs.
+
+In both, the head, the probabilities and the sums of Grad-CAM stay in float32, as do inputs and outputs.
+"""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+from onnx import ModelProto
+from torch import nn
+
+from model.contract.graph import codes_of_best, feeds
+from model.contract.manifest import Manifest
+from model.explain.explainer import Explainer, NetworkSubject
+from model.explain.foreign import ModuleSubject
+from model.export.export import ExportError, architecture, check_images, complete, explainer_of, write
+from model.export.gate import HeldOut, check, measure
+from model.export.parity import ParityReport, check_parity, session
+from model.export.tracing import trace
+
+HALF_TOLERANCE = 0.05
+"""Of the fp16 graph against float64, in the units of `ParityReport`: a sanity check, the gate is what counts."""
+QUANTISED = ("Conv", "Add", "MaxPool", "Relu", "Clip")
+
+
+def export_variant(
+    network: nn.Module,
+    manifest: Manifest,
+    path: Path,
+    precision: Literal["fp16", "int8"],
+    *,
+    held_out: HeldOut,
+    calibration: npt.NDArray[np.uint8],
+    layer: str | Sequence[str] = (),
+) -> dict[str, float]:
+    """Write a network in a smaller precision, if it passes its gate on held-out photos.
+
+    The gate is against fp32 as `model.export.export` writes it by default, with weights rounded to fp16: the file
+    that would be served instead.
+
+    An int8 file explains the last stage only and holds no weights to build the network from again.
+
+    Args:
+        network: as for `model.export.export`.
+        manifest: likewise.
+        path: of the file.
+        precision: `fp16`, or static `int8` (QDQ, per channel).
+        held_out: photos of train that were not trained on, for the gate.
+        calibration: photos of train from which int8 learns its ranges, RGB, uint8, (n, S, S, 3).
+        layer: of a foreign module, as for `model.export.export`.
+
+    Returns:
+        What `model.export.gate.measure` found; it stands in the manifest's metrics too, each name behind `gate.`.
+
+    Raises:
+        ExportError: network, manifest and images do not fit together.
+        GateError: the variant loses too much; nothing was written.
+    """
+    for images in (held_out.images, calibration):
+        check_images(images, manifest)
+    if len(held_out.labels) != len(held_out.images):
+        raise ExportError(f"{len(held_out.labels)} labels for {len(held_out.images)} held-out images")
+    # Against the fp32 file as it is served: its weights are stored as fp16.
+    explainer = explainer_of(network, manifest, layer, "fp16")
+    keep_last_stage(explainer)
+    reference = trace(explainer, manifest.input_size)
+    if precision == "int8":
+        model = quantise(reference, explainer, calibration)
+        runtime = session(model.SerializeToString())
+        report = ParityReport(0)
+        facts = {**architecture(network), "network": {}}
+    else:
+        explainer = to_half(explainer_of(network, manifest, layer, "fp16"))
+        model = trace(explainer, manifest.input_size)
+        runtime = session(model.SerializeToString())
+        report = check_parity(runtime, explainer, calibration[:3], HALF_TOLERANCE)
+        facts = architecture(network)
+    figures = measure(reference.SerializeToString(), runtime, held_out)
+    check(figures, precision)
+    measured = manifest.metrics | {f"gate.{name}": value for name, value in figures.items()}
+    facts |= {"precision": precision, "weights_dtype": precision, "metrics": measured}
+    write(model, complete(manifest, model, explainer, report, facts, runtime), path)
+    return figures
+
+
+def keep_last_stage(explainer: Explainer) -> None:
+    """Make an explainer answer for its first layer only."""
+    explainer.subject.layers = explainer.subject.layers[:1]
+
+
+def to_half(explainer: Explainer) -> Explainer:
+    """Compute the backbone in float16; a foreign module has no known head, so all of it."""
+    subject = explainer.subject
+    if isinstance(subject, NetworkSubject):
+        subject.network.backbone.half()
+    elif isinstance(subject, ModuleSubject):
+        subject.module.half()
+    return explainer
+
+
+def quantise(model: ModelProto, explainer: Explainer, calibration: npt.NDArray[np.uint8]) -> ModelProto:
+    """Return the graph with the convolutional part in int8: QDQ, weights per channel, ranges from the images.
+
+    Weights use seven bits (`reduce_range`): with eight, processors without VNNI saturate in their sums.
+
+    Args:
+        model: the fp32 graph, last stage only.
+        explainer: that it was traced from.
+        calibration: RGB, uint8, (n, S, S, 3).
+
+    Source: onnxruntime.ai/docs/performance/model-optimizations/quantization.html.
+    """
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+    with tempfile.TemporaryDirectory() as folder:
+        fused, quantised = Path(folder) / "fused.onnx", Path(folder) / "int8.onnx"
+        onnx.save(_fuse(model, fused), str(fused))
+        quantize_static(
+            str(fused),
+            str(quantised),
+            _Reader(calibration, explainer.num_classes),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=list(QUANTISED),
+            nodes_to_quantize=_convolutional_part(onnx.load(str(fused)), explainer),
+            per_channel=True,
+            reduce_range=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.MinMax,
+        )
+        result = onnx.load(str(quantised))
+    _drop_unused_domains(result)
+    return result
+
+
+class _Reader:
+    """Feeds the images one by one to the calibration, which expects this interface."""
+
+    def __init__(self, images: npt.NDArray[np.uint8], num_classes: int) -> None:
+        self._feeds = self._each(images, num_classes)
+
+    @staticmethod
+    def _each(images: npt.NDArray[np.uint8], num_classes: int) -> Iterator[dict[str, Any]]:
+        codes = codes_of_best(1, num_classes)
+        for image in images:
+            yield feeds(image[None], *codes)
+
+    def get_next(self) -> dict[str, Any] | None:
+        """Return the inputs of the next run, or None at the end."""
+        return next(self._feeds, None)
+
+
+def _fuse(model: ModelProto, path: Path) -> ModelProto:
+    """Return the graph with batch norms folded into the convolutions, every node with a name of its own."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(path)
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    fused = onnx.load(str(path))
+    for index, node in enumerate(fused.graph.node):
+        node.name = f"{node.op_type}_{index}"
+    _drop_unused_domains(fused)
+    return fused
+
+
+def _convolutional_part(model: ModelProto, explainer: Explainer) -> list[str]:
+    """Return the names of the nodes to quantise: from the backbone's first convolution to its last."""
+    classifier: nn.Module = next(explainer.subject.children())
+    backbone = classifier.get_submodule("backbone") if isinstance(explainer.subject, NetworkSubject) else classifier
+    count = sum(isinstance(module, nn.Conv2d) for module in backbone.modules())
+    seen, names = 0, []
+    for node in model.graph.node:
+        if seen == count:
+            break
+        seen += node.op_type == "Conv"
+        # What comes before normalises the image: in eight bits it would be both slow and wrong.
+        if seen and node.op_type in QUANTISED:
+            names.append(node.name)
+    return names
+
+
+def _drop_unused_domains(model: ModelProto) -> None:
+    """Forget the operator sets that the runtime adds when it saves, whether or not the graph uses them."""
+    used = {node.domain for node in model.graph.node}
+    kept = [entry for entry in model.opset_import if entry.domain in used or not entry.domain]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)

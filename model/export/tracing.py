@@ -1,0 +1,206 @@
+"""From a torch explainer to an ONNX graph: trace the gradient along with the forward pass, then tidy the graph.
+
+`torch.autograd.grad` cannot be exported, but what it does can be recorded: `make_fx` writes down every
+operation, forward and backward, and the recording is exported like any network.
+"""
+
+import contextlib
+import gc
+import io
+import itertools
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import onnx
+import onnxscript.optimizer
+import torch
+from onnx import GraphProto, ModelProto, TensorProto, helper
+from torch import Tensor, fx, nn
+from torch._dynamo.exc import UserError
+
+from model.contract.graph import INPUTS, LAST_LAYER, OUTPUTS, no_class
+from model.explain.explainer import Explainer
+from model.export.branches import Branch, branch_by_layer
+from model.export.diagnose import describe_failure, module_stack
+from model.export.recording import Example, as_program, record
+
+OPSET = 20
+EXAMPLE_IMAGES, EXAMPLE_TARGETS = 6, 5
+"""Sizes of the example batch: neither 1, which broadcasts, nor equal to each other."""
+
+
+class GraphError(RuntimeError):
+    """The network cannot be written as an ONNX graph; the message names the culprit."""
+
+
+def trace(explainer: Explainer, input_size: int) -> ModelProto:
+    """Return the ONNX graph of an explainer, its parameters under their own names.
+
+    Args:
+        explainer: in evaluation mode, frozen, float32.
+        input_size: side S of the images, pixels.
+
+    Raises:
+        GraphError: an operation has no ONNX form, or the number of images or targets was frozen.
+    """
+    # A trace makes millions of objects and hardly any garbage: looking for it takes a tenth of the time.
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return _trace(explainer, input_size)
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _trace(explainer: Explainer, input_size: int) -> ModelProto:
+    example = _example(explainer, input_size)
+    with module_stack(_classifier(explainer)) as running:
+        try:
+            recording = record(explainer, example)
+        except Exception as error:  # whatever torch, or the module itself, has against being traced
+            raise GraphError(describe_failure(_classifier(explainer), _pixels(example), error, running)) from error
+    earlier = range(1, len(explainer.subject.layers))
+    # In the order in which an explainer returns them.
+    always = ["logits", "probabilities", "explained", *["attention"] * explainer.subject.has_attention, "gradcam"]
+    branches = [[f"{kind}.{index}" for index in earlier] for kind in ("gradcam", "feature_map", "copies")]
+    try:
+        model = _translate(recording, example, [*always, *itertools.chain(*branches)])
+    except (torch.onnx.OnnxExporterError, UserError) as error:
+        raise GraphError(describe_failure(_classifier(explainer), _pixels(example), error, [])) from error
+    _rename_initializers(model, _parameter_names(recording, explainer))
+    model = _tidy(model)
+    if earlier:
+        shapes = [_static_shape(model.graph, name) for name in branches[1]]
+        branch_by_layer(model, always, map(Branch, *branches, shapes))
+    _order_outputs(model.graph)
+    _check_symbolic(model.graph)
+    return model
+
+
+def initializers(model: ModelProto) -> dict[str, TensorProto]:
+    """Return the tensors stored in a model by name."""
+    return {tensor.name: tensor for tensor in model.graph.initializer}
+
+
+def count_operators(graph: GraphProto) -> dict[str, int]:
+    """Return operator type → number of nodes, subgraphs included, the most frequent first."""
+    counts: Counter[str] = Counter()
+    for part in subgraphs(graph):
+        counts.update(node.op_type for node in part.node)
+    return dict(counts.most_common())
+
+
+def subgraphs(graph: GraphProto) -> Iterator[GraphProto]:
+    """Yield a graph and all graphs inside its nodes."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from subgraphs(attribute.g)
+
+
+def _classifier(explainer: Explainer) -> nn.Module:
+    """Return the network itself, whose module paths people know."""
+    return next(explainer.subject.children())
+
+
+def _pixels(example: Example) -> tuple[Tensor]:
+    """Return one blank image as the classifier takes it."""
+    return (example[0][:1].permute(0, 3, 1, 2).float(),)
+
+
+def _example(explainer: Explainer, size: int) -> Example:
+    image = torch.zeros((EXAMPLE_IMAGES, size, size, 3), dtype=torch.uint8)
+    codes = torch.zeros((EXAMPLE_IMAGES, EXAMPLE_TARGETS), dtype=torch.int64)
+    return image, codes, codes + no_class(explainer.num_classes), torch.tensor(LAST_LAYER)
+
+
+def _translate(recording: fx.GraphModule, example: Example, outputs: list[str]) -> ModelProto:
+    images, targets = torch.export.Dim("N"), torch.export.Dim("T")
+    codes = {0: images, 1: targets}
+    shapes: tuple[dict[int, Any], ...] = ({0: images}, codes, codes, {})
+    # The exporter reports its progress on stdout and warns of its own deprecations.
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            as_program(recording, example, shapes),
+            dynamo=True,
+            dynamic_shapes=shapes,
+            input_names=tuple(INPUTS),
+            output_names=outputs,
+            opset_version=OPSET,
+            optimize=False,
+        )
+    if program is None:
+        raise GraphError("torch.onnx.export returned nothing")
+    model: ModelProto = program.model_proto
+    return model
+
+
+def _parameter_names(recording: fx.GraphModule, explainer: Explainer) -> dict[str, str]:
+    """Return the recording's name of every constant → its name in the state dict, or one of its own."""
+    own = {tensor.data_ptr(): name for name, tensor in reversed(list(explainer.named_constants()))}
+    names, others = {}, 0
+    for node in recording.graph.find_nodes(op="get_attr"):
+        tensor = getattr(recording, str(node.target))
+        name = own.get(tensor.data_ptr())
+        if name is None:
+            name, others = f"constant.{others}", others + 1
+        names[str(node.target)] = name
+    return names
+
+
+def _rename_initializers(model: ModelProto, names: Mapping[str, str]) -> None:
+    for tensor in model.graph.initializer:
+        tensor.name = names.get(tensor.name, tensor.name)
+    for node in model.graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = names.get(name, name)
+
+
+def _tidy(model: ModelProto) -> ModelProto:
+    """Fold constants, drop what is unused, and strip what the exporter says about this machine's files."""
+    stored = list(model.graph.initializer)
+    del model.graph.initializer[:]
+    # Parameters stand in as inputs, so that none is folded away or loses its name.
+    given = len(model.graph.input)
+    model.graph.input.extend(helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in stored)
+    model = onnxscript.optimizer.optimize(model)
+    del model.graph.input[given:]
+    used = {name for node in model.graph.node for name in node.input}
+    model.graph.initializer.extend(tensor for tensor in stored if tensor.name in used)
+    for part in subgraphs(model.graph):
+        for item in (part, *part.node, *part.input, *part.output, *part.initializer):
+            item.ClearField("metadata_props")
+            item.ClearField("doc_string")
+        del part.value_info[:]
+    model.ClearField("metadata_props")
+    return model
+
+
+def _static_shape(graph: GraphProto, output: str) -> tuple[int, int, int]:
+    """Return (C, h, w) of a feature map among the outputs."""
+    value = next(value for value in graph.output if value.name == output)
+    channels, height, width = (dim.dim_value for dim in value.type.tensor_type.shape.dim[1:])
+    return channels, height, width
+
+
+def _order_outputs(graph: GraphProto) -> None:
+    order = list(OUTPUTS)
+    ordered = sorted(graph.output, key=lambda value: order.index(value.name))
+    del graph.output[:]
+    graph.output.extend(ordered)
+
+
+def _check_symbolic(graph: GraphProto) -> None:
+    """Raise unless N and T are free in every input and output."""
+    contract = {**INPUTS, **OUTPUTS}
+    for value in (*graph.input, *graph.output):
+        wanted = contract[value.name].free
+        dims = value.type.tensor_type.shape.dim
+        found = "".join(dim.dim_param for dim in dims[: len(wanted)])
+        if found != wanted:
+            raise GraphError(f"{value.name}: the axes {', '.join(wanted)} were frozen in the trace")

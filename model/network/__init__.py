@@ -1,0 +1,1 @@
+"""The classifier in torch: backbone, attention and head."""

@@ -1,0 +1,268 @@
+"""Torchvision's convolutional networks as feature extractors, with their stages and with weights from anywhere.
+
+A backbone keeps torchvision's module names, so torchvision's state dicts load as they are; the classifier is
+left out, and its keys may stand in the weights file or not. An early part may be frozen: then it neither learns nor
+follows the statistics of what it sees, and its features may be computed once and be given in its place.
+"""
+
+import copy
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal, NamedTuple, Self
+
+import torch
+import torchvision.models
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+Weights = Literal["imagenet"] | Path | None
+
+
+class WeightsError(ValueError):
+    """The weights cannot be had, or are of another network; the message names the keys."""
+
+
+class StageError(ValueError):
+    """The backbone has no such stage or step; the message names those there are."""
+
+
+class Stage(NamedTuple):
+    """The last feature map of one resolution.
+
+    Attributes:
+        name: module path inside the backbone, torchvision's.
+        channels: C of the feature map.
+        stride: input pixels a cell, nominal (pooling without padding loses a border).
+    """
+
+    name: str
+    channels: int
+    stride: int
+
+
+def _resnet(*channels: int) -> tuple[Stage, ...]:
+    return tuple(Stage(f"layer{i}", c, 2 ** (i + 1)) for i, c in enumerate(channels, 1))
+
+
+def _features(*stages: tuple[int, int, int]) -> tuple[Stage, ...]:
+    return tuple(Stage(f"features.{index}", channels, stride) for index, channels, stride in stages)
+
+
+STAGES: Mapping[str, tuple[Stage, ...]] = {
+    "resnet18": _resnet(64, 128, 256, 512),
+    "resnet34": _resnet(64, 128, 256, 512),
+    "resnet50": _resnet(256, 512, 1024, 2048),
+    "resnet101": _resnet(256, 512, 1024, 2048),
+    # Ends before the last max-pool: the method's VGG-16 map is 14×14 at 224 px.
+    "vgg16_bn": _features((5, 64, 1), (12, 128, 2), (22, 256, 4), (32, 512, 8), (42, 512, 16)),
+    "mobilenet_v2": _features((1, 16, 2), (3, 24, 4), (6, 32, 8), (13, 96, 16), (18, 1280, 32)),
+    "mobilenet_v3_large": _features((1, 16, 2), (3, 24, 4), (6, 40, 8), (12, 112, 16), (16, 960, 32)),
+    "efficientnet_b0": _features((1, 16, 2), (2, 24, 4), (3, 40, 8), (5, 112, 16), (8, 1280, 32)),
+    "convnext_tiny": _features((1, 96, 4), (3, 192, 8), (5, 384, 16), (7, 768, 32)),
+    "squeezenet1_1": _features((1, 64, 2), (4, 128, 4), (7, 256, 8), (12, 512, 16)),
+}
+"""Backbone name → its stages, first to last."""
+
+
+class Backbone(nn.Module):
+    """A torchvision network up to its last feature map.
+
+    Attributes:
+        name: torchvision's.
+        stages: explainable feature maps, first to last; the last one is the output.
+        steps: names of the modules that are applied in order; every stage ends one of them.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        if name not in STAGES:
+            raise ValueError(f"unknown backbone {name!r}; there are {', '.join(STAGES)}")
+        self.name = name
+        self.stages = STAGES[name]
+        whole = torchvision.models.get_model(name, weights=None)
+        self.steps = _steps(whole, self.stages[-1].name)
+        self._frozen: tuple[str, ...] = ()
+        for child in dict.fromkeys(step.split(".")[0] for step in self.steps):
+            module = getattr(whole, child)
+            if isinstance(module, nn.Sequential) and f"{child}.0" in self.steps:
+                module = module[: sum(step.startswith(f"{child}.") for step in self.steps)]
+            self.add_module(child, module)
+        self._classifier_keys = frozenset(whole.state_dict()) - frozenset(self.state_dict())
+
+    @property
+    def out_channels(self) -> int:
+        """C of the last feature map."""
+        return self.stages[-1].channels
+
+    def forward(self, x: Tensor, after: str | None = None) -> Tensor:
+        """Return the last feature map, (N, C, h, w).
+
+        Args:
+            x: normalised images, (N, 3, H, W), or the features of the step `after`.
+            after: name of the step to go on from.
+        """
+        for step in self._steps_after(after):
+            x = self.get_submodule(step)(x)
+        return x
+
+    def forward_stages(self, x: Tensor, after: str | None = None) -> list[Tensor]:
+        """Return the feature map of every stage, first to last.
+
+        Args:
+            x: normalised images, (N, 3, H, W), or the feature map of the stage `after`.
+            after: name of the stage to go on from; its own map is not returned.
+        """
+        names = {stage.name for stage in self.stages}
+        maps = []
+        for step in self._steps_after(after):
+            x = self.get_submodule(step)(x)
+            if step in names:
+                maps.append(x)
+        return maps
+
+    def frozen_step(self, stages: int = 0, until: str = "") -> str | None:
+        """Return the last step of an early part that is described by its stages or by that step.
+
+        Args:
+            stages: how many of the first stages.
+            until: instead, the name of the last step.
+
+        Returns:
+            None where the part is empty.
+
+        Raises:
+            StageError: there is no such stage or step.
+        """
+        if until:
+            if until not in self.steps:
+                raise StageError(f"freeze_until is {until!r}; {self.name} has {', '.join(self.steps)}")
+            return until
+        if stages > len(self.stages):
+            raise StageError(f"freeze_stages is {stages}; {self.name} has {len(self.stages)}")
+        return self.stages[stages - 1].name if stages else None
+
+    def freeze(self, step: str | None) -> None:
+        """Let everything up to a step keep its weights and, in training too, its running statistics."""
+        self._frozen = self._steps_until(step)
+        for module in self.modules_until(step):
+            module.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of what learns; frozen modules stay in evaluation mode."""
+        super().train(mode)
+        for name in self._frozen:
+            self.get_submodule(name).eval()
+        return self
+
+    def modules_until(self, step: str | None) -> list[nn.Module]:
+        """Return the modules up to a step, in order; none for None."""
+        return [self.get_submodule(name) for name in self._steps_until(step)]
+
+    def fused_until(self, step: str) -> nn.Sequential:
+        """Return a copy of everything up to a step, in evaluation mode, its batch norms folded into convolutions."""
+        return fused(nn.Sequential(*self.modules_until(step)))
+
+    def _steps_until(self, step: str | None) -> tuple[str, ...]:
+        return () if step is None else self.steps[: self.steps.index(step) + 1]
+
+    def _steps_after(self, step: str | None) -> tuple[str, ...]:
+        return self.steps[len(self._steps_until(step)) :]
+
+    def load_weights(self, state: Mapping[str, Tensor], origin: str) -> None:
+        """Load a torchvision state dict; the classifier's keys may be there or not.
+
+        Args:
+            state: tensors by torchvision's names.
+            origin: where they come from, for the message.
+
+        Raises:
+            WeightsError: keys are missing or surplus, or a tensor has another shape.
+        """
+        own = self.state_dict()
+        # Checkpoints from before torch 0.4.1 do not count batches; nothing is computed from the count.
+        missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+        surplus = [key for key in state if key not in own and key not in self._classifier_keys]
+        reshaped = [
+            f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+            for key in own
+            if key in state and state[key].shape != own[key].shape
+        ]
+        if missing or surplus or reshaped:
+            raise WeightsError(
+                f"{origin} is not a state dict of {self.name}: "
+                + "; ".join(
+                    f"{kind}: {_shorten(keys)}"
+                    for kind, keys in (("missing", missing), ("surplus", surplus), ("of another shape", reshaped))
+                    if keys
+                )
+            )
+        self.load_state_dict({key: state.get(key, tensor) for key, tensor in own.items()})
+
+
+def create_backbone(name: str, weights: Weights = None) -> Backbone:
+    """Return a backbone with random weights, torchvision's ImageNet weights, or those of a file.
+
+    Args:
+        name: one of `STAGES`.
+        weights: None for random ones, `imagenet` for torchvision's (downloaded), or a file that holds a
+            state dict with torchvision's names.
+
+    Raises:
+        ValueError: there is no such backbone.
+        WeightsError: the file is missing, unreadable, or of another network.
+    """
+    backbone = Backbone(name)
+    if weights == "imagenet":
+        enum = torchvision.models.get_model_weights(name)
+        backbone.load_weights(enum.DEFAULT.get_state_dict(progress=True, check_hash=True), "torchvision's file")
+    elif weights is not None:
+        backbone.load_weights(read_state_dict(Path(weights)), Path(weights).name)
+    return backbone
+
+
+def fused(part: nn.Sequential) -> nn.Sequential:
+    """Return a copy in evaluation mode whose batch norms are folded into the convolutions right before them.
+
+    In evaluation a batch norm is a scale and a shift; on the CPU it takes half of the time of such a network.
+    """
+    part = copy.deepcopy(part).eval().requires_grad_(False)
+    for container in [module for module in part.modules() if isinstance(module, nn.Sequential)]:
+        for (name, first), (after, second) in pairwise(list(container.named_children())):
+            if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
+                setattr(container, name, fuse_conv_bn_eval(first, second))
+                setattr(container, after, nn.Identity())
+    return part
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Read a file of named tensors, without running code from it.
+
+    Raises:
+        WeightsError: there is no such file, or it holds something else.
+    """
+    if not path.is_file():
+        raise WeightsError(f"there is no weights file {path}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever its unpickler and zip reader meet
+        # Not its text: that advises to run whatever code the file holds.
+        raise WeightsError(f"{path.name} is not a readable weights file: it must hold tensors by name alone") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise WeightsError(f"{path.name} does not hold a state dict (tensors by name)")
+    return state
+
+
+def _steps(whole: nn.Module, last: str) -> tuple[str, ...]:
+    """Return the paths of the modules to apply in order, up to and including the last stage's."""
+    if last.startswith("features."):
+        return tuple(f"features.{index}" for index in range(int(last.split(".")[1]) + 1))
+    names = [name for name, _ in whole.named_children()]
+    return tuple(names[: names.index(last) + 1])
+
+
+def _shorten(keys: Iterable[str], most: int = 5) -> str:
+    keys = list(keys)
+    more = f" and {len(keys) - most} more" if len(keys) > most else ""
+    return ", ".join(keys[:most]) + more

@@ -1,0 +1,141 @@
+"""Smaller precisions: what they keep in float32, and the gates that they must pass."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.contract.geometry import Resize
+from model.contract.manifest import Manifest, ManifestError, synthetic_images
+from model.export.export import ExportError, load_network, read
+from model.export.gate import GateError, HeldOut, check, measure
+from model.export.parity import run, session
+from model.export.precision import export_variant
+from model.export.tracing import initializers
+from model.network.network import Network
+from tests.model.networks import CLASSES, SIZE, Exported, make_manifest, make_small
+
+FIGURES = {"images": 100.0, "top1_drop": 0.0, "spearman": 1.0}
+SMALL = make_manifest(resize=Resize(size=40, crop=40))
+
+
+def _held_out(size: int) -> HeldOut:
+    """Return images that no network names rightly, for these tests are about maps: K is no class."""
+    images = np.concatenate([synthetic_images(seed, 4, size) for seed in range(10, 16)])
+    return HeldOut(images, np.full(len(images), CLASSES, dtype=np.int64))
+
+
+@pytest.fixture(scope="module")
+def held_out() -> HeldOut:
+    """Return images of the size of `tiny`."""
+    return _held_out(SIZE)
+
+
+def _manifest(path: Path) -> Manifest:
+    return Manifest.from_metadata({entry.key: entry.value for entry in read(path).metadata_props})
+
+
+def test_fp16_keeps_head_and_sums_in_float(tiny: Exported, held_out: HeldOut, tmp_path: Path) -> None:
+    """Inputs and outputs are float32, the backbone is float16, every layer is there, and the gate is passed."""
+    path = tmp_path / "half.onnx"
+    figures = export_variant(
+        tiny.network, make_manifest(), path, "fp16", held_out=held_out, calibration=held_out.images[:4]
+    )
+    assert figures["top1_drop"] <= 0.1
+    assert figures["spearman"] >= 0.999
+    manifest, stored = _manifest(path), initializers(read(path))
+    assert (manifest.precision, manifest.weights_dtype, len(manifest.layers)) == ("fp16", "fp16", 4)
+    assert manifest.metrics["gate.spearman"] == figures["spearman"]
+    assert stored["backbone.features.0.weight"].data_type == 10
+    assert stored["head.5.weight"].data_type == 1
+    runtime = session(path.read_bytes())
+    assert {value.type for value in runtime.get_outputs()} == {"tensor(float)", "tensor(int64)"}
+    assert isinstance(load_network(path)[0], Network)
+
+
+def _first_steps(path: Path) -> list[str]:
+    """Return the operators from the image to the first quantisation."""
+    steps, value = [], "image"
+    while not steps or steps[-1] != "QuantizeLinear":
+        node = next(node for node in read(path).graph.node if value in node.input and node.op_type != "Shape")
+        steps.append(node.op_type)
+        value = node.output[0]
+    return steps
+
+
+def test_int8_quantises_the_convolutions_alone(tmp_path: Path) -> None:
+    """Convolutions have int8 weights, per channel; what is before and behind is float; the batch is still free."""
+    path, held_out = tmp_path / "int8.onnx", _held_out(40)
+    figures = export_variant(
+        make_small(), SMALL, path, "int8", held_out=held_out, calibration=held_out.images, layer="last"
+    )
+    assert figures["spearman"] >= 0.95
+    manifest, stored = _manifest(path), initializers(read(path))
+    assert (manifest.precision, manifest.weights_dtype, len(manifest.layers)) == ("int8", "int8", 1)
+    assert sum(tensor.data_type == 3 and len(tensor.dims) == 4 for tensor in stored.values()) == 4
+    assert manifest.operators["QuantizeLinear"] > 0
+    assert _first_steps(path) == ["Reshape", "Cast", "Mul", "Add", "Reshape", "Transpose", "QuantizeLinear"]
+    codes = np.full((len(held_out.images), 1), -1, dtype=np.int64)
+    outputs = run(session(path.read_bytes()), held_out.images, codes, np.full_like(codes, CLASSES))
+    assert outputs["gradcam"].shape == (len(held_out.images), 1, 5, 5)
+    with pytest.raises(ManifestError, match="not built here"):
+        load_network(path)
+
+
+def test_a_graph_equals_itself(tiny: Exported, held_out: HeldOut) -> None:
+    """The gate's own zero: nothing is lost between a graph and itself."""
+    content = tiny.path.read_bytes()
+    figures = measure(content, content, held_out)
+    assert figures["top1_drop"] == 0
+    assert figures["same_class"] == 100
+    assert figures["spearman"] == pytest.approx(1)
+    assert figures["zero_maps"] == figures["zero_maps_fp32"]
+
+
+@pytest.mark.parametrize(
+    ("precision", "figures", "passes"),
+    [
+        ("fp16", {}, True),
+        ("fp16", {"top1_drop": 0.1}, True),
+        ("fp16", {"top1_drop": 0.2}, False),
+        ("fp16", {"spearman": 0.998}, False),
+        ("int8", {"top1_drop": 0.5, "spearman": 0.95}, True),
+        ("int8", {"top1_drop": 0.6}, False),
+        ("int8", {"spearman": 0.949}, False),
+        ("int8", {"spearman": float("nan")}, False),
+        ("int8", {"top1_drop": -1.0}, True),
+    ],
+)
+def test_gates_are_the_projects(precision: str, figures: dict[str, float], passes: bool) -> None:
+    """fp16 may lose 0.1 points and int8 0.5; their map cells must correlate at 0.999 and 0.95."""
+    if passes:
+        check(FIGURES | figures, precision)
+    else:
+        with pytest.raises(GateError, match="loses too much on 100 held-out photos; nothing was written"):
+            check(FIGURES | figures, precision)
+
+
+def test_held_out_images_need_labels(tmp_path: Path) -> None:
+    """A gate without as many labels as images is refused."""
+    held_out = _held_out(40)
+    with pytest.raises(ExportError, match="1 labels for 24 held-out images"):
+        export_variant(
+            make_small(),
+            SMALL,
+            tmp_path / "x.onnx",
+            "int8",
+            held_out=HeldOut(held_out.images, held_out.labels[:1]),
+            calibration=held_out.images,
+            layer="last",
+        )
+
+
+def test_a_variant_that_fails_its_gate_is_not_written(tmp_path: Path) -> None:
+    """Calibrated on black images every range is wrong: the gate refuses, and no file appears."""
+    held_out = _held_out(40)
+    black = np.zeros_like(held_out.images[:2])
+    with pytest.raises(GateError):
+        export_variant(
+            make_small(), SMALL, tmp_path / "x.onnx", "int8", held_out=held_out, calibration=black, layer="last"
+        )
+    assert not list(tmp_path.iterdir())

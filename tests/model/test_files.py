@@ -1,0 +1,89 @@
+"""The one writer of files: whole or not at all."""
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from model.files import WriteError, replacing, write_whole
+
+
+def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
+    """Bytes and text take the old file's place, and nothing else lies about."""
+    path = tmp_path / "kept.txt"
+    for content in (b"one", memoryview(b"two"), "drei Vögel"):
+        write_whole(path, content)
+        assert path.read_bytes() == (content.encode() if isinstance(content, str) else bytes(content))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_until_the_end_the_old_file_stands(tmp_path: Path) -> None:
+    """What is being written is hidden, and does not look like what it becomes."""
+    path = tmp_path / "1.onnx"
+    write_whole(path, b"old")
+    with replacing(path) as file:
+        file.write(b"new")
+        file.flush()
+        assert path.read_bytes() == b"old"
+        (partial,) = [other for other in tmp_path.iterdir() if other != path]
+        assert partial.name.startswith(".")
+        assert partial.suffix != ".onnx"
+    assert path.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("error", [ValueError("bad"), KeyboardInterrupt()])
+def test_an_error_in_between_leaves_the_old_file(tmp_path: Path, error: BaseException) -> None:
+    """The error comes out as it is, the old file is untouched, the new one is gone."""
+    path = tmp_path / "kept.txt"
+    write_whole(path, b"old")
+
+    def fail() -> None:
+        with replacing(path) as file:
+            file.write(b"half")
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    """The message names the file and says what became of the one before it."""
+    path = tmp_path / "nowhere" / "kept.txt"
+    with pytest.raises(WriteError, match=r"nowhere/kept.txt could not be written .* is untouched"):
+        write_whole(path, b"new")
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
+    """The write fails with a message, and nothing half-written lies about."""
+    path = tmp_path / "kept.bin"
+    write_whole(path, b"old")
+    program = textwrap.dedent("""
+        import resource, signal, sys
+        from pathlib import Path
+        from model.files import WriteError, write_whole
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+        try:
+            write_whole(Path(sys.argv[1]), bytes(100_000))
+        except WriteError as error:
+            print(error)
+        """)
+    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
+    assert "untouched" in done.stdout
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_two_writers_do_not_meet(tmp_path: Path) -> None:
+    """Each writes a file of its own; the one that ends last is there."""
+    path = tmp_path / "kept.txt"
+    with replacing(path) as first:
+        first.write(b"first")
+        with replacing(path) as second:
+            second.write(b"second")
+        assert path.read_bytes() == b"second"
+    assert path.read_bytes() == b"first"

@@ -1,0 +1,74 @@
+"""The frozen part's features: what is kept is what the network would have answered."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from model.network.network import Network, NetworkConfig, build_network
+from training.data.batches import served_photos
+from training.data.datasets import Dataset
+from training.data.features import FeatureCache, cached_step, frozen_step
+from training.data.transforms import Normalise
+from training.errors import RecipeError
+from training.fit.job import Job
+from training.recipe import OptimRecipe, Recipe
+
+CPU = torch.device("cpu")
+
+
+def lively_network() -> Network:
+    """Return a MobileNetV2 whose running statistics are not those of a fresh network."""
+    torch.manual_seed(0)
+    network = build_network(NetworkConfig("mobilenet_v2", "guided", 3, pooling="avg"))
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.2, 0.2)  # type: ignore[arg-type]
+            nn.init.uniform_(module.running_var, 0.05, 0.5)  # type: ignore[arg-type]
+    return network.eval()
+
+
+def test_cached_features_are_what_the_network_answers(birds: Dataset, tiny: Recipe, cache: Path) -> None:
+    """Batch norms folded, the features agree to 1e-5 of the largest; kept as halves, to 1e-3."""
+    network, step = lively_network(), "features.13"
+    recipe = tiny.with_values({"optim.freeze_until": step, "data.cached_views": 1})
+    kept = FeatureCache(network, step, recipe, cache, CPU, progress=False)
+    photos = served_photos(birds.test, recipe.data, 0, cache, progress=False)
+    images = torch.stack([torch.from_numpy(photos[i][0].copy()).permute(2, 0, 1) for i in range(len(photos))])
+    x = Normalise(recipe.data.mean, recipe.data.std, CPU)(images)
+    with torch.no_grad():
+        expected = nn.Sequential(*network.backbone.modules_until(step))(x)
+        scale = expected.abs().max()
+        assert (kept.answer(images) - expected).abs().max() <= 1e-5 * scale
+        features = kept.served(photos, birds.test)
+        stored = torch.stack([features.get(0, i) for i in range(len(photos))]).float()
+        assert (stored - expected).abs().max() <= 1e-3 * scale
+        whole = network(x)
+        assert torch.allclose(
+            network.forward_head(network.forward_features(expected, after=step).feature_map), whole, atol=1e-5
+        )
+
+
+def test_the_frozen_part_is_named_by_stage_or_step() -> None:
+    """A stage count and a step name say the same; an unknown name is answered with those there are."""
+    network = lively_network()
+    assert frozen_step(network, OptimRecipe(freeze_stages=4)) == "features.13"
+    assert frozen_step(network, OptimRecipe(freeze_until="features.16")) == "features.16"
+    assert frozen_step(network, OptimRecipe()) is None
+    with pytest.raises(RecipeError, match=r"features\.18"):
+        frozen_step(network, OptimRecipe(freeze_until="layer3"))
+
+
+def test_features_stand_in_for_images_where_the_recipe_says_so(tiny: Recipe) -> None:
+    """A frozen part alone is not cached."""
+    network, frozen = lively_network(), tiny.with_values({"optim.freeze_stages": 4})
+    assert cached_step(network, frozen) is None
+    assert cached_step(network, frozen.with_values({"data.cached_views": 2})) == "features.13"
+
+
+def test_cached_views_need_a_frozen_part(make_job: Callable[..., Job]) -> None:
+    """Features of layers that learn would be stale after one step."""
+    with pytest.raises(RecipeError, match="needs a frozen part"):
+        make_job(data__cached_views=4)

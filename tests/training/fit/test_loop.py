@@ -1,0 +1,245 @@
+"""The loop: it learns, stops, goes on exactly, and never loses a good checkpoint."""
+
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from training.checkpoint import LAST, SELECTED, load_selected, read, write
+from training.data.prepared import PARITY_IMAGES
+from training.errors import CheckpointError, DatasetError, Diverged
+from training.fit.job import Job
+from training.fit.journal import CURVES, METRICS, read_metrics
+from training.fit.loop import fit
+
+MakeJob = Callable[..., Job]
+
+
+def weights(job: Job) -> dict[str, torch.Tensor]:
+    """Return the last weights of a run."""
+    state: dict[str, torch.Tensor] = read(job.out / LAST)["state_dict"]
+    return state
+
+
+def assert_same_weights(one: Job, other: Job) -> None:
+    """Compare two runs bit for bit."""
+    left, right = weights(one), weights(other)
+    assert left.keys() == right.keys()
+    assert [name for name in left if not torch.equal(left[name], right[name])] == []
+
+
+def test_a_run_learns_and_leaves_everything_an_export_needs(make_job: MakeJob) -> None:
+    """Colours are told apart after a few epochs; journal, curves, checkpoint and parity images are there."""
+    job = make_job(optim__epochs=8, guidance__weight=0.1)
+    outcome = fit(job)
+    records = read_metrics(job.out)
+    assert outcome.finished
+    assert [record["epoch"] for record in records] == list(range(1, 9))
+    assert records[-1]["loss"] < records[0]["loss"]
+    assert outcome.metrics["top1"] == max(record["held_out_top1"] for record in records)
+    assert {LAST, SELECTED, CURVES, METRICS, PARITY_IMAGES} <= {path.name for path in job.out.iterdir()}
+    selected = load_selected(job.out)
+    assert selected.labels == ("Red Bird", "Green Bird", "Blue Bird")
+    assert selected.recipe == job.recipe
+    assert selected.facts["num_train"] == 18
+
+
+@pytest.mark.parametrize("stop_after", [1, 4])
+def test_a_stopped_run_goes_on_exactly(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, stop_after: int) -> None:
+    """Stopped within any epoch and resumed, a run ends with the same bits as one that was never stopped.
+
+    Everything with a state takes part: momentum, averaged weights, accumulation, dropout, mixup.
+    """
+    settings = {
+        "run__ema_decay": 0.9,
+        "optim__accumulate": 1 + stop_after % 2,
+        "optim__batch_size": 4,
+        "augment__mixup": 0.2,
+    }
+    whole = make_job("whole", **settings)
+    fit(whole)
+    pieces = make_job("pieces", **settings)
+    with monkeypatch.context() as patch:
+        asked = 0
+
+        def wanted(_: object) -> bool:
+            nonlocal asked
+            asked += 1
+            return asked >= stop_after
+
+        patch.setattr("training.fit.world.StopRequest.wanted", wanted)
+        assert not fit(pieces).finished
+    assert read(pieces.out / LAST)["batch"] > 0
+    assert fit(pieces).finished
+    assert_same_weights(whole, pieces)
+    assert {**read_metrics(whole.out)[-1], "seconds": 0, "images_per_s": 0} == {
+        **read_metrics(pieces.out)[-1],
+        "seconds": 0,
+        "images_per_s": 0,
+    }
+
+
+def test_the_number_of_workers_changes_nothing(make_job: MakeJob) -> None:
+    """The variation of an image depends on seed, epoch and index, not on who makes it."""
+    alone, helped = make_job("alone", optim__epochs=1), make_job("helped", optim__epochs=1, workers=2)
+    fit(alone)
+    fit(helped)
+    assert_same_weights(alone, helped)
+
+
+def test_seeds_differ(make_job: MakeJob) -> None:
+    """Another seed gives other weights, the same seed the same."""
+    one, same, other = make_job("one"), make_job("same"), make_job("other", seed=1)
+    for job in (one, same, other):
+        fit(job)
+    assert_same_weights(one, same)
+    assert not torch.equal(weights(one)["head.1.weight"], weights(other)["head.1.weight"])
+
+
+def test_a_finished_run_is_left_alone(make_job: MakeJob) -> None:
+    """The same command once more trains nothing; `fresh` starts anew."""
+    job = make_job(optim__epochs=1)
+    fit(job)
+    before = (job.out / SELECTED).read_bytes()
+    assert fit(job).finished
+    assert (job.out / SELECTED).read_bytes() == before
+    assert fit(replace(job, fresh=True)).finished
+    assert len(read_metrics(job.out)) == 1
+
+
+def test_another_recipe_is_not_continued(make_job: MakeJob) -> None:
+    """The message names what differs."""
+    fit(make_job(optim__epochs=1))
+    with pytest.raises(CheckpointError, match=r"optim.lr_new was 0.02, now 0.5"):
+        fit(make_job(optim__epochs=1, optim__lr_new=0.5))
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message says in which step of which epoch; what was saved before stays."""
+    job = make_job(optim__epochs=3)
+    monkeypatch.setattr("training.fit.loop.SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr("training.fit.learner.learning_rate_factor", lambda _, position: 1e30 if position >= 1 else 0.1)
+    with pytest.raises(Diverged, match=r"epoch 2, step \d"):
+        fit(job)
+    assert read(job.out / LAST)["epoch"] == 1
+    assert all(bool(tensor.isfinite().all()) for tensor in load_selected(job.out).state_dict.values())
+
+
+def test_selection_without_a_held_out_part_takes_the_last_epoch(make_job: MakeJob) -> None:
+    """All training images are trained on, nothing is measured, the temperature stays 1."""
+    job = make_job(data__held_out=0.0, run__selection="last")
+    assert fit(job).metrics == {}
+    selected = load_selected(job.out)
+    assert (selected.epoch, selected.temperature, selected.facts["num_train"]) == (2, 1.0, 24)
+
+
+def test_frozen_stages_do_not_move(make_job: MakeJob) -> None:
+    """The early part keeps its weights and its running statistics."""
+    job = make_job(network__backbone="mobilenet_v2", optim__freeze_stages=2, optim__epochs=1)
+    fit(job)
+    torch.manual_seed(job.recipe.seed)
+    start = job_network(job)
+    end = weights(job)
+    assert all(torch.equal(end[name], start[name]) for name in start if name.startswith("backbone.features.1."))
+    assert not torch.equal(end["backbone.features.18.0.weight"], start["backbone.features.18.0.weight"])
+
+
+def test_a_run_on_cached_features_goes_on(make_job: MakeJob) -> None:
+    """Features stand in for images from training to evaluation, also when the run is taken up again."""
+    settings = {"optim__freeze_stages": 2, "data__cached_views": 2}
+    first = make_job(**settings, time_budget_s=0.0)
+    assert not fit(first).finished
+    assert fit(replace(first, time_budget_s=None)).metrics["images"] == 6
+
+
+def job_network(job: Job) -> dict[str, torch.Tensor]:
+    """Return the weights a job starts from."""
+    from model.network.network import build_network
+    from training.checkpoint import network_config
+
+    return build_network(network_config(job.recipe, job.dataset.num_classes), None).state_dict()
+
+
+def test_a_damaged_photo_is_named(make_job: MakeJob, cub_like: Path, tmp_path: Path) -> None:
+    """A truncated file stops the run before it begins, with its path."""
+    whole = next(iter((cub_like / "images").rglob("*.png")))
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(whole.read_bytes()[:2000])
+    job = make_job()
+    dataset = job.dataset
+    samples = tuple(replace(s, path=broken) if n in (0, 9) else s for n, s in enumerate(dataset.train))
+    with pytest.raises(DatasetError, match=r"damaged[\s\S]*broken.png"):
+        fit(replace(job, dataset=replace(dataset, train=samples)))
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path) -> None:
+    """The write fails with a message; the file before it is whole, and nothing half-written lies about."""
+    path = tmp_path / "checkpoint.pt"
+    write(path, {"epoch": 1})
+    program = textwrap.dedent("""
+        import resource, signal, sys, torch
+        from pathlib import Path
+        from training.checkpoint import write
+        from training.errors import CheckpointError
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+        try:
+            write(Path(sys.argv[1]), {"epoch": 2, "weights": torch.zeros(100_000)})
+        except CheckpointError as error:
+            print(error)
+        """)
+    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
+    assert "untouched" in done.stdout
+    assert read(path)["epoch"] == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(tiny_options: list[str], tmp_path: Path) -> None:
+    """An interrupted command answers 130 and leaves a checkpoint; run again it finishes."""
+    options = ["fit", *tiny_options, "--out", str(tmp_path / "run"), "--epochs=400"]
+    command = [sys.executable, "-m", "training.cli", *options]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("epoch 1/"):
+            process.send_signal(signal.SIGINT)
+            break
+    rest = process.communicate(timeout=120)[1]
+    assert process.returncode == 130
+    assert "the same command goes on" in rest
+    assert 1 <= read(tmp_path / "run" / LAST)["epoch"] < 400
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tiny_options: list[str], tmp_path: Path) -> None:
+    """`torchrun` with two gloo processes: each takes half of every batch, one writes, both end with one network."""
+    command = ["-m", "training.cli", "fit", *tiny_options, "--out", str(tmp_path / "run"), "--json"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launcher, *command], capture_output=True, text=True, check=False, env=environment, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    records = read_metrics(tmp_path / "run")
+    assert [record["epoch"] for record in records] == [1, 2]
+    assert load_selected(tmp_path / "run").epoch in (1, 2)
+    assert done.stdout.count('"finished": true') == 1
+
+
+def test_the_limits_of_this_process_are_untouched() -> None:
+    """The disk test limits a child, never the test run itself."""
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 4096

@@ -1,0 +1,113 @@
+"""Are the maps faithful? Take away what a map calls important, or show it alone, and watch the class's probability.
+
+Deletion greys out the most important pixels first: a faithful map lets the probability fall early (small area).
+Insertion starts from a blurred image and sharpens the most important first (large area). A random order is the
+control in the same table: a map that does not beat it explains nothing.
+
+Source: Petsiuk, Das, Saenko 2018, "RISE", arXiv:1806.07421, section 4.3.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+from torchvision.transforms.v2 import functional as F
+
+from model.contract.graph import softmax
+from training.data.store import as_served
+from training.evaluation.evaluate import Judged, answers_of
+from training.evaluation.scores import Floats
+
+STEPS = 16
+"""Parts of the image that are changed one after the other."""
+
+Classify = Callable[[Tensor], Floats]
+"""From uint8 images (n, 3, S, S) to probabilities (n, K)."""
+
+
+def faithfulness_figures(
+    classify: Classify, images: Tensor, maps: Mapping[str, Floats], seed: int = 0
+) -> dict[str, float]:
+    """Return the mean area under the deletion and insertion curves of each kind of map, and of a random order.
+
+    Args:
+        classify: the network.
+        images: uint8, (n, 3, S, S).
+        maps: kind → (n, h, w).
+        seed: of the random order.
+    """
+    predicted = classify(images).argmax(axis=1)
+    noise = np.random.default_rng(seed).random((len(images), 7, 7)).astype(np.float32)
+    figures = {}
+    for name, values in {**maps, "random": noise}.items():
+        for mode in ("deletion", "insertion"):
+            curve = probability_curve(classify, images, values, predicted, mode)
+            figures[f"{mode}_{name}"] = float((curve[:, 1:] + curve[:, :-1]).mean() / 2)
+    return figures
+
+
+def faithfulness_of(judged: Judged, model: Path, count: int, banner: int = 0) -> dict[str, float]:
+    """Return the figures of a judged network on some of its images, spread over all.
+
+    Args:
+        judged: what it answered.
+        model: the run, or the exported file.
+        count: number of images.
+        banner: rows cropped off the bottom of every photo, pixels.
+    """
+    chosen = np.linspace(0, len(judged.labels) - 1, min(count, len(judged.labels))).round().astype(int)
+    preparation = as_served(judged.resize, banner)
+    photos = [preparation.load(judged.samples[index].path)[0] for index in chosen]
+    images = torch.stack([torch.from_numpy(np.array(photo)).permute(2, 0, 1) for photo in photos])
+    maps = {"gradcam": judged.gradcam[chosen]}
+    if judged.attention is not None:
+        maps["attention"] = judged.attention[chosen]
+    ask = answers_of(model)
+
+    def classify(images: Tensor) -> Floats:
+        return softmax(np.concatenate([ask(part)[0] for part in torch.split(images, 32)]), judged.temperature)
+
+    return faithfulness_figures(classify, images, maps)
+
+
+def probability_curve(
+    classify: Classify, images: Tensor, maps: Floats, classes: Floats, mode: Literal["deletion", "insertion"]
+) -> Floats:
+    """Return the probability of each image's class after each step, (n, STEPS + 1).
+
+    Args:
+        classify: the network.
+        images: uint8, (n, 3, S, S).
+        maps: importance of positions, (n, h, w).
+        classes: whose probability is watched, (n,).
+        mode: what happens to the most important pixels first.
+    """
+    rank = _importance_ranks(maps, images.shape[-1])
+    blank = images.float().mean((2, 3), keepdim=True).expand(images.shape).to(torch.uint8)
+    start, end = (images, blank) if mode == "deletion" else (_blurred(images), images)
+    columns = []
+    for step in range(STEPS + 1):
+        changed = (rank < step / STEPS)[:, None]
+        probabilities = classify(torch.where(changed, end, start))
+        columns.append(probabilities[np.arange(len(images)), classes])
+    return np.stack(columns, axis=1)
+
+
+def _importance_ranks(maps: Floats, size: int) -> Tensor:
+    """Return for each pixel the share of pixels that are more important, (n, S, S) in [0, 1)."""
+    enlarged = interpolate(torch.from_numpy(maps.astype(np.float32))[:, None], (size, size), mode="bilinear").flatten(1)
+    order = enlarged.argsort(dim=1, descending=True, stable=True)
+    ranks = torch.empty_like(order).scatter_(1, order, torch.arange(size * size).expand_as(order))
+    return (ranks.float() / (size * size)).view(len(maps), size, size)
+
+
+def _blurred(images: Tensor) -> Tensor:
+    """Return images without detail: a Gaussian of a twentieth of the side."""
+    sigma = max(images.shape[-1] / 20, 1.0)
+    kernel = 2 * int(2 * sigma) + 1
+    blurred: Tensor = F.gaussian_blur(images, [min(kernel, images.shape[-1] // 2 * 2 - 1)] * 2, [sigma, sigma])
+    return blurred

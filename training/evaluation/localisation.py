@@ -1,0 +1,107 @@
+"""Do the maps point at the object? The pointing game and the share of a map's energy inside the box.
+
+Both are read against a centred Gaussian, which knows nothing of the image: photographers put their object in the
+middle, so a figure that does not beat it says nothing for the map.
+
+Source: Zhang et al. 2018, "Top-down neural attention by excitation backprop", arXiv:1608.00507 (pointing game).
+"""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from training.evaluation.scores import Floats
+
+GAUSSIAN_SIGMA = 0.25
+"""Of the centred Gaussian, as a part of the image's side."""
+CHUNK = 64
+
+
+def localisation_figures(gradcam: Floats, attention: Floats | None, boxes: Floats, size: int) -> dict[str, float]:
+    """Return how well maps point into boxes, over the images that have one.
+
+    Args:
+        gradcam: maps of the predicted class, (n, h, w).
+        attention: maps, (n, h, w), or None.
+        boxes: (left, top, right, bottom) in pixels of the network's input, (n, 4); NaN where there is none.
+        size: side S of the network's input, pixels.
+
+    Returns:
+        Figures by name; empty where no image has a box.
+    """
+    known = np.isfinite(boxes).all(axis=1)
+    # A box that the crop cuts off entirely cannot be pointed at.
+    known &= ((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])) | ~known
+    if not known.any():
+        return {}
+    boxes = boxes[known]
+    gaussian = np.broadcast_to(centred_gaussian(size), (len(boxes), size, size))
+    figures = {"boxes": float(len(boxes)), "box_area": float(_areas(boxes, size).mean())}
+    maps = {"gradcam": gradcam[known], "gaussian": gaussian}
+    if attention is not None:
+        maps["attention"] = attention[known]
+    hits = {name: pointing_hits(values, boxes, size) for name, values in maps.items()}
+    figures["pointing_game"] = float(hits["gradcam"].mean())
+    figures["centred_gaussian"] = float(hits["gaussian"].mean())
+    if attention is not None:
+        figures["pointing_game_attention"] = float(hits["attention"].mean())
+    for name, values in maps.items():
+        figures[f"energy_{name}"] = float(energy_in_box(values, boxes, size).mean())
+    figures["zero_maps"] = float((maps["gradcam"].max(axis=(1, 2)) <= 0).mean())
+    return figures
+
+
+def pointing_hits(maps: Floats, boxes: Floats, size: int) -> npt.NDArray[np.bool_]:
+    """Return whether the highest point of each map lies inside its box, (n,); a map of zeros points nowhere.
+
+    Args:
+        maps: (n, h, w), any grid.
+        boxes: in pixels of the input, (n, 4).
+        size: side of the input, pixels.
+    """
+    _, height, width = maps.shape
+    flat = maps.reshape(len(maps), -1)
+    # A map is highest at the centre of its highest cell, also after bilinear enlargement.
+    row, column = np.divmod(flat.argmax(axis=1), width)
+    x, y = (column + 0.5) * size / width, (row + 0.5) * size / height
+    inside = (x >= boxes[:, 0]) & (x <= boxes[:, 2]) & (y >= boxes[:, 1]) & (y <= boxes[:, 3])
+    result: npt.NDArray[np.bool_] = inside & (flat.max(axis=1) > 0)
+    return result
+
+
+def energy_in_box(maps: Floats, boxes: Floats, size: int) -> Floats:
+    """Return the share of each map's sum that lies inside its box, (n,); 0 for a map of zeros."""
+    shares = []
+    centres = torch.arange(size) + 0.5
+    for enlarged, box in _enlarged(maps, boxes, size):
+        columns = (centres >= box[:, :1]) & (centres <= box[:, 2:3])
+        rows = (centres >= box[:, 1:2]) & (centres <= box[:, 3:4])
+        inside = (enlarged * (rows[:, :, None] & columns[:, None, :])).sum((1, 2))
+        shares.append(inside / enlarged.sum((1, 2)).clamp_min(torch.finfo(torch.float32).tiny))
+    result: Floats = torch.cat(shares).numpy()
+    return result
+
+
+def centred_gaussian(size: int) -> Floats:
+    """Return a Gaussian in the middle of a square of `size` pixels."""
+    distance = (np.arange(size) + 0.5) / size - 0.5
+    profile = np.exp(-0.5 * (distance / GAUSSIAN_SIGMA) ** 2)
+    result: Floats = np.outer(profile, profile).astype(np.float32)
+    return result
+
+
+def _enlarged(maps: Floats, boxes: Floats, size: int) -> list[tuple[Tensor, Tensor]]:
+    """Return maps at the input's size (half-pixel bilinear, as they are displayed) and boxes, in chunks."""
+    chunks = []
+    for at in range(0, len(maps), CHUNK):
+        coarse = torch.from_numpy(maps[at : at + CHUNK].astype(np.float32))
+        enlarged = interpolate(coarse[:, None], (size, size), mode="bilinear")[:, 0]
+        chunks.append((enlarged, torch.from_numpy(boxes[at : at + CHUNK].astype(np.float32))))
+    return chunks
+
+
+def _areas(boxes: Floats, size: int) -> Floats:
+    areas: Floats = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / size**2
+    return areas

@@ -1,0 +1,1 @@
+"""One training run: its loop, losses, optimiser, journal and processes."""

@@ -1,0 +1,150 @@
+"""What learns: the network, its loss, and everything that moves its weights by one step."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from model.network.backbone import Weights
+from model.network.network import Network, build_network
+from training.checkpoint import network_config
+from training.data.batches import step_seed
+from training.data.features import AsFloats, cached_step, frozen_step
+from training.data.transforms import Normalise, batch_mixing
+from training.fit.losses import Losses, Objective
+from training.fit.optim import AveragedWeights, create_optimizer, learning_rate_factor, set_learning_rate
+from training.fit.world import World
+from training.recipe import Recipe
+
+
+class Learner:
+    """The network of a run with its loss, optimiser, gradient scaler and averaged weights.
+
+    Args:
+        recipe: how to train.
+        num_classes: K.
+        weights: of the backbone at the start, as for `create_backbone`; None where a checkpoint brings them.
+        world: this process among all.
+
+    Attributes:
+        network: that learns.
+        after: step of the backbone whose features it is given; None where it is given images.
+        normalise: from a batch of a loader to the network's input, on the device.
+        optimizer: moves the weights.
+
+    Raises:
+        RecipeError: the backbone has no stage or step that the recipe freezes.
+        WeightsError: the weights cannot be had, or are of another network.
+    """
+
+    def __init__(self, recipe: Recipe, num_classes: int, weights: Weights, world: World) -> None:
+        self._recipe, self._device = recipe, world.device
+        _prefer_speed(world.device)
+        torch.manual_seed(recipe.seed)
+        self.network: Network = build_network(network_config(recipe, num_classes), weights)
+        self.network.to(world.device)
+        if recipe.run.channels_last:
+            self.network.to(memory_format=torch.channels_last)
+        self.network.backbone.freeze(frozen_step(self.network, recipe.optim))
+        self.after = cached_step(self.network, recipe)
+        self._objective = _on_all(Objective(self.network, recipe, world.size, self.after), world)
+        self.optimizer = create_optimizer(self.network, recipe.optim)
+        self._average = AveragedWeights(self.network, recipe.run.ema_decay) if recipe.run.ema_decay else None
+        self._amp = _amp(recipe.run.amp, world.device)
+        self._scaler = torch.amp.GradScaler(world.device.type, enabled=self._amp is torch.float16)
+        self.normalise: Callable[[Tensor], Tensor] = (
+            Normalise(recipe.data.mean, recipe.data.std, world.device, recipe.run.channels_last)
+            if self.after is None
+            else AsFloats(world.device)
+        )
+        self._mix = batch_mixing(recipe.augment, num_classes)
+
+    @property
+    def judged(self) -> Network:
+        """The weights that are measured and exported: the averaged ones where the recipe averages."""
+        return self.network if self._average is None else self._average.network
+
+    def step(self, inputs: Tensor, targets: Tensor, epoch: int, batch: int, batches: int) -> Losses:
+        """Take one forward and backward pass, and an optimiser step where a group of `accumulate` passes ends.
+
+        Args:
+            inputs: of a loader: images (n, 3, S, S) uint8, or features.
+            targets: classes, (n,), on the device.
+            epoch: epochs done.
+            batch: of this epoch, from 0.
+            batches: of every epoch.
+        """
+        recipe = self._recipe.optim
+        torch.manual_seed(step_seed(self._recipe.seed, epoch, batch))
+        images, shares = self._mixed(self.normalise(inputs), targets)
+        begin = batch - batch % recipe.accumulate
+        group = min(recipe.accumulate, batches - begin)
+        ends = batch == begin + group - 1
+        with nullcontext() if ends else self._without_sync():
+            with torch.autocast(self._device.type, self._amp, enabled=self._amp is not None):
+                losses: Losses = self._objective(images, shares)
+            self._scaler.scale(losses.total / group).backward()  # type: ignore[no-untyped-call]  # torch's
+        if ends:
+            set_learning_rate(self.optimizer, learning_rate_factor(recipe, epoch + batch / batches))
+            self._update()
+        return losses
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps of it."""
+        return {
+            "state_dict": self.network.state_dict(),
+            "average": self._average.to_dict() if self._average is not None else None,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+        }
+
+    def load(self, values: Mapping[str, Any]) -> None:
+        """Take back what `to_dict` gave."""
+        self.network.load_state_dict(values["state_dict"])
+        self.optimizer.load_state_dict(values["optimizer"])
+        self._scaler.load_state_dict(values["scaler"])
+        if self._average is not None:
+            self._average.load(values["average"])
+
+    def _mixed(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        if self._mix is not None and torch.rand(()) < self._recipe.augment.mix_probability:
+            mixed: tuple[Tensor, Tensor] = self._mix(images, targets)
+            return mixed
+        return images, targets
+
+    def _update(self) -> None:
+        if self._recipe.optim.clip_norm:
+            self._scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self._recipe.optim.clip_norm)
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self._average is not None:
+            self._average.update(self.network)
+
+    def _without_sync(self) -> AbstractContextManager[None]:
+        if isinstance(self._objective, DistributedDataParallel):
+            context: AbstractContextManager[None] = self._objective.no_sync()
+            return context
+        return nullcontext()
+
+
+def _prefer_speed(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")
+
+
+def _on_all(objective: torch.nn.Module, world: World) -> torch.nn.Module:
+    """Let several processes average their gradients."""
+    if world.size == 1:
+        return objective
+    return DistributedDataParallel(objective, device_ids=[world.device.index] if world.device.type == "cuda" else None)
+
+
+def _amp(name: str, device: torch.device) -> torch.dtype | None:
+    """Return in which float type CUDA computes; the CPU always takes float32."""
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(name) if device.type == "cuda" else None

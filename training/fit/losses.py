@@ -1,0 +1,140 @@
+"""The loss: cross-entropy + weight · KL(attention, Grad-CAM), every setting of the guidance, and its controls.
+
+Source: Xu et al. 2021, arXiv:2101.09666; what departs from the released scripts is a setting of `GuidanceRecipe`.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from model.explain.gradcam import activation_map, channel_gradients
+from model.network.attention import Attended
+from model.network.network import Network
+from training.recipe import GuidanceRecipe, Recipe
+
+SMALLEST = 1e-12
+"""Probabilities are kept from zero before the logarithm."""
+
+
+class Losses(NamedTuple):
+    """What one forward pass of training gives.
+
+    Attributes:
+        total: to be minimised, scalar.
+        cross_entropy: its first part, scalar, detached.
+        guidance: the divergence before its weight, scalar, detached; 0 without guidance.
+        logits: (N, K), detached.
+    """
+
+    total: Tensor
+    cross_entropy: Tensor
+    guidance: Tensor
+    logits: Tensor
+
+
+class Objective(nn.Module):
+    """Network and loss as one module, so that `DistributedDataParallel` sees one forward pass.
+
+    Args:
+        network: to train.
+        recipe: its guidance and label smoothing.
+        processes: whose gradients are averaged; a guidance that is summed over the batch is then scaled back up.
+        after: step of the backbone whose features the inputs are; None where they are images.
+    """
+
+    def __init__(self, network: Network, recipe: Recipe, processes: int = 1, after: str | None = None) -> None:
+        super().__init__()
+        self.network, self.after = network, after
+        self.guidance = recipe.guidance
+        self.weight = recipe.guidance.weight * (processes if recipe.guidance.reduction == "sum" else 1)
+        self.cross_entropy = nn.CrossEntropyLoss(label_smoothing=recipe.optim.label_smoothing)
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> Losses:
+        """Return the losses of a batch.
+
+        Args:
+            inputs: normalised images, (N, 3, S, S), or features of the step `after`.
+            targets: classes, (N,), or their shares, (N, K).
+        """
+        attended = self.network.forward_features(inputs, self.after)
+        logits = self.network.forward_head(attended.feature_map).float()
+        cross_entropy = self.cross_entropy(logits, targets)
+        if self.guidance.weight == 0:
+            return Losses(cross_entropy, cross_entropy.detach(), torch.zeros_like(cross_entropy), logits.detach())
+        guidance = guidance_loss(self.network, attended, guided_class(logits, targets, self.guidance), self.guidance)
+        total = cross_entropy + self.weight * guidance
+        return Losses(total, cross_entropy.detach(), guidance.detach(), logits.detach())
+
+
+def guided_class(logits: Tensor, targets: Tensor, settings: GuidanceRecipe) -> Tensor:
+    """Return the class whose logit is differentiated, (N,): the predicted one, or the (larger) true one."""
+    if settings.target_class == "predicted":
+        return logits.detach().argmax(1)
+    return targets if targets.ndim == 1 else targets.argmax(1)
+
+
+def guidance_loss(network: Network, attended: Attended, target: Tensor, settings: GuidanceRecipe) -> Tensor:
+    """Return the divergence between what the attention weighs and what Grad-CAM says matters.
+
+    Channel weights are compared with Grad-CAM's channel weights; the spatial arm, which has none, compares its map
+    with the Grad-CAM map; arms with neither are guided through the softmax of their channel means.
+
+    Args:
+        network: whose head is differentiated.
+        attended: of `network.forward_features`, with its graph.
+        target: class explained of each image, (N,).
+        settings: of the guidance.
+
+    Returns:
+        Scalar; only the attention's side carries a gradient.
+    """
+    gradients = channel_gradients(network, attended, target, coupled=settings.coupled).float()
+    if network.config.attention == "spatial" and attended.attention is not None:
+        attention = attended.attention.float().flatten(1)
+        weights = attention / attention.sum(1, keepdim=True)
+        evidence = activation_map(gradients, attended.feature_map.detach().float()).flatten(1)
+    else:
+        given = attended.channel_weights
+        weights = attended.feature_map.float().mean((2, 3)).softmax(1) if given is None else given
+        # The mixed arm's head sees 2C channels; its weights are those of the first C.
+        evidence = gradients[:, : weights.shape[1]]
+    log_target = guidance_target(evidence, settings)
+    return divergence(weights.float(), log_target, settings)
+
+
+def guidance_target(evidence: Tensor, settings: GuidanceRecipe) -> Tensor:
+    """Return log beta, the distribution that the attention is pulled towards, (N, M).
+
+    As released, beta = softmax(evidence), whose values are so small that beta is uniform to 1e-6. Standardised,
+    they get zero mean and unit deviation per image first.
+
+    Args:
+        evidence: Grad-CAM's weight of each channel, or its map over positions, (N, M).
+        settings: scale, temperature and control.
+    """
+    evidence = evidence.detach()
+    if settings.control == "uniform":
+        evidence = torch.zeros_like(evidence)
+    elif settings.control == "shuffled":
+        order = torch.rand_like(evidence).argsort(1)
+        evidence = evidence.gather(1, order)
+    if settings.scale == "standardised":
+        deviation = evidence.std(1, keepdim=True, correction=0)
+        # A map of zeros stays zero: there is nothing to standardise, and beta is uniform.
+        evidence = (evidence - evidence.mean(1, keepdim=True)) / deviation.clamp_min(torch.finfo(evidence.dtype).tiny)
+    return (evidence / settings.temperature).log_softmax(1)
+
+
+def divergence(weights: Tensor, log_target: Tensor, settings: GuidanceRecipe) -> Tensor:
+    """Return the Kullback-Leibler divergence of the settings' direction and reduction.
+
+    Args:
+        weights: distribution w, (N, M).
+        log_target: log of the distribution beta, (N, M).
+        settings: `w_beta` is KL(w‖beta), `beta_w` KL(beta‖w), `symmetric` their mean.
+    """
+    difference = weights.clamp_min(SMALLEST).log() - log_target
+    forward, backward = (weights * difference).sum(1), -(log_target.exp() * difference).sum(1)
+    each = {"w_beta": forward, "beta_w": backward, "symmetric": (forward + backward) / 2}[settings.direction]
+    return each.sum() if settings.reduction == "sum" else each.mean()

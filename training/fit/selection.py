@@ -1,0 +1,81 @@
+"""Which weights of a run are kept: measured on the held-out part after every epoch, with the temperature that fits."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from model.network.network import Network
+from training.checkpoint import Selected
+from training.errors import Diverged
+from training.evaluation.scores import Floats, Ints, accuracy_figures, fit_temperature
+from training.fit.job import Job
+from training.fit.learner import Learner
+from training.fit.loaders import Loaders, Parts
+
+
+def measure(job: Job, parts: Parts, learner: Learner, loaders: Loaders, epoch: int) -> Selected:
+    """Return the present weights with what they reach on the held-out part.
+
+    Raises:
+        Diverged: the logits are no longer numbers.
+    """
+    network, temperature = learner.judged, 1.0
+    metrics: dict[str, float] = {}
+    if parts.held:
+        logits, labels = predict(network, loaders.held, learner.normalise, learner.after)
+        if not np.isfinite(logits).all():
+            raise Diverged(f"epoch {epoch}: the logits of held-out images are no longer numbers")
+        temperature = fit_temperature(logits, labels)
+        metrics = accuracy_figures(logits, labels, temperature)
+    # Copied to the CPU: the weights go on changing while these wait to be written.
+    state = {name: tensor.detach().to("cpu", copy=True) for name, tensor in network.state_dict().items()}
+    facts = run_facts(job, len(parts.train))
+    return Selected(job.recipe, job.dataset.labels, state, epoch, temperature, metrics, facts)
+
+
+def select(best: Selected | None, present: Selected) -> Selected:
+    """Return which weights to keep: the present ones if the recipe wants the last, or if they are the best so far."""
+    if best is None or present.recipe.run.selection == "last" or _merit(present) > _merit(best):
+        return present
+    return best
+
+
+@torch.no_grad()
+def predict(
+    network: Network,
+    loader: DataLoader[tuple[Tensor, int]],
+    normalise: Callable[[Tensor], Tensor],
+    after: str | None = None,
+) -> tuple[Floats, Ints]:
+    """Return logits (n, K) and labels (n,) of every item of a loader, computed in float32."""
+    network.eval()
+    logits, labels = [], []
+    for inputs, targets in loader:
+        attended = network.forward_features(normalise(inputs), after)
+        logits.append(network.forward_head(attended.feature_map).float())
+        labels.append(targets)
+    return torch.cat(logits).cpu().numpy(), torch.cat(labels).numpy()
+
+
+def run_facts(job: Job, num_train: int) -> dict[str, Any]:
+    """Return what a manifest's provenance says of a run, beside recipe and seed."""
+    return {
+        "dataset": job.dataset.name,
+        "num_train": num_train,
+        "licence": job.dataset.licence,
+        "weights": job.weights if isinstance(job.weights, str) else job.weights.name if job.weights else "random",
+        "banner": job.dataset.banner,
+        "commit": job.commit,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "tools": {"torch": str(torch.__version__), "torchvision": str(torchvision.__version__)},
+    }
+
+
+def _merit(selected: Selected) -> tuple[float, float]:
+    return selected.metrics.get("top1", 0.0), -selected.metrics.get("nll", 0.0)

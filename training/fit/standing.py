@@ -1,0 +1,126 @@
+"""Where a run stands between two steps, and how it is written and taken up again."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training.checkpoint import LAST, SELECTED, Selected, load_selected, read, write
+from training.errors import CheckpointError
+from training.fit.job import Job
+from training.fit.learner import Learner
+from training.fit.losses import Losses
+from training.fit.world import World
+from training.recipe import Recipe
+
+
+class Totals:
+    """An epoch's sums so far, on the device: reading them at every step would make it wait.
+
+    Args:
+        device: of the losses.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.sums = torch.zeros(5, device=device)
+
+    def add(self, losses: Losses, targets: Tensor) -> None:
+        """Count one batch."""
+        count = len(targets)
+        correct = (losses.logits.argmax(1) == targets).sum()
+        sums = torch.stack([losses.total.detach(), losses.cross_entropy, losses.guidance]).float() * count
+        self.sums += torch.cat([sums, correct[None].float(), torch.full_like(correct, count)[None].float()])
+
+    def means(self) -> dict[str, float]:
+        """Return the means over the images so far; waits for the device."""
+        loss, cross_entropy, guidance, correct, count = self.sums.tolist()
+        count = max(count, 1.0)
+        names = ("loss", "cross_entropy", "guidance", "train_top1")
+        return dict(zip(names, (loss / count, cross_entropy / count, guidance / count, correct / count), strict=True))
+
+
+@dataclass
+class Standing:
+    """What changes from step to step beside what learns.
+
+    Attributes:
+        totals: of the present epoch.
+        epoch: epochs done.
+        batch: batches done of the present epoch.
+        best: weights selected so far.
+    """
+
+    totals: Totals
+    epoch: int = 0
+    batch: int = 0
+    best: Selected | None = None
+
+    def save(self, job: Job, learner: Learner, num_train: int) -> None:
+        """Write where the run stands, so that the same command goes on from here.
+
+        Raises:
+            CheckpointError: it could not be written; the checkpoint before it is untouched.
+        """
+        values = {
+            "recipe": job.recipe.to_dict(),
+            "labels": list(job.dataset.labels),
+            "num_train": num_train,
+            **learner.to_dict(),
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "totals": self.totals.sums,
+            "best_epoch": self.best.epoch if self.best is not None else 0,
+        }
+        if self.best is not None:
+            write(job.out / SELECTED, self.best.to_dict())
+        write(job.out / LAST, values)
+
+    def resume(self, values: Mapping[str, Any], job: Job, learner: Learner, num_train: int) -> None:
+        """Take back what `save` wrote.
+
+        Raises:
+            CheckpointError: the data set has another number of images than it had.
+        """
+        if values["num_train"] != num_train:
+            raise CheckpointError(f"{job.out} was trained on {values['num_train']} images; now there are {num_train}")
+        learner.load(values)
+        self.epoch, self.batch = values["epoch"], values["batch"]
+        self.totals.sums = values["totals"].to(self.totals.sums.device)
+        if values["best_epoch"]:
+            self.best = load_selected(job.out)
+
+
+def read_checkpoint(job: Job, world: World) -> dict[str, Any] | None:
+    """Return what `Standing.save` wrote into the run's folder, if it is this run; None where there is none.
+
+    Raises:
+        CheckpointError: the folder holds another run; names what differs.
+    """
+    path = job.out / LAST
+    if job.fresh or not path.is_file():
+        world.wait()
+        return None
+    values = read(path)
+    world.wait()
+    # Read as a recipe of today first: an older one lacks the keys that came later.
+    differences = _differences(Recipe.from_dict(values["recipe"]).to_dict(), job.recipe.to_dict())
+    if values["labels"] != list(job.dataset.labels):
+        differences.append("other classes")
+    if differences:
+        raise CheckpointError(
+            f"{job.out} holds another run ({'; '.join(differences[:4])}): take another --out, or --fresh"
+        )
+    return values
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    found: list[str] = []
+    for key in sorted(old.keys() | new.keys()):
+        before, now = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(now, dict):
+            found += _differences(before, now, f"{prefix}{key}.")
+        elif before != now:
+            found.append(f"{prefix}{key} was {before!r}, now {now!r}")
+    return found
