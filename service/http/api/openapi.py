@@ -116,7 +116,7 @@ _HEADERS: dict[str, Any] = {
         "required": True,
     },
     "Server-Timing": {
-        "description": "Milliseconds by stage: decode, queue, infer, render, total.",
+        "description": "Milliseconds by stage, as in the metrics: decode, queue, infer, render; and the total.",
         "schema": {"type": "string"},
         "required": True,
     },
