@@ -24,6 +24,7 @@ FieldmarkError
 └── DeadlineExceeded        504  deadline_exceeded
 
 Domain code raises these; one handler in `service.http.app` turns them into `application/problem+json` (RFC 9457).
+The decoder raises errors of its own, which `of_photo` turns into these.
 `detail` is written for the client: it never holds a path, a library's message or a traceback.
 """
 
