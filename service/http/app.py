@@ -5,10 +5,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from service.errors import FieldmarkError
@@ -78,7 +78,7 @@ def _bare_app(*, lifespan: Any) -> FastAPI:
         redoc_url=None,
         openapi_url=None,
         redirect_slashes=False,
-        exception_handlers=dict.fromkeys((FieldmarkError, HTTPException, RequestValidationError), answer_problem),
+        exception_handlers=dict.fromkeys((FieldmarkError, HTTPException), answer_problem),
     )
 
 
@@ -130,7 +130,7 @@ def _document_routes(app: FastAPI, root_path: str) -> Routes:
         return openapi.document(app, SCHEMAS, root_path)
 
     @routes.get("/openapi.json", include_in_schema=False)
-    async def serve() -> Response:
+    async def serve(_: Request) -> Response:
         return JSONResponse(document())
 
     app.openapi = document  # type: ignore[method-assign]

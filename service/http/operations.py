@@ -17,7 +17,7 @@ AREAS = (Address("/admin", key="admin"), Address("/v2/health"))
 
 
 @PROBES.get("/livez", **openapi.LIVEZ)
-async def livez() -> Response:
+async def livez(_: Request) -> Response:
     """Tell that the process runs and its loop turns; true while models load and while it drains."""
     return Response(b'{"status":"alive"}', media_type=JSON)
 

@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from fastapi.exceptions import RequestValidationError
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -54,8 +53,6 @@ def as_fieldmark_error(error: Exception) -> FieldmarkError:
     """Return the leaf of the error tree that tells a client of this exception; unknown ones say nothing of it."""
     if isinstance(error, FieldmarkError):
         return error
-    if isinstance(error, RequestValidationError):
-        return invalid_option([(item["loc"][1:], item) for item in error.errors()])
     if isinstance(error, HTTPException) and error.status_code in _HTTP_ERRORS:
         return _HTTP_ERRORS[error.status_code](headers=error.headers)
     if isinstance(error, ClientDisconnect):

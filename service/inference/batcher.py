@@ -14,18 +14,22 @@ Source: the request path of huggingface/text-embeddings-inference (permit, queue
 import asyncio
 import contextlib
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Generic, TypeVar
 
 from service.errors import DeadlineExceeded, NotReady, Overloaded
 from service.inference.supervisor import Supervisor
+from service.inference.work import Done, Item, Ran, WorkerLost
 
 P = TypeVar("P")
 R = TypeVar("R")
+T = TypeVar("T")
+A = TypeVar("A")
+B = TypeVar("B")
 
 LANES = ("classify", "explain")
 TURNS = ("classify", "classify", "explain")
@@ -37,56 +41,67 @@ _TOO_LATE = "The deadline passed while the request waited."
 logger = logging.getLogger(__name__)
 
 
-class WorkerLost(Exception):
-    """A run failed in a way that no further run survives (a lost GPU): ends the worker instead of the request."""
+class _Threads(Generic[A, B]):
+    """A fixed number of threads that call one function; calls beyond their number wait for the next free thread.
 
+    The standard library's executor makes a future with a lock and a condition of its own for every call, and chains
+    asyncio's to it. With it the loop's thread took 1.61 ms a request instead of 1.38, the process 29.0 instead of 26.5
+    (bundled model, C = 8, two cores, medians of six interleaved rounds).
 
-@dataclass(frozen=True, slots=True)
-class Done(Generic[R]):
-    """The outcome of one piece of work.
-
-    Attributes:
-        result: what the run returned for it.
-        queue_s: time it waited, seconds.
-        run_s: time its batch ran, seconds.
-        batch_size: pieces of work in its batch.
+    Args:
+        func: called in the threads with what `run` is given.
+        num_threads: how many.
+        name: of the threads.
     """
 
-    result: R
-    queue_s: float
-    run_s: float
-    batch_size: int
+    def __init__(self, func: Callable[[A], B], num_threads: int, name: str) -> None:
+        self._func = func
+        self._loop = asyncio.get_running_loop()
+        self._calls: SimpleQueue[tuple[A, asyncio.Future[B]] | None] = SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"{name}_{index}", daemon=True) for index in range(num_threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def run(self, argument: A) -> "asyncio.Future[B]":
+        """Call the function in the next free thread; a call cannot be taken back, only its result ignored."""
+        future: asyncio.Future[B] = self._loop.create_future()
+        self._calls.put((argument, future))
+        return future
+
+    def shutdown(self) -> None:
+        """Wait for the calls so far, and end the threads."""
+        for _ in self._threads:
+            self._calls.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            argument, future = call
+            try:
+                result = self._func(argument)
+            except BaseException as error:  # whatever it is, somebody waits for it
+                self._tell(_set_exception, future, error)
+            else:
+                self._tell(_set_result, future, result)
+                del result
+            del call, argument, future  # an idle thread must not hold the last request's photo
+
+    def _tell(self, func: Callable[..., None], *args: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop was closed over a running call
+            self._loop.call_soon_threadsafe(func, *args)
 
 
-class _Item(Generic[P, R]):
-    """A piece of work that waits."""
-
-    __slots__ = ("begun", "deadline", "future", "key", "payload", "since")
-
-    def __init__(self, payload: P, key: Hashable, deadline: float | None, future: "asyncio.Future[Done[R]]") -> None:
-        self.payload = payload
-        self.key = key
-        self.deadline = deadline
-        self.future = future
-        self.since = time.monotonic()
-        self.begun = False
+def _set_result(future: "asyncio.Future[T]", result: T) -> None:
+    if not future.done():
+        future.set_result(result)
 
 
-@dataclass(frozen=True, slots=True)
-class _Ran(Generic[P, R]):
-    """A run as its thread saw it.
-
-    Attributes:
-        items: what was still wanted when its turn came.
-        results: theirs.
-        started: when.
-        run_s: how long it took, seconds.
-    """
-
-    items: "Sequence[_Item[P, R]]"
-    results: Sequence[R]
-    started: float
-    run_s: float
+def _set_exception(future: "asyncio.Future[T]", error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)
 
 
 def call_each(jobs: Sequence[Callable[[], R]]) -> list[R]:
@@ -137,12 +152,12 @@ class DynamicBatcher(Generic[P, R]):
         self._fatal = fatal
         self._on_batch = on_batch
         self._expected_wait_s = expected_wait_s
-        self._lanes: dict[str, deque[_Item[P, R]]] = {lane: deque() for lane in LANES}
+        self._lanes: dict[str, deque[Item[P, R]]] = {lane: deque() for lane in LANES}
         self._turns: deque[str] = deque(TURNS)
         self._idle: deque[asyncio.Future[None]] = deque()
-        self._threads: ThreadPoolExecutor | None = None
+        self._threads: _Threads[list[Item[P, R]], Ran[P, R]] | None = None
         self._supervisor = Supervisor(self._work, concurrency + ahead, name, self._fail_after_death, revive)
-        self._handed: set[_Item[P, R]] = set()
+        self._handed: set[Item[P, R]] = set()
         self._busy = 0
         self._run_s = 0.0
 
@@ -167,7 +182,7 @@ class DynamicBatcher(Generic[P, R]):
 
     async def start(self) -> None:
         """Start the workers."""
-        self._threads = ThreadPoolExecutor(self.concurrency, f"fieldmark-{self.name}")
+        self._threads = _Threads(self._run_guarded, self.concurrency, f"fieldmark-{self.name}")
         self._supervisor.start()
 
     async def stop(self) -> None:
@@ -201,7 +216,7 @@ class DynamicBatcher(Generic[P, R]):
             raise NotReady("The worker is being restarted.")
         if self._queued >= self._max_waiting:
             raise Overloaded("The queue is full.", retry_after_s=1 + int(self._expected_wait_s()))
-        item: _Item[P, R] = _Item(payload, key, deadline, asyncio.get_running_loop().create_future())
+        item: Item[P, R] = Item(payload, key, deadline, asyncio.get_running_loop().create_future())
         queue = self._lanes[lane]
         queue.append(item)
         self._wake_one()
@@ -229,7 +244,7 @@ class DynamicBatcher(Generic[P, R]):
                 self._busy -= 1
                 self._handed.difference_update(batch)
 
-    async def _next_batch(self) -> list[_Item[P, R]]:
+    async def _next_batch(self) -> list[Item[P, R]]:
         while True:
             if self._max_wait_s > 0 and 0 < self._queued < self.max_batch_size:
                 await self._fill()
@@ -264,14 +279,14 @@ class DynamicBatcher(Generic[P, R]):
                 woken.set_result(None)
                 return
 
-    def _take(self) -> list[_Item[P, R]]:
+    def _take(self) -> list[Item[P, R]]:
         """Take a batch out of the lanes in turn: one key, at most `max_batch_size`, only what is still wanted.
 
         An explanation is not handed over ahead while nobody waits to classify: who comes next would find it in front.
         """
         if self._busy >= self.concurrency and not self._lanes[LANES[0]]:
             return []
-        batch: list[_Item[P, R]] = []
+        batch: list[Item[P, R]] = []
         dry: set[str] = set()
         while len(batch) < self.max_batch_size and len(dry) < len(LANES):
             lane = self._turns[0]
@@ -283,7 +298,7 @@ class DynamicBatcher(Generic[P, R]):
                 batch.append(item)
         return batch
 
-    def _next_of(self, queue: deque[_Item[P, R]], key: Hashable, match: bool) -> _Item[P, R] | None:
+    def _next_of(self, queue: deque[Item[P, R]], key: Hashable, match: bool) -> Item[P, R] | None:
         """Remove and return the first wanted item of a lane, with this key if `match`; others keep their places."""
         now = time.monotonic()
         index = 0
@@ -301,7 +316,7 @@ class DynamicBatcher(Generic[P, R]):
                 return item
         return None
 
-    def _needed_s(self, queue: deque[_Item[P, R]]) -> float:
+    def _needed_s(self, queue: deque[Item[P, R]]) -> float:
         """Return the time that a run takes, so that none is begun whose answer would be late.
 
         The last one waiting always gets its chance: else one slow run would refuse everybody for ever.
@@ -310,7 +325,7 @@ class DynamicBatcher(Generic[P, R]):
             return 0.0
         return self._run_s * (2 if self._ahead else 1)  # what is handed over ahead waits for another run
 
-    async def _answer(self, batch: list[_Item[P, R]]) -> None:
+    async def _answer(self, batch: list[Item[P, R]]) -> None:
         try:
             ran = await self._call(batch)
         except self._fatal:
@@ -331,23 +346,23 @@ class DynamicBatcher(Generic[P, R]):
             _fail(batch, DeadlineExceeded(_TOO_LATE))
         self._supervisor.deaths = 0
 
-    async def _answer_singly(self, batch: list[_Item[P, R]]) -> None:
+    async def _answer_singly(self, batch: list[Item[P, R]]) -> None:
         for item in batch:
             if not item.future.done():
                 await self._answer([item])
 
-    async def _call(self, batch: list[_Item[P, R]]) -> _Ran[P, R]:
+    async def _call(self, batch: list[Item[P, R]]) -> Ran[P, R]:
         """Run a batch in a thread of this batcher."""
         if self._threads is None:
             raise NotReady("The worker has not started.")
-        ran = await asyncio.get_running_loop().run_in_executor(self._threads, self._run_guarded, batch)
+        ran = await self._threads.run(batch)
         if len(ran.results) != len(ran.items):
             raise RuntimeError(f"a run of {len(ran.items)} returned {len(ran.results)} results")
         if self._on_batch is not None and ran.items:
             self._on_batch(len(ran.items))
         return ran
 
-    def _run_guarded(self, batch: list[_Item[P, R]]) -> _Ran[P, R]:
+    def _run_guarded(self, batch: list[Item[P, R]]) -> Ran[P, R]:
         """Run what is still wanted of a batch, in the thread: it may have waited there for its turn."""
         started = time.monotonic()
         for item in batch:
@@ -356,14 +371,14 @@ class DynamicBatcher(Generic[P, R]):
             item for item in batch if not item.future.done() and (item.deadline is None or started < item.deadline)
         ]
         if not items:
-            return _Ran((), (), started, 0.0)
+            return Ran((), (), started, 0.0)
         try:
             results = self._run([item.payload for item in items])
         except Exception:
             raise
         except BaseException as error:  # SystemExit would end the event loop itself, not only this worker
             raise WorkerLost(f"{type(error).__name__} in a run") from error
-        return _Ran(items, results, started, time.monotonic() - started)
+        return Ran(items, results, started, time.monotonic() - started)
 
     def _fail_after_death(self) -> None:
         self._fail_waiting(NotReady("The worker stopped; it is being restarted."))
@@ -378,7 +393,7 @@ def _smoothed(old: float, new: float) -> float:
     return new if old == 0 else old + _SMOOTHING * (new - old)
 
 
-def _fail(items: "Sequence[_Item[P, R]] | deque[_Item[P, R]]", error: Exception) -> None:
+def _fail(items: "Sequence[Item[P, R]] | deque[Item[P, R]]", error: Exception) -> None:
     for item in items:
         if not item.future.done():
             item.future.set_exception(error)

@@ -1,5 +1,6 @@
 """What the OpenAPI document says beyond what FastAPI reads off the routes: bodies, pictures, problems, keys."""
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -275,7 +276,7 @@ def document(app: FastAPI, further: Iterable[type[BaseModel]] = (), root_path: s
             title=app.title, version=app.version, description=_DESCRIPTION, routes=app.routes, tags=_TAGS,
             license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"}, servers=[{"url": root_path or "/"}],
         )  # fmt: skip
-        _drop_foreign_errors(found)
+        _name_path_parameters(found)
         pairs = [(model, "serialization") for model in (*_COMPONENTS, *further)]
         _, definitions = models_json_schema(pairs, ref_template=_REF)  # type: ignore[arg-type]
         components = found.setdefault("components", {})
@@ -285,11 +286,10 @@ def document(app: FastAPI, further: Iterable[type[BaseModel]] = (), root_path: s
     return app.openapi_schema
 
 
-def _drop_foreign_errors(found: dict[str, Any]) -> None:
-    """Take out the error shape that FastAPI adds wherever there are parameters: no answer here has it."""
-    for operations in found["paths"].values():
-        for operation in operations.values():
-            if "HTTPValidationError" in str(operation["responses"].get("422", "")):
-                del operation["responses"]["422"]
-    for name in ("HTTPValidationError", "ValidationError"):
-        found.get("components", {}).get("schemas", {}).pop(name, None)
+def _name_path_parameters(found: dict[str, Any]) -> None:
+    """Put in the parameters of each path's template, which the endpoints read off the request themselves."""
+    for path, operations in found["paths"].items():
+        for name in re.findall(r"{(\w+)}", path):
+            parameter = {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+            for operation in operations.values():
+                operation.setdefault("parameters", []).append(parameter)

@@ -26,6 +26,7 @@ from service.http.oip.schemas import (
     ServerMetadata,
     keyed,
     reads,
+    versioned,
 )
 from service.http.oip.tensors import Job, answer, inputs_of, outputs_of, read_job
 from service.http.uploads import read_body, recognise
@@ -41,13 +42,13 @@ ROUTES = Routes("/v2", tags=["inference protocol"])
 
 
 @ROUTES.get("", **keyed(reads("v2_server", "What the server speaks.", ServerMetadata, 401)))
-async def server_metadata() -> Response:
+async def server_metadata(_: Request) -> Response:
     """Tell name, version and extensions of the server."""
     return _json({"name": "fieldmark", "version": service_version(), "extensions": EXTENSIONS})
 
 
 @ROUTES.get("/health/live", **reads("v2_live", "The server runs.", Health))
-async def live() -> Response:
+async def live(_: Request) -> Response:
     """Tell that the server runs."""
     return _json({"live": True})
 
@@ -60,16 +61,18 @@ async def ready(request: Request) -> Response:
     return _json({"ready": True})
 
 
-@ROUTES.get("/models/{model}", **keyed(reads("v2_model", "The model's tensors.", ModelMetadata, 401, 404, 503)))
+@ROUTES.get(
+    "/models/{model}", **versioned(keyed(reads("v2_model", "The model's tensors.", ModelMetadata, 401, 404, 503)))
+)
 @ROUTES.get(
     "/models/{model}/versions/{version}",
     **keyed(reads("v2_model_version", "The model's tensors.", ModelMetadata, 401, 404, 503)),
 )
-async def model_metadata(request: Request, model: str, version: str | None = None) -> Response:
+async def model_metadata(request: Request) -> Response:
     """Tell what a model takes and gives."""
     models = context_of(request).runtime.models
-    served = models.get(model, version)
-    versions = sorted((one.version for one in models.served() if one.name == model), key=int)
+    served = models.get(*_asked(request))
+    versions = sorted((one.version for one in models.served() if one.name == served.name), key=int)
     return _json(
         {
             "name": served.name,
@@ -81,26 +84,26 @@ async def model_metadata(request: Request, model: str, version: str | None = Non
     )
 
 
-@ROUTES.get("/models/{model}/ready", **keyed(reads("v2_model_ready", "It is ready.", Health, 401, 404, 503)))
+@ROUTES.get("/models/{model}/ready", **versioned(keyed(reads("v2_model_ready", "It is ready.", Health, 401, 404, 503))))
 @ROUTES.get(
     "/models/{model}/versions/{version}/ready",
     **keyed(reads("v2_model_version_ready", "It is ready.", Health, 401, 404, 503)),
 )
-async def model_ready(request: Request, model: str, version: str | None = None) -> Response:
+async def model_ready(request: Request) -> Response:
     """Tell whether a model is loaded and warm."""
     runtime = context_of(request).runtime
-    runtime.models.get(model, version)
+    runtime.models.get(*_asked(request))
     if not runtime.ready:
         raise NotReady()
     return _json({"ready": True})
 
 
-@ROUTES.post("/models/{model}/infer", admitted=True, operation_id="v2_infer", **INFER)
+@ROUTES.post("/models/{model}/infer", admitted=True, operation_id="v2_infer", **versioned(INFER))
 @ROUTES.post("/models/{model}/versions/{version}/infer", admitted=True, operation_id="v2_infer_version", **INFER)
-async def infer(request: Request, model: str, version: str | None = None) -> Response:
+async def infer(request: Request) -> Response:
     """Run a model on prepared pixels (`image`) or on image files (`encoded`), one or many."""
     context = context_of(request)
-    served = context.runtime.models.get(model, version)
+    served = context.runtime.models.get(*_asked(request))
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedImageType("Send the request as it is, without a Content-Encoding.")
     body = await read_body(request.receive)
@@ -113,6 +116,12 @@ async def infer(request: Request, model: str, version: str | None = None) -> Res
         job = read_job(body, declared, served.manifest, max_images)
     predictions = await _predict(context, served, job)
     return answer(served, job, predictions)
+
+
+def _asked(request: Request) -> tuple[str, str | None]:
+    """Return name and version of the model in the address, the version also as a parameter; None for the newest."""
+    version = request.path_params.get("version", request.query_params.get("version"))
+    return request.path_params["model"], version
 
 
 def _json(members: dict[str, Any]) -> Response:

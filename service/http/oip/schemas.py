@@ -114,6 +114,13 @@ def keyed(entry: dict[str, Any]) -> dict[str, Any]:
     return entry | {"key": "client", "openapi_extra": extra}
 
 
+def versioned(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of an address whose path names no version: a parameter may."""
+    extra = entry["openapi_extra"]
+    parameters = [*extra.get("parameters", ()), {"name": "version", "in": "query", "schema": {"type": "string"}}]
+    return entry | {"openapi_extra": extra | {"parameters": parameters}}
+
+
 _INFER_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,

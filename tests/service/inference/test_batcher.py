@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from service.errors import DeadlineExceeded, NotReady, Overloaded
-from service.inference.batcher import Done, DynamicBatcher, WorkerLost
+from service.inference.batcher import DynamicBatcher
 from service.inference.supervisor import RESTART_DELAYS_S
+from service.inference.work import Done, WorkerLost
 
 
 class GatedEngine:

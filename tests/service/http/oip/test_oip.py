@@ -235,6 +235,11 @@ def test_no_bytes_of_a_shape_without_bounds(client: httpx.Client) -> None:
     assert 400 == client.post(INFER, content=text, headers={HEADER_LENGTH: str(len(text))}).status_code
 
 
+def test_version_as_a_parameter(client: httpx.Client) -> None:
+    """Where the path names no version, the query may."""
+    assert [200, 404] == [client.get(f"/v2/models/tiny?version={version}").status_code for version in ("1", "2")]
+
+
 @pytest.mark.parametrize("version", ["9" * 5000, "%D9%A1", "1.0", "-1", "+1"])
 def test_versions_that_are_none(client: httpx.Client, version: str) -> None:
     """What is no whole number of a sane length in plain digits is no version."""
