@@ -3,9 +3,9 @@
 Routing, the label in metrics and log, API keys and admission all read it from here.
 """
 
+import re
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from re import Pattern
 from typing import Any, Literal, TypeVar
 
 from fastapi.routing import APIRoute
@@ -49,6 +49,8 @@ class AddressRoute(APIRoute):
         super().__init__(path, endpoint, **options)
         self.address = Address(path, key, admitted)
         self.app = request_response(endpoint)
+        # Starlette's `$` also fits a path that ends in a line feed, which then has no address: no key, no admission.
+        self.path_regex = re.compile(self.path_regex.pattern.removesuffix("$") + r"\Z")
 
 
 class Routes(list[AddressRoute]):
@@ -89,7 +91,7 @@ class Addresses(dict[str, Address]):
     """
 
     def __init__(self, routes: Iterable[AddressRoute], areas: Iterable[Address] = ()) -> None:
-        self._patterns: list[tuple[Pattern[str], Address]] = []
+        self._patterns: list[tuple[re.Pattern[str], Address]] = []
         super().__init__({area.template: Address(UNMATCHED, area.key) for area in areas})
         for route in routes:
             if "{" in route.path:

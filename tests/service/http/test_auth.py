@@ -1,5 +1,6 @@
 """Keys: files that change, what they guard, and the admin's own."""
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ import httpx
 import pytest
 
 from service.http.auth import KeyFile
+from tests.service.http.test_admission import Caller
 from tests.service.running import Running, running, tiny_settings
 
 GUARDED = ["/models", "/v2", "/v2/models/tiny", "/v2/models/tiny/ready"]
@@ -135,3 +137,17 @@ def test_no_admin_key(client: httpx.Client) -> None:
     """Without an admin key administration is off for everybody."""
     answer = client.post("/admin/reload", headers={"X-API-Key": "anything"})
     assert (403, "forbidden") == (answer.status_code, answer.json()["code"])
+
+
+@pytest.mark.parametrize("suffix", ["%0A", "%0D%0A", "%0B", "%00", "%20", "/", "//", "/.", ";x", "%2F"])
+def test_no_odd_path_gets_past_the_keys(guarded: Running, red_png: bytes, suffix: str) -> None:
+    """Whatever stands behind a guarded path, it is refused: routing never takes it for the path that has a key."""
+    paths = {"/classify": "POST", "/explain": "POST", "/models": "GET", "/v2": "GET"}
+    paths |= {"/v2/models/tiny/infer": "POST", "/admin/reload": "POST"}
+    caller = Caller(guarded)
+    with contextlib.closing(caller.socket):
+        for path, method in paths.items():
+            head = [f"{method} {path}{suffix} HTTP/1.1", "Host: x", "Content-Type: image/png"]
+            head.append(f"Content-Length: {len(red_png)}")
+            caller.socket.sendall("\r\n".join([*head, "", ""]).encode() + red_png)
+            assert caller.read().status in (401, 404), path
