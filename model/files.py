@@ -28,7 +28,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     Raises:
         WriteError: it could not be written.
     """
-    # Hidden, and without the suffix: whoever lists a folder's models or stores does not see it.
+    # Hidden, and without the suffix: it is not listed among models or stores.
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         with partial.open("xb") as file:

@@ -77,7 +77,7 @@ def feeds(image: Images | Sequence[Images], target: Codes, versus: Codes, layer:
     """Return the inputs of one run by name.
 
     Args:
-        image: RGB, uint8, (N, S, S, 3), or N of (S, S, 3) for whoever stacks them.
+        image: RGB, uint8, (N, S, S, 3), or a list of N of (S, S, 3).
         target: codes of the classes to explain, (N, T).
         versus: codes of the classes to contrast them with, K for none, (N, T).
         layer: index into the manifest's layers.

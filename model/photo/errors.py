@@ -7,7 +7,7 @@ PhotoError
 └── TooManyPixels        more pixels or memory than is given to one photo
 
 The floors above turn these into errors of their own: `service.errors` into a status, training into one that names
-the file. `detail` is written for whoever sent the photo: it never holds a path, a library's message or a traceback.
+the file. `detail` is written for the sender of the photo: it never holds a path, a library's message or a traceback.
 """
 
 

@@ -114,7 +114,7 @@ def check_scans(data: bytes, image: ImageFile.ImageFile, limits: ImageLimits) ->
     if not is_buffered(data, image):
         return
     scans, at = 0, max(data.rfind(b"\xff\xda", 0, _header_end(image)), 0)
-    # Twenty passes over the largest image that is allowed: whoever allows larger ones means progressive ones too.
+    # Twenty passes over the largest image that is allowed: allowing larger ones means progressive ones too.
     allowed = max(MAX_SCAN_PIXELS, 20 * limits.max_pixels) // (image.size[0] * image.size[1])
     while (marker := _MARKER.search(data, at)) is not None:
         kind, at = data[marker.start() + 1], marker.end()

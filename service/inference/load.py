@@ -47,7 +47,7 @@ class InHand:
         self._working += 1
 
     def end_work(self, *, answered: bool) -> None:
-        """Note that a request's work is over; only answered ones tell the pace."""
+        """Note that a request's work is over; only answered ones count for the pace."""
         self._account()
         self._working -= 1
         if answered:

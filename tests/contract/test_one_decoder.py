@@ -1,6 +1,6 @@
 """Training, evaluation and the service see the same pixels of every photo, through the code that each really calls.
 
-A graph whose map is its own input tells what a network is shown: the service's predictor and `evaluate` both run it.
+A graph whose map is its own input shows what a network is given: the service's predictor and `evaluate` both run it.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What a run tells: one line of `metrics.jsonl` an epoch, a progress bar, and the curves as a picture."""
+"""What a run reports: one line of `metrics.jsonl` an epoch, a progress bar, and the curves as a picture."""
 
 import json
 import sys

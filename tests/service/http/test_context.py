@@ -57,7 +57,7 @@ def test_request_id_is_kept_where_it_is_sane(sent: bytes, kept: bool) -> None:
 
 
 def test_one_context_a_request(client: httpx.Client) -> None:
-    """Whoever asks first makes it: a server that has made none gets one, and everybody after gets the same."""
+    """The first call makes it where the server has not; every later call returns the same."""
     scope = {"type": "http", "headers": [(b"x-request-id", b"one")]}
     assert context_of(scope) is context_of(scope)
     assert "one" == context_of(scope).request_id

@@ -438,7 +438,7 @@ def test_waiting_time_ends() -> None:
 
 
 def test_full_queue_says_when_to_come_again() -> None:
-    """Who finds the queue full is told the expected wait, which the queue asks for."""
+    """A refusal by a full queue carries the expected wait, which the queue asks for."""
 
     async def test() -> None:
         async with Queue(max_waiting=1, expected_wait_s=lambda: 3.7) as queue:

@@ -1,4 +1,4 @@
-"""One running service: what it owns, and the state that it tells."""
+"""One running service: what it owns, and the state it reports."""
 
 import asyncio
 from pathlib import Path
