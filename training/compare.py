@@ -19,7 +19,8 @@ import torch
 from model.files import write_whole
 from training.arms import apply_arm
 from training.checkpoint import LAST, SELECTED, load_selected
-from training.data.datasets import Dataset, load_dataset
+from training.data.datasets import load_dataset
+from training.data.samples import Dataset
 from training.errors import CheckpointError, Diverged, TrainingError
 from training.evaluation.evaluate import judge_selected
 from training.fit.job import Job
@@ -225,7 +226,7 @@ def _run_in_process(comparison: Comparison, arm: str, seed: int, ends: float | N
 
 def _fill_stores(comparison: Comparison) -> None:
     from training.data.batches import served_photos, training_photos
-    from training.data.datasets import hold_out
+    from training.data.samples import hold_out
 
     dataset, data = load_dataset(comparison.data, comparison.kind), comparison.recipe.data
     train, held = hold_out(dataset.train, data.held_out, data.held_out_seed)

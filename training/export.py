@@ -13,8 +13,8 @@ from model.export.gate import HeldOut
 from model.export.parity import ParityReport
 from model.network.network import Network
 from training.checkpoint import Selected, load_selected
-from training.data.datasets import Dataset, hold_out
 from training.data.prepared import NUM_PARITY_IMAGES, kept_parity_images, parity_images, prepared_images
+from training.data.samples import Dataset, hold_out
 from training.errors import TrainingError
 from training.recipe import Recipe
 

@@ -23,8 +23,8 @@ from model.explain.gradcam import activation_map, channel_gradients
 from model.network.network import Network
 from training.checkpoint import Selected, load_selected
 from training.data.batches import Photos, one_thread, served_photos
-from training.data.datasets import Dataset, Sample, hold_out
 from training.data.features import AsFloats, FeatureCache, Features, cached_step
+from training.data.samples import Dataset, Sample, hold_out
 from training.data.store import PhotoFiles, as_served
 from training.data.transforms import Normalise, box_on_input
 from training.errors import DatasetError, TrainingError

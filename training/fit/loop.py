@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 
 from training.data.batches import EpochOrder
-from training.data.datasets import hold_out
+from training.data.samples import hold_out
 from training.errors import Diverged
 from training.fit.job import Job, Outcome
 from training.fit.journal import CURVES, Journal, Progress, Record, describe, draw_curves

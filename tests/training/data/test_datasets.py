@@ -9,7 +9,9 @@ from PIL import Image
 from scipy.io import savemat
 
 from training.data import store as store_module
-from training.data.datasets import Dataset, Sample, detect, display_label, hold_out, load_dataset
+from training.data.datasets import detect, load_dataset
+from training.data.layouts.labels import display_label
+from training.data.samples import Dataset, Sample, hold_out
 from training.data.store import ImageStore, PhotoFiles, Preparation, as_served, decode_photo, open_store, shrink_to
 from training.data.transforms import ServedGeometry, make_item, training_transform
 from training.errors import DatasetError

@@ -10,7 +10,7 @@ import torch
 
 from model.contract.geometry import Resize
 from training import cli
-from training.data.datasets import Dataset
+from training.data.samples import Dataset
 from training.data.transforms import box_on_input
 from training.evaluation.faithfulness import faithfulness_figures, probability_curve
 from training.evaluation.localisation import centred_gaussian, energy_in_box, localisation_figures, pointing_hits
