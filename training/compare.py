@@ -43,6 +43,7 @@ class Comparison:
         seeds: of every arm.
         data: folder of the data set.
         kind: of the data set, as for `load_dataset`.
+        layout: of its folders, likewise.
         weights: of the backbone at the start.
         out: folder of the comparison.
         cache: of decoded photos.
@@ -70,6 +71,7 @@ class Comparison:
     keep_weights: bool = False
     visible: bool = True
     commit: str = "unknown"
+    layout: str = "auto"
 
 
 def compare(comparison: Comparison) -> bool:
@@ -92,7 +94,7 @@ def compare(comparison: Comparison) -> bool:
     if comparison.jobs > 1 and missing:
         _run_side_by_side(comparison, missing, deadline)
     else:
-        dataset = load_dataset(comparison.data, comparison.kind)
+        dataset = load_dataset(comparison.data, comparison.kind, comparison.layout)
         for arm, seed in missing:
             if not run_one(comparison, dataset, arm, seed, _left(deadline)):
                 break
@@ -220,7 +222,7 @@ def _run_side_by_side(comparison: Comparison, missing: list[tuple[str, int]], de
 
 def _run_in_process(comparison: Comparison, arm: str, seed: int, ends: float | None) -> bool:
     torch.set_num_threads(1 if comparison.device != "cpu" else max(1, torch.get_num_threads() // comparison.jobs))
-    dataset = load_dataset(comparison.data, comparison.kind)
+    dataset = load_dataset(comparison.data, comparison.kind, comparison.layout)
     return run_one(comparison, dataset, arm, seed, None if ends is None else ends - time.time())
 
 
@@ -228,7 +230,7 @@ def _fill_stores(comparison: Comparison) -> None:
     from training.data.batches import served_photos, training_photos
     from training.data.samples import hold_out
 
-    dataset, data = load_dataset(comparison.data, comparison.kind), comparison.recipe.data
+    dataset, data = load_dataset(comparison.data, comparison.kind, comparison.layout), comparison.recipe.data
     train, held = hold_out(dataset.train, data.held_out, data.held_out_seed)
     visible = comparison.visible
     training_photos(train, comparison.recipe, dataset.banner, comparison.cache, progress=visible)

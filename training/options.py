@@ -3,11 +3,13 @@
 import argparse
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from training.arms import ARMS, apply_arm
+from training.data.samples import Dataset
 from training.recipe import Recipe, load_recipe, parse_change, recipe_names
 
 Command = Callable[[argparse.Namespace], int]
@@ -112,6 +114,12 @@ def _data_options(parser: argparse.ArgumentParser, *, required: bool) -> None:
         default="auto",
         help="its kind; `folder` is class folders or labels.csv (default: look at the files)",
     )
+    parser.add_argument(
+        "--layout",
+        default="auto",
+        metavar="LAYOUT",
+        help="of folders: `classes`, or train=FOLDER,test=FOLDER (default: by their names and contents)",
+    )
 
 
 def _recipe_options(parser: argparse.ArgumentParser) -> None:
@@ -163,6 +171,16 @@ def workers_of(options: argparse.Namespace) -> int:
     if options.workers is not None:
         return max(0, int(options.workers))
     return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def dataset_of(options: argparse.Namespace) -> Dataset:
+    """Return the data set that the options name, and say what is odd about it."""
+    from training.data.datasets import load_dataset
+
+    dataset = load_dataset(options.data, options.dataset, options.layout)
+    for notice in dataset.notices:
+        sys.stderr.write(f"note: {notice}\n")
+    return dataset
 
 
 def cache_of(options: argparse.Namespace) -> Path:

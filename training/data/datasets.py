@@ -11,58 +11,56 @@ from pathlib import Path
 from training.data.layouts.aircraft import load_aircraft
 from training.data.layouts.cars import load_cars
 from training.data.layouts.cub import load_cub
+from training.data.layouts.drawn import load_tables
 from training.data.layouts.folders import load_folder
 from training.data.layouts.labelled import load_csv
+from training.data.layouts.places import find_place
 from training.data.samples import Dataset
 from training.errors import DatasetError
-
-
-def load_dataset(folder: Path, kind: str = "auto") -> Dataset:
-    """Read a data set's lists.
-
-    Args:
-        folder: where it lies.
-        kind: `cub`, `cars`, `aircraft`, `csv` or `folder`; `auto` looks at the files.
-
-    Raises:
-        DatasetError: nothing there, or a file is missing, damaged or contradictory.
-    """
-    if not folder.is_dir():
-        raise DatasetError(f"{folder} is not a folder")
-    if kind == "auto":
-        kind = detect(folder)
-    if kind == "folder" and (folder / "labels.csv").is_file():
-        kind = "csv"
-    dataset = LOADERS[kind](folder)
-    return _checked(dataset)
-
-
-def detect(folder: Path) -> str:
-    """Return the kind of data set that lies in a folder, by its files."""
-    if (folder / "train_test_split.txt").is_file() or (folder / "image_class_labels.txt").is_file():
-        return "cub"
-    if (folder / "stanford_cars").is_dir() or (folder / "devkit").is_dir():
-        return "cars"
-    if (folder / "fgvc-aircraft-2013b").is_dir() or (folder / "data" / "images_box.txt").is_file():
-        return "aircraft"
-    return "csv" if (folder / "labels.csv").is_file() else "folder"
-
 
 LOADERS: dict[str, Callable[[Path], Dataset]] = {
     "cub": load_cub,
     "cars": load_cars,
     "aircraft": load_aircraft,
     "csv": load_csv,
-    "folder": load_folder,
+    "tables": load_tables,
 }
+"""Layout → its reader; class folders have one with an option."""
+
+
+def load_dataset(folder: Path, kind: str = "auto", layout: str = "auto") -> Dataset:
+    """Read a data set's lists.
+
+    Args:
+        folder: where it lies: its own, or one above, as archives bring them.
+        kind: `cub`, `cars`, `aircraft`, `csv` or `folder`; `auto` looks at the files.
+        layout: of class folders, as for `training.data.layouts.splits.divide`.
+
+    Raises:
+        DatasetError: nothing there, or a file is missing, damaged or contradictory.
+    """
+    if not folder.is_dir():
+        raise DatasetError(f"{folder} is not a folder")
+    if layout != "auto":
+        return _checked(load_folder(folder, layout))
+    if kind == "folder":
+        kind = "csv" if (folder / "labels.csv").is_file() else kind
+        return _checked(load_csv(folder) if kind == "csv" else load_folder(folder))
+    place = find_place(folder, kind)
+    if place.kind == "folder":
+        return _checked(load_folder(folder))
+    return _checked(LOADERS[place.kind](folder if place.kind == "cars" else place.folder))
+
+
+def detect(folder: Path) -> str:
+    """Return the kind of data set that lies in a folder, by its files."""
+    return find_place(folder).kind
 
 
 def _checked(dataset: Dataset) -> Dataset:
     """Refuse what cannot be trained on, and note what is merely odd."""
     if dataset.num_classes < 2:
         raise DatasetError(f"{dataset.name}: {dataset.num_classes} classes found; a classifier needs at least two")
-    if not dataset.train:
-        raise DatasetError(f"{dataset.name}: no training images")
     for sample in (*dataset.train, *dataset.test):
         if not 0 <= sample.label < dataset.num_classes:
             raise DatasetError(f"{sample.path}: class {sample.label + 1} of {dataset.num_classes} classes")
@@ -71,7 +69,9 @@ def _checked(dataset: Dataset) -> Dataset:
         raise DatasetError(f"{len(missing)} images are missing; first expected: {missing[0]}")
     count = Counter(sample.label for sample in dataset.train)
     notices = list(dataset.notices)
-    if empty := [label for index, label in enumerate(dataset.labels) if not count[index]]:
+    if not dataset.train:
+        notices.append("no training images: networks can be judged on it, not trained")
+    elif empty := [label for index, label in enumerate(dataset.labels) if not count[index]]:
         notices.append(f"{len(empty)} classes have no training image: {', '.join(empty[:5])}")
     if single := [label for index, label in enumerate(dataset.labels) if count[index] == 1]:
         notices.append(f"{len(single)} classes have one training image, none held out: {', '.join(single[:5])}")
