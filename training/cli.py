@@ -97,6 +97,8 @@ def evaluate_command(options: argparse.Namespace) -> int:
     if options.faithfulness:
         figures |= faithfulness_of(judged, options.model, options.faithfulness, dataset.banner)
     result = {"model": str(options.model), "dataset": dataset.name, "part": options.part, **figures}
+    if dataset.skipped:
+        result["skipped_damaged"] = dataset.skipped
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
         write_whole(options.out / "metrics.json", json.dumps(result, indent=2) + "\n")
@@ -191,6 +193,7 @@ def compare_command(options: argparse.Namespace) -> int:
         data=options.data,
         kind=options.dataset,
         layout=options.layout,
+        skip_damaged=options.skip_damaged,
         weights=weights_of(options.weights),
         out=options.out,
         cache=cache_of(options),

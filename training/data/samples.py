@@ -19,12 +19,14 @@ class Sample:
         box: around the object, (left, top, right, bottom), pixels of the upright image; None where unknown.
             It may stick out of the image: the transforms clip it.
         points: visible key points (x, y), pixels.
+        digest: of the file's bytes; empty where nobody looked yet.
     """
 
     path: Path
     label: int
     box: Box | None = None
     points: tuple[tuple[float, float], ...] = ()
+    digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Dataset:
         banner: rows to crop off the bottom of every photo, pixels.
         licence: what the data allow.
         notices: oddities that a person should know of.
+        skipped: damaged photos that were left out.
     """
 
     name: str
@@ -48,6 +51,7 @@ class Dataset:
     banner: int = 0
     licence: str = ""
     notices: tuple[str, ...] = field(default=())
+    skipped: int = 0
 
     @property
     def num_classes(self) -> int:

@@ -183,6 +183,17 @@ def test_a_damaged_photo_is_named(make_job: MakeJob, cub_like: Path, tmp_path: P
         fit(replace(job, dataset=replace(dataset, train=samples)))
 
 
+def test_what_was_left_out_is_said_in_provenance(make_job: MakeJob) -> None:
+    """From the run's facts into the exported file; a run that left nothing out says nothing."""
+    from training.export import manifest_of
+
+    job = make_job(optim__epochs=1)
+    fit(job)
+    assert "skipped_damaged" not in manifest_of(load_selected(job.out), "x").provenance.recipe
+    fit(replace(job, fresh=True, dataset=replace(job.dataset, skipped=3)))
+    assert manifest_of(load_selected(job.out), "x").provenance.recipe["skipped_damaged"] == 3
+
+
 def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     """The write fails with a message; the file before it is whole, and nothing half-written lies about."""
     path = tmp_path / "checkpoint.pt"
