@@ -32,7 +32,7 @@ def load_aircraft(folder: Path) -> Dataset:
     parts = {part: _samples(data, f"images_variant_{part}.txt", names, boxes) for part in ("trainval", "test")}
     return Dataset(
         "FGVC-Aircraft",
-        shown_labels(names),
+        shown_labels(names, [data / "variants.txt"] * len(names)),
         parts["trainval"],
         parts["test"],
         banner=AIRCRAFT_BANNER,
@@ -42,7 +42,7 @@ def load_aircraft(folder: Path) -> Dataset:
 
 def _samples(data: Path, name: str, names: list[str], boxes: dict[str, Box]) -> tuple[Sample, ...]:
     index = {variant: label for label, variant in enumerate(names)}
-    rows = read_table(data / name, 2)
+    rows = read_table(data / name, 2, unique=True)
     if unknown := next((variant for _, (variant,) in rows if variant.strip() not in index), None):
         raise DatasetError(f"{data / name}: {unknown!r} does not fit variants.txt")
     return tuple(

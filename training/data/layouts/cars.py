@@ -34,7 +34,14 @@ def load_cars(folder: Path) -> Dataset:
     names = [str(name) for name in np.atleast_1d(_read(found[META], "class_names"))]
     train = _samples(found[TRAIN], _photos(folder, "cars_train"))
     test = _samples(found[TEST], _photos(folder, "cars_test")) if TEST in found else ()
-    return Dataset("Stanford Cars", shown_labels(names), train, test, licence=NON_COMMERCIAL, notices=tuple(notices))
+    return Dataset(
+        "Stanford Cars",
+        shown_labels(names, [found[META]] * len(names)),
+        train,
+        test,
+        licence=NON_COMMERCIAL,
+        notices=tuple(notices),
+    )
 
 
 def _load_whole(path: Path, folder: Path) -> Dataset:
@@ -48,7 +55,11 @@ def _load_whole(path: Path, folder: Path) -> Dataset:
         sample = _sample(path, row, images / Path(str(row["relative_im_path"])).name)
         parts[bool(row["test"])].append(sample)
     return Dataset(
-        "Stanford Cars", shown_labels(names), tuple(parts[False]), tuple(parts[True]), licence=NON_COMMERCIAL
+        "Stanford Cars",
+        shown_labels(names, [path] * len(names)),
+        tuple(parts[False]),
+        tuple(parts[True]),
+        licence=NON_COMMERCIAL,
     )
 
 

@@ -1,17 +1,13 @@
 """`train.csv`, `val.csv` and `test.csv`, as Kaggle's FGVC-Aircraft and many others keep a division of photos."""
 
-import csv
 from pathlib import Path
 
 from training.data.layouts.files import read_tree
 from training.data.layouts.labels import shown_labels
 from training.data.layouts.places import CLASS_COLUMNS, FILE_COLUMNS, column
-from training.data.layouts.tables import must_exist
+from training.data.layouts.tables import Entry, must_exist, read_csv, without_doubles
 from training.data.samples import Dataset, Sample
 from training.errors import DatasetError
-
-Rows = list[tuple[str, str]]
-"""File and class."""
 
 
 def load_tables(folder: Path) -> Dataset:
@@ -21,45 +17,43 @@ def load_tables(folder: Path) -> Dataset:
         DatasetError: a table is damaged, or its photos cannot be found.
     """
     tables = {part: folder / f"{part}.csv" for part in ("train", "val", "test")}
-    rows = {part: _rows(must_exist(path)) for part, path in tables.items() if part != "val" or path.is_file()}
-    names = sorted({name for part in rows.values() for _, name in part})
+    parts = {part: path for part, path in tables.items() if part != "val" or path.is_file()}
+    rows, notices = {}, []
+    for part, path in parts.items():
+        rows[part], doubled = without_doubles(_entries(must_exist(path), part))
+        notices += doubled
+    first = {entry.name: entry.place for part in rows.values() for entry in part}
+    names = sorted(first)
     index = {name: label for label, name in enumerate(names)}
     places = _places(folder)
     samples = {
-        part: [Sample(_found(folder, file, places, tables[part]), index[name]) for file, name in part_rows]
-        for part, part_rows in rows.items()
+        part: [Sample(_found(folder, entry.file, places, tables[part]), index[entry.name]) for entry in entries]
+        for part, entries in rows.items()
     }
-    notices = ("val.csv is added to the training part, of which the recipe holds out its own share",)
+    if "val" in samples:
+        notices.append("val.csv is added to the training part, of which the recipe holds out its own share")
     return Dataset(
         folder.resolve().name,
-        shown_labels(names),
+        shown_labels(names, [first[name] for name in names]),
         (*samples["train"], *samples.get("val", ())),
         tuple(samples["test"]),
         licence="as the user's own data",
-        notices=notices if "val" in samples else (),
+        notices=tuple(notices),
     )
 
 
-def _rows(path: Path) -> Rows:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            header = list(reader.fieldnames or ())
-            file_column, class_column = column(header, FILE_COLUMNS), column(header, CLASS_COLUMNS)
-            if file_column is None or class_column is None:
-                raise DatasetError(f"{path}: expected a header with a column of files and one of classes")
-            return [
-                (_cell(row, file_column, path, n), _cell(row, class_column, path, n)) for n, row in enumerate(reader, 2)
-            ]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(f"{path} cannot be read: {error}") from error
-
-
-def _cell(row: dict[str, str | None], name: str, path: Path, number: int) -> str:
-    value = (row[name] or "").strip()
-    if not value:
-        raise DatasetError(f"{path}, row {number}: column {name} is empty")
-    return value
+def _entries(path: Path, part: str) -> list[Entry]:
+    rows = read_csv(path)
+    header = list(rows[0]) if rows else []
+    file, name = column(header, FILE_COLUMNS), column(header, CLASS_COLUMNS)
+    if file is None or name is None:
+        raise DatasetError(f"{path}: expected a header with a column of files and one of classes, and rows below")
+    entries = []
+    for number, row in enumerate(rows, 2):
+        if not row[file].strip() or not row[name].strip():
+            raise DatasetError(f"{path}, row {number}: column {name if row[file].strip() else file} is empty")
+        entries.append(Entry(row[file].strip(), row[name], part, f"{path}, row {number}"))
+    return entries
 
 
 def _places(folder: Path) -> dict[str, list[Path]]:

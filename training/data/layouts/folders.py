@@ -32,9 +32,11 @@ def load_folder(folder: Path, layout: str = "auto") -> Dataset:
         notices.append("no test folder: a fifth of every class is kept for testing")
     else:
         names, train, test = _parts(division, notices)
+    trees = [division.whole] if division.whole else [*division.train, *division.test]
+    places = {below.path.name: below.path for tree in reversed(trees) for below in tree.folders}
     return Dataset(
         folder.resolve().name,
-        shown_labels(names),
+        shown_labels(names, [places[name] for name in names]),
         tuple(_with_boxes(train, folder)),
         tuple(_with_boxes(test, folder)),
         licence="as the user's own data",
