@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 
 from training.data.batches import EpochOrder
+from training.data.check import content_of
 from training.data.samples import hold_out
 from training.errors import DatasetError, Diverged
 from training.fit.job import Job, Outcome
@@ -79,7 +80,7 @@ def set_up(job: Job, world: World, stop: StopRequest) -> Run:
 
     # Model: what a checkpoint holds takes the place of the starting weights.
     learner = Learner(recipe, job.dataset.num_classes, None if saved else job.weights, world)
-    standing = Standing(Totals(world.device))
+    standing = Standing(Totals(world.device), content=content_of([*parts.train, *parts.held]))
     if saved:
         standing.resume(saved, job, learner, len(parts.train))
 

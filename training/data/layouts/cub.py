@@ -36,7 +36,7 @@ def load_cub(folder: Path) -> Dataset:
         (train if is_train[key] else test).append(sample)
     return Dataset(
         f"CUB-200-2011 ({folder.name})",
-        shown_labels(list(classes.values()), [folder / "classes.txt"] * len(classes)),
+        shown_labels(list(classes.values()), [folder / "classes.txt"] * len(classes), cub=True),
         tuple(train),
         tuple(test),
         licence=NON_COMMERCIAL,

@@ -21,19 +21,20 @@ def display_label(name: str) -> str:
     return re.sub(" +", " ", spaced).strip(" \ufeff") or name
 
 
-def shown_labels(names: Sequence[str], places: Sequence[object]) -> tuple[str, ...]:
+def shown_labels(names: Sequence[str], places: Sequence[object], *, cub: bool = False) -> tuple[str, ...]:
     """Return the names for people; CUB's own, numbered one after the other, lose their number.
 
     Args:
         names: of the classes, as the data set has them.
         places: where each stands: a folder, or a file and its row.
+        cub: the lists are CUB's: its numbers go even where some are missing.
 
     Raises:
         DatasetError: a name cannot be a label, or differs from another by blanks, case or invisible characters alone.
     """
     shown = tuple(map(display_label, names))
-    if _numbered_as_cub(names):
-        bare = tuple(display_label(name[4:]) for name in names)
+    if cub or _numbered_as_cub(names):
+        bare = tuple(display_label(re.sub(r"^\d+[._]", "", name)) for name in names)
         shown = bare if len(set(map(_key, bare))) == len(bare) else shown
     first: dict[str, int] = {}
     for number, label in enumerate(shown):

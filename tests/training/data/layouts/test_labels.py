@@ -77,6 +77,8 @@ def test_cubs_classes_are_read_by_number(cub_like: Path, tmp_path: Path) -> None
     lists.write_text("\n".join(reversed(lines)))
     mixed, plain = load_dataset(tmp_path), load_dataset(cub_like)
     assert (mixed.labels, [s.label for s in mixed.train]) == (plain.labels, [s.label for s in plain.train])
+    lists.write_text((cub_like / "classes.txt").read_text().replace("003.", "777."))
+    assert load_dataset(tmp_path).labels == plain.labels
     lists.write_text("\n".join([*lines, lines[0]]))
     with pytest.raises(DatasetError, match="line 4: 1 stands there twice"):
         load_dataset(tmp_path)
