@@ -13,7 +13,7 @@ from urllib.error import URLError
 from model.files import WriteError, write_whole
 from training.arms import ARMS
 from training.errors import TrainingError
-from training.options import build_parser, cache_of, project_commit, recipe_of, weights_of, workers_of
+from training.options import build_parser, cache_of, dataset_of, project_commit, recipe_of, weights_of, workers_of
 from training.recipe import Recipe
 
 INTERRUPTED = 130
@@ -46,14 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def fit_command(options: argparse.Namespace) -> int:
     """Train, or go on training."""
-    from training.data.datasets import load_dataset
     from training.fit.job import Job
     from training.fit.loop import fit
 
     recipe = recipe_of(options)
-    dataset = load_dataset(options.data, options.dataset)
-    for notice in dataset.notices:
-        _say(f"note: {notice}")
+    dataset = dataset_of(options)
     outcome = fit(
         Job(
             recipe=recipe,
@@ -82,13 +79,12 @@ def fit_command(options: argparse.Namespace) -> int:
 def evaluate_command(options: argparse.Namespace) -> int:
     """Judge a run or an exported file on every image of a part."""
     from training.checkpoint import load_selected
-    from training.data.datasets import load_dataset
     from training.evaluation.evaluate import judge_file, judge_selected, part_of, predictions_csv
     from training.evaluation.faithfulness import faithfulness_of
     from training.evaluation.report import write_report
     from training.fit.world import pick_device
 
-    dataset = load_dataset(options.data, options.dataset)
+    dataset = dataset_of(options)
     workers, visible = workers_of(options), not options.quiet
     if options.model.suffix == ".onnx":
         recipe = _recipe_of_file(options.model) if options.part == "held-out" else None
@@ -101,6 +97,8 @@ def evaluate_command(options: argparse.Namespace) -> int:
     if options.faithfulness:
         figures |= faithfulness_of(judged, options.model, options.faithfulness, dataset.banner)
     result = {"model": str(options.model), "dataset": dataset.name, "part": options.part, **figures}
+    if dataset.skipped:
+        result["skipped_damaged"] = dataset.skipped
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
         write_whole(options.out / "metrics.json", json.dumps(result, indent=2) + "\n")
@@ -113,7 +111,6 @@ def evaluate_command(options: argparse.Namespace) -> int:
 
 def export_command(options: argparse.Namespace) -> int:
     """Write one .onnx file from a run, or from another exported file."""
-    from training.data.datasets import load_dataset
     from training.export import load_source, publish
 
     if (options.model is None) == (options.torchvision is None):
@@ -122,7 +119,7 @@ def export_command(options: argparse.Namespace) -> int:
         return _export_torchvision(options)
     if options.precision != "fp32":
         return _export_variant(options)
-    dataset = load_dataset(options.data, options.dataset) if options.data else None
+    dataset = dataset_of(options) if options.data else None
     source = load_source(options.model, options.name_of_model, dataset)
     if not source.images_are_real:
         _say("note: no photos at hand, parity is checked on synthetic images; --data DIR takes real ones")
@@ -145,12 +142,11 @@ def _export_variant(options: argparse.Namespace) -> int:
     """Write a smaller precision, if it passes its gate on the photos that the run held out."""
     from model.export.precision import export_variant
     from training.checkpoint import load_selected
-    from training.data.datasets import load_dataset
     from training.export import load_source, variant_photos
 
     if options.data is None:
         raise TrainingError(f"--precision {options.precision} needs --data DIR: it is judged on held-out photos")
-    dataset = load_dataset(options.data, options.dataset)
+    dataset = dataset_of(options)
     from_file = options.model.suffix == ".onnx"
     recipe = _recipe_of_file(options.model) if from_file else load_selected(options.model).recipe
     source = load_source(options.model, options.name_of_model, dataset)
@@ -196,6 +192,8 @@ def compare_command(options: argparse.Namespace) -> int:
         seeds=tuple(int(seed) for seed in options.seeds.split(",")),
         data=options.data,
         kind=options.dataset,
+        layout=options.layout,
+        skip_damaged=options.skip_damaged,
         weights=weights_of(options.weights),
         out=options.out,
         cache=cache_of(options),

@@ -19,8 +19,10 @@ import torch
 from model.files import write_whole
 from training.arms import apply_arm
 from training.checkpoint import LAST, SELECTED, load_selected
-from training.data.datasets import Dataset, load_dataset
-from training.errors import CheckpointError, Diverged, TrainingError
+from training.data.check import examine
+from training.data.datasets import load_dataset
+from training.data.samples import Dataset
+from training.errors import CheckpointError, DatasetError, Diverged, TrainingError
 from training.evaluation.evaluate import judge_selected
 from training.fit.job import Job
 from training.fit.loop import fit
@@ -42,6 +44,8 @@ class Comparison:
         seeds: of every arm.
         data: folder of the data set.
         kind: of the data set, as for `load_dataset`.
+        layout: of its folders, likewise.
+        skip_damaged: leave damaged photos out.
         weights: of the backbone at the start.
         out: folder of the comparison.
         cache: of decoded photos.
@@ -69,6 +73,8 @@ class Comparison:
     keep_weights: bool = False
     visible: bool = True
     commit: str = "unknown"
+    layout: str = "auto"
+    skip_damaged: bool = False
 
 
 def compare(comparison: Comparison) -> bool:
@@ -91,7 +97,7 @@ def compare(comparison: Comparison) -> bool:
     if comparison.jobs > 1 and missing:
         _run_side_by_side(comparison, missing, deadline)
     else:
-        dataset = load_dataset(comparison.data, comparison.kind)
+        dataset = _dataset(comparison)
         for arm, seed in missing:
             if not run_one(comparison, dataset, arm, seed, _left(deadline)):
                 break
@@ -219,15 +225,28 @@ def _run_side_by_side(comparison: Comparison, missing: list[tuple[str, int]], de
 
 def _run_in_process(comparison: Comparison, arm: str, seed: int, ends: float | None) -> bool:
     torch.set_num_threads(1 if comparison.device != "cpu" else max(1, torch.get_num_threads() // comparison.jobs))
-    dataset = load_dataset(comparison.data, comparison.kind)
+    dataset = _dataset(comparison)
     return run_one(comparison, dataset, arm, seed, None if ends is None else ends - time.time())
+
+
+def _dataset(comparison: Comparison) -> Dataset:
+    """Return the data set, looked at photo by photo.
+
+    Raises:
+        DatasetError: damaged photos, or no test part to judge the arms by.
+    """
+    dataset = load_dataset(comparison.data, comparison.kind, comparison.layout)
+    dataset = examine(dataset, comparison.cache, skip_damaged=comparison.skip_damaged, progress=comparison.visible)
+    if not dataset.test:
+        raise DatasetError(f"{dataset.name} has no test images to compare the arms by")
+    return dataset
 
 
 def _fill_stores(comparison: Comparison) -> None:
     from training.data.batches import served_photos, training_photos
-    from training.data.datasets import hold_out
+    from training.data.samples import hold_out
 
-    dataset, data = load_dataset(comparison.data, comparison.kind), comparison.recipe.data
+    dataset, data = _dataset(comparison), comparison.recipe.data
     train, held = hold_out(dataset.train, data.held_out, data.held_out_seed)
     visible = comparison.visible
     training_photos(train, comparison.recipe, dataset.banner, comparison.cache, progress=visible)

@@ -13,8 +13,8 @@ from model.export.gate import HeldOut
 from model.export.parity import ParityReport
 from model.network.network import Network
 from training.checkpoint import Selected, load_selected
-from training.data.datasets import Dataset, hold_out
 from training.data.prepared import NUM_PARITY_IMAGES, kept_parity_images, parity_images, prepared_images
+from training.data.samples import Dataset, hold_out
 from training.errors import TrainingError
 from training.recipe import Recipe
 
@@ -89,6 +89,7 @@ def publish(
 def manifest_of(selected: Selected, name: str) -> Manifest:
     """Return what a run knows of its network; the exporter adds what only the graph can tell."""
     recipe, facts = selected.recipe, selected.facts
+    run = {key: facts[key] for key in ("skipped_damaged",) if key in facts}
     return Manifest(
         name=name,
         labels=selected.labels,
@@ -103,7 +104,7 @@ def manifest_of(selected: Selected, name: str) -> Manifest:
         provenance=Provenance(
             dataset=facts["dataset"],
             num_train=facts["num_train"],
-            recipe={**recipe.to_dict(), "backbone_weights": facts["weights"], "selected_epoch": selected.epoch},
+            recipe={**recipe.to_dict(), "backbone_weights": facts["weights"], "selected_epoch": selected.epoch, **run},
             seed=recipe.seed,
             commit=facts["commit"],
             licence=facts["licence"],

@@ -3,11 +3,13 @@
 import argparse
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from training.arms import ARMS, apply_arm
+from training.data.samples import Dataset
 from training.recipe import Recipe, load_recipe, parse_change, recipe_names
 
 Command = Callable[[argparse.Namespace], int]
@@ -44,7 +46,7 @@ def _fit_options(parser: argparse.ArgumentParser) -> None:
 def _evaluate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, metavar="RUN|FILE.onnx")
     _data_options(parser, required=True)
-    parser.add_argument("--part", choices=("test", "held-out"), default="test", help="of the data set")
+    parser.add_argument("--part", choices=("test", "held-out", "all"), default="test", help="of the data set")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write figures, predictions and a report there")
     parser.add_argument(
         "--faithfulness", type=int, default=0, metavar="N", help="measure insertion and deletion on N photos, too"
@@ -112,6 +114,13 @@ def _data_options(parser: argparse.ArgumentParser, *, required: bool) -> None:
         default="auto",
         help="its kind; `folder` is class folders or labels.csv (default: look at the files)",
     )
+    parser.add_argument(
+        "--layout",
+        default="auto",
+        metavar="LAYOUT",
+        help="of folders: `classes`, or train=FOLDER,test=FOLDER (default: by their names and contents)",
+    )
+    parser.add_argument("--skip-damaged", action="store_true", help="leave damaged photos out instead of stopping")
 
 
 def _recipe_options(parser: argparse.ArgumentParser) -> None:
@@ -165,11 +174,23 @@ def workers_of(options: argparse.Namespace) -> int:
     return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
+def dataset_of(options: argparse.Namespace) -> Dataset:
+    """Return the data set that the options name, looked at photo by photo, and say what is odd about it."""
+    from training.data.check import examine
+    from training.data.datasets import load_dataset
+
+    dataset = load_dataset(options.data, options.dataset, options.layout)
+    dataset = examine(dataset, cache_of(options), skip_damaged=options.skip_damaged, progress=not options.quiet)
+    for notice in dataset.notices:
+        sys.stderr.write(f"note: {notice}\n")
+    return dataset
+
+
 def cache_of(options: argparse.Namespace) -> Path:
     """Return the folder of decoded photos."""
     from training.data.store import cache_folder
 
-    return options.cache or cache_folder()
+    return getattr(options, "cache", None) or cache_folder()
 
 
 def project_commit() -> str:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from model.contract.geometry import Resize
+from model.contract.labels import label_fault
 
 MANIFEST_KEY = "fieldmark.manifest"
 SCHEMA_VERSION = 1
@@ -128,7 +129,7 @@ class Manifest(_Frozen):
     def _is_consistent(self) -> Self:
         if len(set(self.labels)) != len(self.labels):
             raise ValueError("two classes have the same label")
-        if any(not label or not label.isprintable() for label in self.labels):
+        if any(map(label_fault, self.labels)):
             raise ValueError("a label is empty or has unprintable characters")
         if min(self.std) <= 0:
             raise ValueError("std must be positive")

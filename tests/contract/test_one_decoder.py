@@ -29,7 +29,7 @@ from tests.model.photo.kinds import kinds
 from tests.service.tiny_model import LABELS, tiny_manifest, tiny_model
 from training.checkpoint import Selected, network_config
 from training.data.batches import served_photos, training_photos
-from training.data.datasets import Dataset, Sample
+from training.data.samples import Dataset, Sample
 from training.data.transforms import Normalise
 from training.errors import DatasetError
 from training.evaluation.evaluate import judge_file, judge_selected, torch_answers

@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from training.data.datasets import Dataset, load_dataset
+from training.data.datasets import load_dataset
+from training.data.samples import Dataset
 from training.fit.job import Job
 from training.recipe import Recipe
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from training.compare import Comparison, compare, read_results, run_one
-from training.data.datasets import Dataset
+from training.data.samples import Dataset
 from training.errors import CheckpointError, RecipeError
 from training.recipe import Recipe
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
-from training.data.datasets import Sample
+from training.data.samples import Sample
 from training.data.store import Pixels, Preparation, as_served, open_store, shrink_to
 from training.data.transforms import make_item
 from training.recipe import DataRecipe, Recipe

@@ -22,7 +22,7 @@ from model.files import replacing
 from model.network.backbone import StageError
 from model.network.network import Network
 from training.data.batches import Key, Photos, ServedPhotos, VariedPhotos
-from training.data.datasets import Sample
+from training.data.samples import Sample
 from training.data.transforms import Normalise, training_transform
 from training.errors import RecipeError
 from training.recipe import OptimRecipe, Recipe

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from model.contract.geometry import Resize
 from model.files import replacing
-from training.data.datasets import Sample
+from training.data.samples import Sample
 from training.data.store import as_served
 
 PARITY_IMAGES = "parity.npz"

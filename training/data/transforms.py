@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import functional as F
 
 from model.contract.geometry import Resize
 from model.photo.decode import DecodedImage, prepare
-from training.data.datasets import Box, Sample
+from training.data.samples import Box, Sample
 from training.data.store import Pixels
 from training.recipe import AugmentRecipe, Recipe
 

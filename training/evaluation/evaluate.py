@@ -4,7 +4,7 @@ Every test image is counted, one view each, prepared exactly as the service does
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,8 @@ from model.explain.gradcam import activation_map, channel_gradients
 from model.network.network import Network
 from training.checkpoint import Selected, load_selected
 from training.data.batches import Photos, one_thread, served_photos
-from training.data.datasets import Dataset, Sample, hold_out
 from training.data.features import AsFloats, FeatureCache, Features, cached_step
+from training.data.samples import Dataset, Sample, hold_out
 from training.data.store import PhotoFiles, as_served
 from training.data.transforms import Normalise, box_on_input
 from training.errors import DatasetError, TrainingError
@@ -73,19 +73,21 @@ class Judged:
 
 
 def part_of(dataset: Dataset, recipe: Recipe | None, part: str) -> Sequence[Sample]:
-    """Return the images of `test` or of `held-out`.
+    """Return the images of `test`, of `held-out`, or `all` of them.
 
     Raises:
         DatasetError: there are none.
     """
     if part == "test":
         samples: Sequence[Sample] = dataset.test
+    elif part == "all":
+        samples = (*dataset.train, *dataset.test)
     else:
         if recipe is None:
             raise TrainingError("the file does not say which images were held out")
         samples = hold_out(dataset.train, recipe.data.held_out, recipe.data.held_out_seed)[1]
     if not samples:
-        raise DatasetError(f"{dataset.name} has no images in its {part} part")
+        raise DatasetError(f"{dataset.name} has no images in its {part} part; --part all takes what there is")
     return samples
 
 
@@ -110,9 +112,9 @@ def judge_selected(
         cache: keep decoded photos (and features of a frozen part) there, for many networks judged by the same photos.
 
     Raises:
-        DatasetError: the data set has other classes.
+        DatasetError: the data set has a class that the network does not know.
     """
-    _same_labels(selected.labels, dataset)
+    samples = with_labels(selected.labels, dataset, samples)
     data = selected.recipe.data
     network = selected.network().to(device)
     normalise: Callable[[Tensor], Tensor] = Normalise(data.mean, data.std, device)
@@ -126,7 +128,7 @@ def judge_selected(
         features, normalise = kept.served(photos, samples), AsFloats(device)
     judged = JudgedPhotos(samples, photos, data.resize, features)
     ask = torch_answers(network, normalise, step)
-    return _judge(ask, dataset, judged, selected.temperature, workers, visible)
+    return _judge(ask, selected.labels, judged, selected.temperature, workers, visible)
 
 
 def judge_file(
@@ -135,14 +137,14 @@ def judge_file(
     """Ask an exported file through the graph contract, in ONNX Runtime on the CPU.
 
     Raises:
-        DatasetError: the data set has other classes.
+        DatasetError: the data set has a class that the network does not know.
         ManifestError: the file has none.
     """
     ask, manifest = onnx_answers(path, threads)
-    _same_labels(manifest.labels, dataset)
+    samples = with_labels(manifest.labels, dataset, samples)
     photos = PhotoFiles([sample.path for sample in samples], as_served(manifest.resize, dataset.banner))
     judged = JudgedPhotos(samples, photos, manifest.resize)
-    return _judge(ask, dataset, judged, manifest.temperature, workers, visible)
+    return _judge(ask, manifest.labels, judged, manifest.temperature, workers, visible)
 
 
 def torch_answers(network: Network, normalise: Callable[[Tensor], Tensor], step: str | None = None) -> Ask:
@@ -219,7 +221,7 @@ class JudgedPhotos(TorchDataset[tuple[Tensor, int, Tensor]]):
 
 def _judge(
     ask: Ask,
-    dataset: Dataset,
+    names: tuple[str, ...],
     photos: JudgedPhotos,
     temperature: float,
     workers: int,
@@ -242,7 +244,7 @@ def _judge(
         np.concatenate(boxes),
         photos.resize,
         temperature,
-        dataset.labels,
+        names,
     )
 
 
@@ -250,13 +252,20 @@ def _shown(loader: DataLoader[Any], visible: bool) -> Iterator[tuple[Tensor, Ten
     yield from tqdm(loader, desc="judging", unit="batch", disable=None if visible else True, leave=False)
 
 
-def _same_labels(labels: Sequence[str], dataset: Dataset) -> None:
-    if tuple(labels) != dataset.labels:
+def with_labels(labels: Sequence[str], dataset: Dataset, samples: Sequence[Sample]) -> list[Sample]:
+    """Return the samples with the class numbers of a network, whose classes the data set may have but some of.
+
+    Raises:
+        DatasetError: the data set has a class that the network does not know.
+    """
+    index = {label: number for number, label in enumerate(labels)}
+    if unknown := [label for label in dataset.labels if label not in index]:
         different = [f"{a!r} / {b!r}" for a, b in zip(labels, dataset.labels, strict=False) if a != b][:3]
         raise DatasetError(
-            f"the network has {len(labels)} classes, {dataset.name} has {dataset.num_classes}; "
-            f"they are not the same ({', '.join(different) or 'other number'})"
+            f"the network has {len(labels)} classes, {dataset.name} has {dataset.num_classes}, "
+            f"{len(unknown)} of them unknown to it ({', '.join(different or map(repr, unknown[:3]))})"
         )
+    return [replace(sample, label=index[dataset.labels[sample.label]]) for sample in samples]
 
 
 def predictions_csv(judged: Judged) -> str:

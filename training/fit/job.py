@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from training.data.datasets import Dataset
+from training.data.samples import Dataset
 from training.recipe import Recipe
 
 

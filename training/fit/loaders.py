@@ -16,9 +16,9 @@ from training.data.batches import (
     training_loader,
     training_photos,
 )
-from training.data.datasets import Sample
 from training.data.features import FeatureCache, ServedFeatures, VariedFeatures
 from training.data.prepared import keep_parity_images
+from training.data.samples import Sample
 from training.data.transforms import training_transform
 from training.fit.job import Job
 from training.fit.learner import Learner

@@ -9,8 +9,9 @@ import time
 from dataclasses import dataclass
 
 from training.data.batches import EpochOrder
-from training.data.datasets import hold_out
-from training.errors import Diverged
+from training.data.check import content_of
+from training.data.samples import hold_out
+from training.errors import DatasetError, Diverged
 from training.fit.job import Job, Outcome
 from training.fit.journal import CURVES, Journal, Progress, Record, describe, draw_curves
 from training.fit.learner import Learner
@@ -57,7 +58,7 @@ def fit(job: Job) -> Outcome:
     """Train, or go on training, until all epochs are done or somebody wants to stop.
 
     Raises:
-        DatasetError: a photo is damaged or missing.
+        DatasetError: a photo is damaged or missing, or there is none to train on.
         CheckpointError: the folder holds another run, or a checkpoint cannot be written.
         Diverged: the loss is no longer a number.
     """
@@ -68,6 +69,8 @@ def fit(job: Job) -> Outcome:
 def set_up(job: Job, world: World, stop: StopRequest) -> Run:
     """Return a run that is ready to train, from its beginning or from where it stopped."""
     recipe, data, optim = job.recipe, job.recipe.data, job.recipe.optim
+    if not job.dataset.train:
+        raise DatasetError(f"{job.dataset.name}: no training images")
     job.out.mkdir(parents=True, exist_ok=True)
     saved = read_checkpoint(job, world)
 
@@ -77,7 +80,7 @@ def set_up(job: Job, world: World, stop: StopRequest) -> Run:
 
     # Model: what a checkpoint holds takes the place of the starting weights.
     learner = Learner(recipe, job.dataset.num_classes, None if saved else job.weights, world)
-    standing = Standing(Totals(world.device))
+    standing = Standing(Totals(world.device), content=content_of([*parts.train, *parts.held]))
     if saved:
         standing.resume(saved, job, learner, len(parts.train))
 

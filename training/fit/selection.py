@@ -65,7 +65,7 @@ def predict(
 
 def run_facts(job: Job, num_train: int) -> dict[str, Any]:
     """Return what a manifest's provenance says of a run, beside recipe and seed."""
-    return {
+    facts: dict[str, Any] = {
         "dataset": job.dataset.name,
         "num_train": num_train,
         "licence": job.dataset.licence,
@@ -75,6 +75,7 @@ def run_facts(job: Job, num_train: int) -> dict[str, Any]:
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "tools": {"torch": str(torch.__version__), "torchvision": str(torchvision.__version__)},
     }
+    return facts | ({"skipped_damaged": job.dataset.skipped} if job.dataset.skipped else {})
 
 
 def _merit(selected: Selected) -> tuple[float, float]:

@@ -1,7 +1,7 @@
 """Where a run stands between two steps, and how it is written and taken up again."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,6 +14,8 @@ from training.fit.learner import Learner
 from training.fit.losses import Losses
 from training.fit.world import World
 from training.recipe import Recipe
+
+ADVICE = "take another --out, or --fresh"
 
 
 class Totals:
@@ -50,12 +52,14 @@ class Standing:
         epoch: epochs done.
         batch: batches done of the present epoch.
         best: weights selected so far.
+        content: bytes and class of every photo that is trained on or held out, in order, as `content_of` gives them.
     """
 
     totals: Totals
     epoch: int = 0
     batch: int = 0
     best: Selected | None = None
+    content: list[str] = field(default_factory=list)
 
     def save(self, job: Job, learner: Learner, num_train: int) -> None:
         """Write where the run stands, so that the same command goes on from here.
@@ -67,6 +71,7 @@ class Standing:
             "recipe": job.recipe.to_dict(),
             "labels": list(job.dataset.labels),
             "num_train": num_train,
+            "content": self.content,
             **learner.to_dict(),
             "epoch": self.epoch,
             "batch": self.batch,
@@ -81,10 +86,13 @@ class Standing:
         """Take back what `save` wrote.
 
         Raises:
-            CheckpointError: the data set has another number of images than it had.
+            CheckpointError: the data set has other photos than it had, or other labels for them.
         """
         if values["num_train"] != num_train:
             raise CheckpointError(f"{job.out} was trained on {values['num_train']} images; now there are {num_train}")
+        before = values.get("content")  # older checkpoints do not know
+        if before and before != self.content:
+            raise CheckpointError(f"{job.out} was trained on other data: {_changes(before, self.content)}: {ADVICE}")
         learner.load(values)
         self.epoch, self.batch = values["epoch"], values["batch"]
         self.totals.sums = values["totals"].to(self.totals.sums.device)
@@ -109,10 +117,17 @@ def read_checkpoint(job: Job, world: World) -> dict[str, Any] | None:
     if values["labels"] != list(job.dataset.labels):
         differences.append("other classes")
     if differences:
-        raise CheckpointError(
-            f"{job.out} holds another run ({'; '.join(differences[:4])}): take another --out, or --fresh"
-        )
+        raise CheckpointError(f"{job.out} holds another run ({'; '.join(differences[:4])}): {ADVICE}")
     return values
+
+
+def _changes(before: list[str], now: list[str]) -> str:
+    """Return how the photos of a run differ from those it began with."""
+    old, new = (dict(photo.rsplit(":", 1) for photo in photos) for photos in (before, now))
+    relabelled = sum(old[digest] != new[digest] for digest in old.keys() & new.keys())
+    gone, added = len(old.keys() - new.keys()), len(new.keys() - old.keys())
+    found = {"in another class": relabelled, "gone": gone, "new": added}
+    return ", ".join(f"{count} photos are {what}" for what, count in found.items() if count) or "in another order"
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

@@ -9,7 +9,8 @@ from PIL import Image
 from scipy.io import savemat
 
 from training.data import store as store_module
-from training.data.datasets import Dataset, Sample, detect, display_label, hold_out, load_dataset
+from training.data.datasets import detect, load_dataset
+from training.data.samples import Dataset, Sample, hold_out
 from training.data.store import ImageStore, PhotoFiles, Preparation, as_served, decode_photo, open_store, shrink_to
 from training.data.transforms import ServedGeometry, make_item, training_transform
 from training.errors import DatasetError
@@ -52,7 +53,7 @@ def test_cub_key_points_are_read_where_visible(cub_like: Path, tmp_path: Path) -
     ("file", "content", "message"),
     [
         ("images.txt", None, r"images.txt is missing"),
-        ("classes.txt", "1 only\n", r"at least two|class 3 of"),
+        ("classes.txt", "1 only\n", r"at least two|lacks class 2 of"),
         ("image_class_labels.txt", "1 1\n", "has no line for 29 images"),
         ("bounding_boxes.txt", "1 3.0 4.0\n", r"bounding_boxes.txt, line 1: expected 5 columns"),
         ("images.txt", "1 001.Red_Bird/gone.png\n", r"1 images are missing; first expected: .*gone.png"),
@@ -178,16 +179,6 @@ def test_the_held_out_part_is_spread_over_the_classes() -> None:
     assert (kept, held) == hold_out(samples, 0.1, seed=0)
     assert held != hold_out(samples, 0.1, seed=1)[1]
     assert hold_out(samples, 0.0, seed=0) == (samples, [])
-
-
-def test_labels_are_shown_for_people() -> None:
-    """Spaces, and no number in front; a name that is all number stays."""
-    assert [display_label(n) for n in ("001.Black_footed_Albatross", "a_b", "707-320", "12")] == [
-        "Black footed Albatross",
-        "a b",
-        "707-320",
-        "12",
-    ]
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK"])

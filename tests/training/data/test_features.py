@@ -9,8 +9,8 @@ from torch import nn
 
 from model.network.network import Network, NetworkConfig, build_network
 from training.data.batches import served_photos
-from training.data.datasets import Dataset
 from training.data.features import FeatureCache, cached_step, frozen_step
+from training.data.samples import Dataset
 from training.data.transforms import Normalise
 from training.errors import RecipeError
 from training.fit.job import Job

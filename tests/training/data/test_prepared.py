@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from training.data.datasets import Dataset
 from training.data.prepared import NUM_PARITY_IMAGES, keep_parity_images, kept_parity_images, parity_images
+from training.data.samples import Dataset
 from training.recipe import Recipe
 
 

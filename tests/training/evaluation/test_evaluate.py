@@ -1,6 +1,7 @@
 """Judging: scores, localisation, faithfulness, the report, and the road from a run to a file and back."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 
 from model.contract.geometry import Resize
 from training import cli
-from training.data.datasets import Dataset
+from training.data.samples import Dataset
 from training.data.transforms import box_on_input
 from training.evaluation.faithfulness import faithfulness_figures, probability_curve
 from training.evaluation.localisation import centred_gaussian, energy_in_box, localisation_figures, pointing_hits
@@ -136,3 +137,32 @@ def test_a_run_becomes_a_file_that_answers_the_same(
     assert "http" not in page
     assert (tmp_path / "report" / "predictions.csv").read_text().count("\n") == 1 + len(birds.test)
     assert cli.main(["evaluate", str(tmp_path / "nothing"), *data]) == 1
+
+
+def test_data_without_a_training_part_is_judged_on(
+    make_job: Callable[..., Job], cub_like: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only test photos, or plain class folders as a whole, of some of the classes; a damaged one is a plain line."""
+    job = make_job(optim__epochs=1)
+    fit(job)
+    for name in ("002.Green_Bird", "003.Blue_Bird"):
+        for root in (tmp_path / "data" / "Test", tmp_path / "plain"):
+            shutil.copytree(cub_like / "images" / name, root / name)
+
+    def judge(folder: str, *options: str) -> tuple[int, str, str]:
+        data = ["--data", str(tmp_path / folder), "--workers=0", "--quiet", "--device=cpu", "--json"]
+        return cli.main(["evaluate", str(job.out), *data, *options]), *capsys.readouterr()
+
+    for folder, options, count in (("data", (), 20), ("plain", ("--part=all",), 20), ("plain", (), 4)):
+        status, out, _ = judge(folder, *options)
+        assert (status, json.loads(out)["images"]) == (0, count)
+    damaged = next((tmp_path / "plain").rglob("*.png"))
+    damaged.write_bytes(damaged.read_bytes()[:999])
+    status, out, err = judge("plain", "--part=all")
+    assert (status, out) == (1, "")
+    assert "1 damaged images" in err
+    assert "Traceback" not in err
+    status, out, _ = judge("plain", "--part=all", "--skip-damaged")
+    assert (status, json.loads(out)["images"], json.loads(out)["skipped_damaged"]) == (0, 19, 1)
+    shutil.copytree(cub_like / "images" / "001.Red_Bird", tmp_path / "plain" / "004.Other")
+    assert "1 of them unknown to it" in judge("plain", "--skip-damaged")[2]

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -181,6 +182,46 @@ def test_a_damaged_photo_is_named(make_job: MakeJob, cub_like: Path, tmp_path: P
     samples = tuple(replace(s, path=broken) if n in (0, 9) else s for n, s in enumerate(dataset.train))
     with pytest.raises(DatasetError, match=r"damaged[\s\S]*broken.png"):
         fit(replace(job, dataset=replace(dataset, train=samples)))
+
+
+def test_a_run_goes_on_only_with_the_same_photos(make_job: MakeJob, cub_like: Path, tmp_path: Path) -> None:
+    """By content: swapped between classes, replaced under the old name, in another order; renaming alone is nothing."""
+    job = make_job(time_budget_s=0.0)
+    assert not fit(job).finished
+    one, *rest = job.dataset.train
+    two = next(sample for sample in rest if sample.label != one.label)
+
+    def changed(**paths: Path) -> Job:
+        replaced = {one.path: paths.get("one", one.path), two.path: paths.get("two", two.path)}
+        samples = tuple(replace(sample, path=replaced.get(sample.path, sample.path)) for sample in job.dataset.train)
+        return replace(job, dataset=replace(job.dataset, train=samples))
+
+    renamed, other = tmp_path / "renamed.png", tmp_path / "other.png"
+    shutil.copy(one.path, renamed)
+    shutil.copy(next((cub_like / "images" / "002.Green_Bird").glob("9.png")), other)
+    for changes, message in (
+        ({"one": two.path, "two": one.path}, "2 photos are in another class"),
+        ({"one": other}, "1 photos are gone, 1 photos are new"),
+    ):
+        with pytest.raises(CheckpointError, match=rf"other data: {message}: take another --out, or --fresh"):
+            fit(changed(**changes))
+    assert not fit(changed(one=renamed)).finished
+    values = read(job.out / LAST)
+    del values["content"]
+    write(job.out / LAST, values)
+    assert not fit(changed(one=two.path, two=one.path)).finished, "an older checkpoint does not know, and goes on"
+    assert "content" in read(job.out / LAST)
+
+
+def test_what_was_left_out_is_said_in_provenance(make_job: MakeJob) -> None:
+    """From the run's facts into the exported file; a run that left nothing out says nothing."""
+    from training.export import manifest_of
+
+    job = make_job(optim__epochs=1)
+    fit(job)
+    assert "skipped_damaged" not in manifest_of(load_selected(job.out), "x").provenance.recipe
+    fit(replace(job, fresh=True, dataset=replace(job.dataset, skipped=3)))
+    assert manifest_of(load_selected(job.out), "x").provenance.recipe["skipped_damaged"] == 3
 
 
 def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path) -> None:

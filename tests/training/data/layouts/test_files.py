@@ -1,0 +1,112 @@
+"""What is read as a photo, what is passed over, and that nothing vanishes without a word."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from training.data.datasets import load_dataset
+from training.data.layouts.files import read_tree
+from training.errors import DatasetError
+
+Photo = Callable[..., Path]
+HIDDEN = (
+    ".ipynb_checkpoints/0-checkpoint.png",
+    "@eaDir/0.png/SYNOPHOTO_THUMB_M.jpg",
+    "__MACOSX/._0.png",
+    ".thumbnails/0.png",
+    "._0.png",
+    "#recycle/0.png",
+    "$RECYCLE.BIN/0.png",
+    "deep/.git/0.png",
+)
+
+
+@pytest.fixture
+def two(photo: Photo, tmp_path: Path) -> Path:
+    """Return two class folders with three photos each."""
+    for name in ("robin", "wren"):
+        for number in range(3):
+            photo(tmp_path / name / f"{number}.png")
+    return tmp_path
+
+
+def read(root: Path) -> set[str]:
+    """Return the photos of a data set by their place in it."""
+    dataset = load_dataset(root)
+    return {str(sample.path.relative_to(root)) for sample in (*dataset.train, *dataset.test)}
+
+
+@pytest.mark.parametrize("hidden", HIDDEN)
+@pytest.mark.parametrize("above", ["robin", "."])
+def test_what_the_system_keeps_is_no_photo(photo: Photo, two: Path, hidden: str, above: str) -> None:
+    """Thumbnails and copies in hidden and system folders, at every depth; a note counts them."""
+    before = read(two)
+    photo(two / above / hidden)
+    assert read(two) == before
+    assert any("passed over" in notice for notice in load_dataset(two).notices)
+
+
+@pytest.mark.parametrize(
+    ("name", "format_"),
+    [
+        ("a.JPG", "JPEG"),
+        ("a.jfif", "JPEG"),
+        ("a", "PNG"),
+        ("a.jpg_large", "JPEG"),
+        ("a.avif", "AVIF"),
+        ("a.tif", "TIFF"),
+    ],
+)
+def test_all_that_the_service_reads_is_read(two: Path, name: str, format_: str) -> None:
+    """By its suffix in any case, or by its first bytes where the suffix says nothing."""
+    Image.new("RGB", (40, 30), (9, 99, 200)).save(two / "robin" / name, format_)
+    assert f"robin/{name}" in read(two)
+
+
+def test_heic_is_read_where_its_extra_is_installed(two: Path) -> None:
+    """As the service reads it."""
+    heif = pytest.importorskip("pillow_heif", reason="the extra heif is not installed")
+    heif.from_pillow(Image.new("RGB", (64, 64), (9, 99, 200))).save(two / "robin" / "a.HEIC")
+    assert "robin/a.HEIC" in read(two)
+
+
+def test_the_rest_is_named_and_counted(two: Path) -> None:
+    """Raw files, also where they begin as a TIFF does, pictures of other formats, films and texts."""
+    Image.new("RGB", (40, 30)).save(two / "robin" / "raw.dng", "TIFF")
+    Image.new("RGB", (40, 30)).save(two / "robin" / "a.jp2")
+    Image.new("RGB", (40, 30)).save(two / "wren" / "a.ppm")
+    (two / "wren" / "film.mov").write_bytes(b"\0\0\0\x14ftypqt  ")
+    (two / "wren" / "note.txt").write_text("wren")
+    before = read(two)
+    assert len(before) == 6
+    notice = next(notice for notice in load_dataset(two).notices if "left aside" in notice)
+    assert notice.startswith("5 files are left aside")
+    assert all(f"1 {suffix}" in notice for suffix in (".dng", ".jp2", ".ppm", ".mov", ".txt"))
+
+
+def test_a_class_of_pictures_that_cannot_be_read_is_refused(two: Path) -> None:
+    """It does not become a note while the others are trained on."""
+    (two / "tit").mkdir()
+    (two / "tit" / "0.nef").write_bytes(b"II*\0" + bytes(20))
+    with pytest.raises(DatasetError, match=r"tit: none of its files can be read as a photo \(.nef\)"):
+        load_dataset(two)
+
+
+def test_photos_outside_the_classes_are_counted(photo: Photo, two: Path) -> None:
+    """A montage beside the class folders belongs to none of them."""
+    photo(two / "montage.png")
+    assert any("1 photos lie outside any class folder" in notice for notice in load_dataset(two).notices)
+
+
+def test_a_link_into_a_folder_above_ends(two: Path) -> None:
+    """Nothing is read twice, and nothing forever; a link to another place is followed, a broken one is counted."""
+    (two / "robin" / "loop").symlink_to(two)
+    (two / "robin" / "gone.png").symlink_to(two / "nowhere.png")
+    shutil.move(two / "wren", two.with_name(f"{two.name}-elsewhere"))
+    (two / "wren").symlink_to(two.with_name(f"{two.name}-elsewhere"))
+    tree = read_tree(two)
+    assert len(tree.with_photos()[1].photos) == 3
+    assert any("1 broken links" in notice for notice in load_dataset(two).notices)

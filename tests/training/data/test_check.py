@@ -1,0 +1,95 @@
+"""What is found in the photos before the work: damages of any part, copies across parts, photos in two classes."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from training.data.check import content_of, examine
+from training.data.datasets import load_dataset
+from training.data.samples import Dataset
+from training.errors import DatasetError
+
+
+@pytest.fixture
+def parts(cub_like: Path, tmp_path: Path) -> Path:
+    """Return train and test folders of three classes, four and two photos each."""
+    for folder in sorted((cub_like / "images").iterdir()):
+        for number, path in enumerate(sorted(folder.iterdir())[:6]):
+            target = tmp_path / "data" / ("train" if number < 4 else "test") / folder.name / path.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target)
+    return tmp_path / "data"
+
+
+def look(root: Path, cache: Path, **options: bool) -> Dataset:
+    """Return the data set of a folder, looked at."""
+    return examine(load_dataset(root), cache, progress=False, **options)
+
+
+def photos(root: Path, part: str, count: int) -> list[Path]:
+    """Return photos of a part, of one class after the other."""
+    return sorted((root / part).rglob("*.png"))[:count]
+
+
+def test_damaged_photos_of_every_part_are_listed_at_once(parts: Path, tmp_path: Path) -> None:
+    """Truncated, empty and of another type: one message, also for the test part; they can be left out."""
+    train, test, other = photos(parts, "train", 1)[0], *photos(parts, "test", 2)
+    train.write_bytes(train.read_bytes()[:2000])
+    test.write_bytes(b"")
+    other.write_bytes(b"<html>404</html>")
+    for _ in range(2):  # the second time what was found before is known
+        with pytest.raises(DatasetError, match=r"3 damaged images[\s\S]*--skip-damaged") as caught:
+            look(parts, tmp_path / "cache")
+        assert all(str(path) in str(caught.value) for path in (train, test, other))
+    dataset = look(parts, tmp_path / "cache", skip_damaged=True)
+    assert (len(dataset.train), len(dataset.test), dataset.skipped) == (11, 4, 3)
+    assert any("left out: 3 damaged images" in notice for notice in dataset.notices)
+
+
+def test_copies_of_training_photos_are_kept_out_of_the_test(parts: Path, tmp_path: Path) -> None:
+    """Under any name; they are counted, and the training part keeps its photo."""
+    for path in photos(parts, "train", 2):
+        shutil.copy(path, parts / "test" / path.parent.name / f"copy-of-{path.name}")
+    dataset = look(parts, tmp_path / "cache")
+    assert (len(dataset.train), len(dataset.test)) == (12, 6)
+    assert any(notice.startswith("2 test photos are trained on, too") for notice in dataset.notices)
+
+
+def test_a_photo_in_two_classes_is_named(parts: Path, tmp_path: Path) -> None:
+    """With both places and both classes."""
+    path = photos(parts, "train", 1)[0]
+    shutil.copy(path, parts / "train" / "003.Blue_Bird" / "x.png")
+    notice = next(notice for notice in look(parts, tmp_path / "cache").notices if "two classes" in notice)
+    assert all(name in notice for name in (str(path), "x.png", "Red Bird", "Blue Bird"))
+
+
+def test_a_photo_that_was_repaired_is_seen(parts: Path, tmp_path: Path) -> None:
+    """What is remembered is remembered of bytes, not of names."""
+    path = photos(parts, "train", 1)[0]
+    whole = path.read_bytes()
+    path.write_bytes(whole[:2000])
+    with pytest.raises(DatasetError, match="1 damaged"):
+        look(parts, tmp_path / "cache")
+    path.write_bytes(whole)
+    assert look(parts, tmp_path / "cache").skipped == 0
+
+
+def test_a_cache_that_cannot_be_written_is_no_obstacle(parts: Path, tmp_path: Path) -> None:
+    """Nor one that is damaged."""
+    (tmp_path / "file").write_text("")
+    dataset = look(parts, tmp_path / "file")
+    look(parts, tmp_path / "cache")
+    for path in (tmp_path / "cache").iterdir():
+        path.write_text("{")
+    assert look(parts, tmp_path / "cache") == dataset
+
+
+def test_content_is_bytes_and_class(parts: Path, tmp_path: Path) -> None:
+    """The same whether the data set was looked at or not; another label is another content."""
+    listed = load_dataset(parts)
+    content = content_of(look(parts, tmp_path / "cache").train)
+    assert content == content_of(listed.train)
+    other = replace(listed.train[0], label=1)
+    assert content_of([other]) != content[:1]

@@ -1,0 +1,102 @@
+"""A user's own photos, in a folder for each class, with or without folders for training and test above them."""
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from training.data.layouts.files import Tree, is_picture, passed_over
+from training.data.layouts.labels import shown_labels
+from training.data.layouts.splits import Division, divide
+from training.data.samples import Box, Dataset, Sample, hold_out
+from training.errors import DatasetError
+
+
+def load_folder(folder: Path, layout: str = "auto") -> Dataset:
+    """Read class folders, of a whole data set or of its parts.
+
+    Without parts a fifth of every class is test, the same images every time.
+
+    Args:
+        folder: of the data set.
+        layout: as for `divide`.
+
+    Raises:
+        DatasetError: it cannot be said which folders are classes, or they hold no photo that can be read.
+    """
+    division = divide(folder, layout)
+    notices = list(division.notices)
+    if division.whole is not None:
+        names, samples = _class_folders([division.whole], notices)
+        train, test = hold_out(samples, 0.2, seed=0)
+        notices.append("no test folder: a fifth of every class is kept for testing")
+    else:
+        names, train, test = _parts(division, notices)
+    trees = [division.whole] if division.whole else [*division.train, *division.test]
+    places = {below.path.name: below.path for tree in reversed(trees) for below in tree.folders}
+    return Dataset(
+        folder.resolve().name,
+        shown_labels(names, [places[name] for name in names]),
+        tuple(_with_boxes(train, folder)),
+        tuple(_with_boxes(test, folder)),
+        licence="as the user's own data",
+        notices=tuple(notices),
+    )
+
+
+def _parts(division: Division, notices: list[str]) -> tuple[list[str], list[Sample], list[Sample]]:
+    """Read both parts; the classes are those of the training part where there is one."""
+    if not division.train:
+        names, test = _class_folders(division.test, notices)
+        return names, [], test
+    names, train = _class_folders(division.train, notices)
+    if not division.test:
+        return names, train, []
+    test_names, found = _class_folders(division.test, notices)
+    if extra := sorted(set(test_names) - set(names)):
+        where, lacking = division.test[0].path, division.train[0].path
+        raise DatasetError(f"{where} has classes that {lacking} lacks: {', '.join(extra[:5])}")
+    return names, train, [replace(sample, label=names.index(test_names[sample.label])) for sample in found]
+
+
+def _class_folders(trees: Sequence[Tree], notices: list[str]) -> tuple[list[str], list[Sample]]:
+    """Return class names and samples of the folders below; empty ones are left out with a notice."""
+    classes: dict[str, list[Path]] = {}
+    for below in (folder for tree in trees for folder in tree.folders):
+        photos = below.all_photos()
+        pictures = [suffix for suffix in below.all_others() if is_picture(suffix)]
+        if not photos and pictures:
+            raise DatasetError(f"{below.path}: none of its files can be read as a photo ({', '.join(pictures)})")
+        if not photos:
+            notices.append(f"{below.path} holds no image: the class is left out")
+            continue
+        classes.setdefault(below.path.name, []).extend(photos)
+    notices += passed_over(trees)
+    if stray := [photo for tree in trees for photo in tree.photos]:
+        notices.append(f"{len(stray)} photos lie outside any class folder and are left aside: {stray[0]}, …")
+    if not classes:
+        raise DatasetError(
+            f"{trees[0].path}: expected a folder for each class with images in it (or CUB's, Cars', Aircraft's)"
+        )
+    names = sorted(classes)
+    return names, [Sample(path, label) for label, name in enumerate(names) for path in classes[name]]
+
+
+def _with_boxes(samples: Iterable[Sample], folder: Path) -> list[Sample]:
+    """Add the boxes of Kaggle's Stanford Cars, which keeps them in `anno_train.csv` and `anno_test.csv`."""
+    boxes: dict[tuple[str, str], Box] = {}
+    for above in (folder, *folder.resolve().parents[:2]):
+        for part in ("train", "test"):
+            if (above / f"anno_{part}.csv").is_file():
+                boxes |= _kaggle_boxes(above / f"anno_{part}.csv", part)
+    return [replace(sample, box=boxes.get((sample.path.parent.parent.name, sample.path.name))) for sample in samples]
+
+
+def _kaggle_boxes(path: Path, part: str) -> dict[tuple[str, str], Box]:
+    """Read rows of file, x1, y1, x2, y2, class; any other file of that name holds no boxes."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = [row for row in csv.reader(file) if row]
+        return {(part, row[0]): (float(row[1]), float(row[2]), float(row[3]), float(row[4])) for row in rows}
+    except (ValueError, IndexError, csv.Error, OSError):
+        return {}

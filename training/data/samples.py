@@ -1,0 +1,97 @@
+"""What a data set is, once it is read: samples with their labels, and how some of them are held out."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image and what is known of it.
+
+    Attributes:
+        path: of the file.
+        label: class index, 0-based.
+        box: around the object, (left, top, right, bottom), pixels of the upright image; None where unknown.
+            It may stick out of the image: the transforms clip it.
+        points: visible key points (x, y), pixels.
+        digest: of the file's bytes; empty where nobody looked yet.
+    """
+
+    path: Path
+    label: int
+    box: Box | None = None
+    points: tuple[tuple[float, float], ...] = ()
+    digest: str = ""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set with its official (or seeded) division.
+
+    Attributes:
+        name: for people and provenance.
+        labels: of the K classes, in order, as shown to people.
+        train: training part, held-out images included.
+        test: test part; may be empty.
+        banner: rows to crop off the bottom of every photo, pixels.
+        licence: what the data allow.
+        notices: oddities that a person should know of.
+        skipped: damaged photos that were left out.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    train: tuple[Sample, ...]
+    test: tuple[Sample, ...]
+    banner: int = 0
+    licence: str = ""
+    notices: tuple[str, ...] = field(default=())
+    skipped: int = 0
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.labels)
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether some image of the test part has a box."""
+        return any(sample.box is not None for sample in self.test)
+
+
+def hold_out(samples: Sequence[Sample], fraction: float, seed: int) -> tuple[list[Sample], list[Sample]]:
+    """Divide the training part into what is trained on and what is held out, class by class.
+
+    The held-out images are `fraction` of all, spread over the classes as evenly as rounding allows; a class with one
+    image keeps it for training.
+
+    Args:
+        samples: the training part.
+        fraction: held out, in [0, 1).
+        seed: which images those are.
+
+    Returns:
+        Kept and held-out samples, each in the given order.
+    """
+    rng = np.random.default_rng(seed)
+    held: set[int] = set()
+    for members in _by_label(samples).values():
+        count = min(int(np.floor(fraction * len(members) + rng.random())), len(members) - 1)
+        held.update(rng.permutation(members)[:count].tolist())
+    if fraction > 0 and not held:  # a tiny data set: one image is better than none
+        large = max(_by_label(samples).values(), key=len, default=[])
+        held.update(large[:1] if len(large) > 1 else [])
+    kept = [sample for index, sample in enumerate(samples) if index not in held]
+    return kept, [sample for index, sample in enumerate(samples) if index in held]
+
+
+def _by_label(samples: Iterable[Sample]) -> dict[int, list[int]]:
+    groups: dict[int, list[int]] = {}
+    for index, sample in enumerate(samples):
+        groups.setdefault(sample.label, []).append(index)
+    return groups
