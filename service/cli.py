@@ -51,7 +51,8 @@ def _first_problem(error: ValidationError) -> str:
     """Return a settings or options error in one line, naming the flag."""
     first = error.errors(include_url=False)[0]
     flag = "--" + ".".join(str(part) for part in first["loc"]).replace("_", "-")
-    return f"{flag}: {first['msg'][:1].lower()}{first['msg'][1:]}, not {first['input']!r}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{flag}: {message[:1].lower()}{message[1:]}, not {first['input']!r}"
 
 
 def _version() -> str:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import signal
 import socket
 import sys
@@ -19,6 +20,7 @@ from typing import Any, Literal
 
 import uvicorn
 
+from service.inference.models import check_there
 from service.inference.runtime import Runtime
 from service.inference.sessions import ModelRejected, runtime, wants_cuda
 from service.logs import configure_logs
@@ -133,10 +135,11 @@ def serve(settings: Settings) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     configure_logs(settings)
     try:
+        check_there(settings)
         runtime()
         wants_cuda(settings)
-        listening = bind(settings.host, settings.port)
-        for_admin = bind(settings.host, settings.admin_port) if settings.admin_port else None
+        listening = listen(settings.host, settings.port)
+        for_admin = listen(settings.host, settings.admin_port) if settings.admin_port else None
     except (ModelRejected, OSError) as error:
         logger.error("cannot serve: %s", error)
         return 1
@@ -208,21 +211,35 @@ async def _announce(runtime: Runtime, listening: socket.socket) -> None:
     gc.collect()
     gc.freeze()  # what lives as long as the service need not be looked at by every collection
     gc.set_threshold(10_000)  # a request leaves hardly any cycles: every other one would pay for a collection
-    host, port = listening.getsockname()[:2]
-    address = f"[{host}]" if ":" in host else host
+    address = _address(*listening.getsockname()[:2])
     names = ", ".join(f"{served.name}/{served.version}" for served in runtime.models.served())
-    logger.info("ready on http://%s:%d, %s with %s", address, port, runtime.status()["provider"], names)
+    logger.info("ready on http://%s, %s with %s", address, runtime.status()["provider"], names)
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """Return a bound socket; listening begins when the loop takes it.
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens.
+
+    With `SO_REUSEADDR`, without which a restart would have to wait for old connections, two processes may bind one
+    port as long as neither listens; and the loop, which would listen later, does not always say that it failed. So
+    the port is taken here, at once.
 
     Raises:
-        OSError: the address cannot be had.
+        OSError: the address cannot be had; the message names host and port.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    bound.bind((host, port))
-    bound.set_inheritable(True)
-    return bound
+    taken = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if os.name == "posix":  # elsewhere the option lets two processes share the port
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind((host, port))
+        taken.listen(BACKLOG)
+    except (OSError, UnicodeError) as error:
+        taken.close()
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise OSError(f"{_address(host, port)}: {reason[:1].lower()}{reason[1:]}") from error
+    taken.set_inheritable(True)
+    return taken
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -135,8 +135,8 @@ class Registry:
 
     @property
     def loaded(self) -> bool:
-        """Whether there is a model to ask."""
-        return bool(self._index)
+        """Whether there is a model to ask without naming one."""
+        return bool(self._index) and (self._settings.default_model or min(self._index)) in self._index
 
     def served(self) -> list[ServedModel]:
         """Return what is served: by name, the newest version first."""
@@ -177,8 +177,9 @@ class Registry:
         try:
             async with self._busy:
                 report = await self._look(trust=True)
-            if not self._index:
-                self.failed = ModelRejected(_why(report, self._settings.model))
+            if not self.loaded:
+                without_default = [_no_default(self._settings, self._index)] if self._index else []
+                self.failed = ModelRejected("; ".join([*without_default, *_why(report, self._settings.model)]))
         except ModelRejected as error:
             self.failed = error
         except Exception as error:
@@ -298,6 +299,20 @@ class Registry:
             raise NotReady("The GPU does not answer.")
 
 
+def check_there(settings: Settings) -> None:
+    """Raise unless there are files to serve, the default model's among them; nothing is loaded for that.
+
+    Raises:
+        ModelRejected: there is none; the message says what is there.
+    """
+    found = scan(settings.model)
+    if not found:
+        raise ModelRejected(*_why(ReloadReport(), settings.model))
+    names = {key.rpartition("/")[0] for key in found}
+    if settings.default_model and settings.default_model not in names and settings.model.is_dir():
+        raise ModelRejected(_no_default(settings, names))
+
+
 def scan(model: Path) -> dict[str, tuple[Path, _Signature]]:
     """Return the model files by `NAME/VERSION` (`/VERSION` for a single file), with what tells their changes.
 
@@ -330,10 +345,14 @@ def _is_old(signature: _Signature, seconds: float) -> bool:
     return time.time() - signature.modified_ns / 1e9 > seconds
 
 
-def _why(report: ReloadReport, model: Path) -> str:
-    if report.failed:
-        return "; ".join(f"{entry['model'].lstrip('/')}: {entry['reason']}" for entry in report.failed)
-    return f"no model at {model}: neither an .onnx file nor a folder of NAME/VERSION.onnx"
+def _why(report: ReloadReport, model: Path) -> list[str]:
+    if report.failed or report.loaded:
+        return [f"{entry['model'].lstrip('/')}: {entry['reason']}" for entry in report.failed]
+    return [f"no model at {model}: neither an .onnx file nor a folder of NAME/VERSION.onnx"]
+
+
+def _no_default(settings: Settings, names: Iterable[str]) -> str:
+    return f"default_model={settings.default_model}, but the models at {settings.model} are: {', '.join(sorted(names))}"
 
 
 def _labels(served: ServedModel) -> tuple[str, str, str, str, str]:

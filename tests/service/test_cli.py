@@ -48,6 +48,14 @@ def test_every_setting_is_a_flag_of_serve(capsys: pytest.CaptureFixture[str]) ->
     assert [] == [name for name in Settings.model_fields if f"--{name.replace('_', '-')} " not in text]
 
 
+@pytest.mark.parametrize("flag", ["--host", "--model", "--api-keys-file", "--admin-key-file"])
+@pytest.mark.parametrize("value", ["", " "])
+def test_an_empty_value_is_refused(flag: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """An empty host would listen on every address, an empty path would be the current folder."""
+    assert main(["serve", flag, value, "--port", "0"]) == 2
+    assert f"fieldmark: {flag}: must not be empty, not {value!r}\n" == capsys.readouterr().err
+
+
 def test_classify_prints_the_likeliest_first(model: str, photo: str, capsys: pytest.CaptureFixture[str]) -> None:
     """People get the size, percentages, bars and labels."""
     assert main(["classify", photo, "--model", model, "--top-k", "2"]) == 0

@@ -11,7 +11,7 @@ import pytest
 
 from service.errors import NotReady, UnknownModel
 from service.inference.engine import Engine, OnnxEngine, Question
-from service.inference.models import Registry, scan
+from service.inference.models import Registry, check_there, scan
 from service.inference.runtime import Runtime
 from service.inference.sessions import ModelRejected
 from service.settings import Settings
@@ -96,6 +96,32 @@ def test_default_model_is_a_setting(tmp_path: Path) -> None:
         assert registry.get().name == "b"
 
     with_registry(tmp_path, test, default_model="b")
+
+
+def test_default_model_that_is_not_there(tmp_path: Path) -> None:
+    """It is never ready with a default model that would not answer: neither a folder's nor a file's, nor a bad one."""
+    path = put(tmp_path, "a/1", tiny_model())
+    put(tmp_path, "bad/1", BROKEN)
+
+    async def test(runtime: Runtime) -> None:
+        with pytest.raises(ModelRejected, match=r"default_model=b"):
+            await runtime.models.wait_ready()
+        assert not runtime.ready
+
+    for model, name in ((tmp_path, "b"), (path, "b"), (tmp_path, "bad")):  # the last is there, and refused
+        with_runtime(model, test, default_model=name)
+
+
+def test_files_are_looked_for_before_anything_starts(tmp_path: Path) -> None:
+    """A path without models, and a default model that no folder has, are refused without loading anything."""
+    put(tmp_path, "a/1", b"not looked into")
+    check_there(Settings(model=tmp_path, default_model="a"))
+    check_there(Settings(model=tmp_path / "a" / "1.onnx", default_model="what its manifest says"))
+    with pytest.raises(ModelRejected, match=r"default_model=b, but the models at .* are: a$"):
+        check_there(Settings(model=tmp_path, default_model="b"))
+    for wrong in (tmp_path / "typo", tmp_path / "a"):
+        with pytest.raises(ModelRejected, match=f"^no model at {wrong}"):
+            check_there(Settings(model=wrong))
 
 
 def test_single_file_is_named_by_its_manifest(tmp_path: Path) -> None:
