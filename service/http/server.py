@@ -34,6 +34,9 @@ QUIET_S = 0.25
 MOST_QUIET_S = 2.0
 """How long that is waited for after the last accepted request was answered, seconds."""
 
+_LOOK_NOW: signal.Signals | None = getattr(signal, "SIGHUP", None)
+"""The signal that asks for a look at the models; Windows has none."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -133,6 +136,8 @@ def serve(settings: Settings) -> int:
     """
     # As the first process of a container a signal without a handler is ignored, and loading takes seconds.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    if _LOOK_NOW is not None:
+        signal.signal(_LOOK_NOW, signal.SIG_IGN)  # they are looked at anyway when serving begins
     configure_logs(settings)
     try:
         check_there(settings)
@@ -194,13 +199,49 @@ async def _serve(
     beside = [asyncio.create_task(_announce(server.runtime, listening))]
     if admin is not None and for_admin is not None:
         beside.append(asyncio.create_task(admin.serve(sockets=[for_admin])))
+    looks = _Looks(server.runtime)
     try:
         await server.serve(sockets=[listening])
     finally:
+        looks.stop()
         if admin is not None:
             admin.should_exit = True
         beside[0].cancel()
         await asyncio.gather(*beside, return_exceptions=True)
+
+
+class _Looks:
+    """Looks at the models whenever SIGHUP asks for it: once more for all signals that come while one look runs."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._again = False
+        self._task: asyncio.Task[None] | None = None
+        if _LOOK_NOW is not None:
+            asyncio.get_running_loop().add_signal_handler(_LOOK_NOW, self._ask)
+
+    def stop(self) -> None:
+        """Look no more; the signal is ignored from here on."""
+        if self._task is not None:
+            self._task.cancel()
+        if _LOOK_NOW is not None:
+            asyncio.get_running_loop().remove_signal_handler(_LOOK_NOW)
+            signal.signal(_LOOK_NOW, signal.SIG_IGN)
+
+    def _ask(self) -> None:
+        self._again = True
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._look())
+
+    async def _look(self) -> None:
+        while self._again:
+            self._again = False
+            try:
+                report = await self._runtime.models.reload()
+            except Exception:
+                logger.exception("looking at the models failed; the loaded ones stay")
+            else:
+                logger.info("looked at the models: %s", report)
 
 
 async def _announce(runtime: Runtime, listening: socket.socket) -> None:

@@ -1,5 +1,6 @@
 """The process `fieldmark serve`: started, loaded with requests, told to stop."""
 
+import json
 import os
 import signal
 import socket
@@ -152,6 +153,39 @@ def test_ctrl_c_and_second_port(tmp_path: Path) -> None:
         assert "Traceback" not in log
         with pytest.raises(OSError):
             admin.get("/metrics")
+
+
+def test_sighup_looks_at_the_models_and_loses_nothing(tmp_path: Path) -> None:
+    """Under load every request is answered 200, a new version answers, and one whose file was removed is retired."""
+    with process(tmp_path, poll_interval_s=3600) as server:
+        admin = Server(f"http://127.0.0.1:{server.port}")
+
+        def versions() -> list[str]:
+            return [model["version"] for model in json.loads(admin.get("/models"))["models"]]
+
+        def asked(count: int) -> None:
+            enough = len(load.codes) + count
+            until(lambda: len(load.codes) >= enough or bool(load.lost))
+
+        load = Load(server)
+        load.start(4)
+        asked(20)
+        for number in range(2, 6):
+            (tmp_path / "tiny" / f"{number}.onnx").write_bytes(tiny_model())
+            server.popen.send_signal(signal.SIGHUP)
+            until(lambda number=number: versions()[0] == str(number))
+            asked(10)
+        for number in range(1, 5):
+            (tmp_path / "tiny" / f"{number}.onnx").unlink()
+        for _ in range(20):
+            server.popen.send_signal(signal.SIGHUP)
+        until(lambda: versions() == ["5"])
+        asked(20)
+        assert ({200}, []) == (set(load.codes), load.lost)
+        code, log = server.stop()
+        load.join()
+        assert (0, []) == (code, load.lost)
+        assert "Traceback" not in log
 
 
 def test_unfinished_request_ends_with_the_grace(tmp_path: Path) -> None:
