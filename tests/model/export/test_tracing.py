@@ -33,6 +33,12 @@ def test_a_fresh_file_loads_without_warnings(tiny: Exported, capfd: pytest.Captu
     assert ("", "") == capfd.readouterr()
 
 
+def test_the_bundled_file_loads_without_warnings(capfd: pytest.CaptureFixture[str]) -> None:
+    """It was exported like any other."""
+    _open(Path("service/bundled/cub50/1.onnx"))
+    assert ("", "") == capfd.readouterr()
+
+
 @pytest.mark.slow
 def test_a_file_like_the_bundled_one_too(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Another backbone folds other constants."""
