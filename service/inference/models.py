@@ -387,7 +387,8 @@ def _is_old(signature: _Signature, seconds: float) -> bool:
 
 def _why(report: ReloadReport, model: Path) -> list[str]:
     if report.failed or report.loaded:
-        return [f"{entry['model'].lstrip('/')}: {entry['reason']}" for entry in report.failed]
+        names = [entry["model"] if entry["model"][0] != "/" else str(model) for entry in report.failed]
+        return [f"{name}: {entry['reason']}" for name, entry in zip(names, report.failed, strict=True)]
     return [f"no model at {model}: neither an .onnx file nor a folder of NAME/VERSION.onnx"]
 
 
