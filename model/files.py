@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import BinaryIO
 class WriteError(OSError):
     """A file could not be written; the one before it, if any, is untouched."""
 
-    def __init__(self, path: Path, reason: OSError) -> None:
-        super().__init__(f"{path} could not be written ({reason}); the file before it is untouched")
+    def __init__(self, path: Path, reason: OSError | ValueError) -> None:
+        why = getattr(reason, "strerror", None) or str(reason)
+        super().__init__(f"{path} could not be written ({why}); the file before it is untouched")
 
 
 @contextmanager
@@ -42,6 +44,39 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         if isinstance(error, OSError) and not isinstance(error, WriteError):
             raise WriteError(path, error) from error
         raise
+
+
+def check_target(path: Path) -> None:
+    """Raise unless a file could be written here now: asked before work that takes minutes, not after it.
+
+    Raises:
+        WriteError: it is a folder, or its folder cannot be made or written to, or the disk is full.
+    """
+    _check(path, path.parent)
+
+
+def check_folder(path: Path) -> None:
+    """Raise unless files could be written into this folder now; it need not exist.
+
+    Raises:
+        WriteError: it is a file, it cannot be made or written to, or the disk is full.
+    """
+    _check(path, path)
+
+
+def _check(target: Path, folder: Path) -> None:
+    try:
+        if target != folder and target.is_dir():
+            raise OSError("it is a folder")
+        there = next((place for place in (folder, *folder.absolute().parents) if os.path.lexists(place)), Path())
+        if not there.is_dir():
+            raise OSError(f"{there} is a file, not a folder")
+        with tempfile.TemporaryFile(dir=there) as probe:
+            probe.write(bytes(4096))
+            probe.flush()
+            os.fsync(probe.fileno())
+    except (OSError, ValueError) as error:
+        raise WriteError(target, error) from error
 
 
 def write_whole(path: Path, content: bytes | memoryview | str) -> None:

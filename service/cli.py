@@ -1,7 +1,6 @@
 """The command `fieldmark`: serve, or classify, explain, inspect and measure without a server."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -10,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from model import terminal
 from service.settings import Settings
 
 _USUAL = ("model", "host", "port", "device")
@@ -19,6 +19,10 @@ _DEFAULTS = Settings.model_fields
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code: 0 done, 1 not possible, 2 wrong usage."""
     given = sys.argv[1:] if arguments is None else list(arguments)
+    return terminal.run(lambda: _main(given), lambda message: _fail(message, 1))
+
+
+def _main(given: list[str]) -> int:
     options = _parser(with_bench=given[:1] == ["bench"]).parse_args(given)
     # Imported late: `--help` need not wait for the runtime.
     from service.errors import FieldmarkError
@@ -33,17 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(error.detail + (f" Similar: {', '.join(nearest)}." if nearest else ""), 1)
     except ModelRejected as error:
         return _fail(str(error), 1)
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        # The reader has seen enough (`| head`); Python would complain once more when it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     return code
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"fieldmark: {message}", file=sys.stderr)  # noqa: T201 - the command's answer
+    print(f"fieldmark: {terminal.one_line(message)}", file=sys.stderr)  # noqa: T201 - the command's answer
     return code
 
 
@@ -51,7 +49,8 @@ def _first_problem(error: ValidationError) -> str:
     """Return a settings or options error in one line, naming the flag."""
     first = error.errors(include_url=False)[0]
     flag = "--" + ".".join(str(part) for part in first["loc"]).replace("_", "-")
-    return f"{flag}: {first['msg'][:1].lower()}{first['msg'][1:]}, not {first['input']!r}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{flag}: {message[:1].lower()}{message[1:]}, not {first['input']!r}"
 
 
 def _version() -> str:
@@ -62,7 +61,7 @@ def _version() -> str:
 
 
 def _parser(*, with_bench: bool) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="fieldmark", description=__doc__)
+    parser = terminal.Parser(prog="fieldmark", description=__doc__)
     parser.add_argument("--version", action="version", version=f"fieldmark {_version()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_serve(commands.add_parser("serve", help="answer over HTTP"))

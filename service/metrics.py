@@ -197,6 +197,9 @@ class Metrics:
             registry=registry,
         )
         self._reloads = Counter("fieldmark_model_reloads_total", "Reloads of models.", ["outcome"], registry=registry)
+        self._missing_files = Gauge(
+            "fieldmark_model_files_missing", "Models loaded whose file is gone.", registry=registry
+        )
         build = Gauge("fieldmark_build_info", "Version of the service; always 1.", ["version"], registry=registry)
         build.labels(service_version()).set(1)
 
@@ -250,6 +253,10 @@ class Metrics:
     def model_unloaded(self, name: str, version: str, sha256: str, provider: str, precision: str) -> None:
         """Take a model off the list."""
         self._model_info.remove(name, version, sha256, provider, precision)
+
+    def missing_files(self, count: int) -> None:
+        """Set how many loaded models have no file any more."""
+        self._missing_files.set(count)
 
     def confidence(self, probability: float) -> None:
         """Record the probability of the first class."""

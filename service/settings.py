@@ -1,9 +1,9 @@
 """Every serving option: read once at the entry from flags, `FIELDMARK_*` variables and defaults, then passed in."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 BUNDLED_MODEL = Path(__file__).parent / "bundled"
@@ -62,3 +62,11 @@ class Settings(BaseSettings):
 
     log_format: Literal["auto", "json", "console"] = Field("auto", description="`auto`: console on a terminal.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")
+
+    @field_validator("model", "host", "api_keys_file", "admin_key_file", mode="before")
+    @classmethod
+    def _is_named(cls, value: Any) -> Any:
+        """Refuse the empty text: as a host it is every address, as a path the folder the command runs in."""
+        if isinstance(value, str) and not value.strip():
+            raise ValueError("must not be empty")
+        return value

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
-from model.files import WriteError, write_whole
+from model.files import check_folder, check_target, write_whole
+from model.terminal import one_line, run
 from training.arms import ARMS
 from training.errors import TrainingError
 from training.options import build_parser, cache_of, dataset_of, project_commit, recipe_of, weights_of, workers_of
@@ -27,21 +28,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     What a command needs is imported when it runs: torch alone takes seconds.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    options = build_parser(COMMANDS).parse_args(arguments)
-    try:
-        status: int = options.command(options)
-    except (TrainingError, WriteError, URLError, ValueError) as error:
-        _say(f"fieldmark-train {options.name}: {error}")
+    name = ""
+
+    def refuse(message: str) -> int:
+        _say(f"fieldmark-train{name}: {one_line(message)}")
         return 1
-    except RuntimeError as error:
-        if not type(error).__module__.startswith("model."):
-            raise
-        _say(f"fieldmark-train {options.name}: {error}")  # parity, gate or graph: the model refuses to be written
-        return 1
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    return status
+
+    def command() -> int:
+        nonlocal name
+        logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+        options = build_parser(COMMANDS).parse_args(arguments)
+        name = f" {options.name}"
+        try:
+            status: int = options.command(options)
+        except (TrainingError, URLError, ValueError) as error:
+            return refuse(str(error))
+        except RuntimeError as error:
+            if not type(error).__module__.startswith("model."):
+                raise
+            return refuse(str(error))  # parity, gate or graph: the model refuses to be written
+        return status
+
+    return run(command, refuse)
 
 
 def fit_command(options: argparse.Namespace) -> int:
@@ -50,6 +58,7 @@ def fit_command(options: argparse.Namespace) -> int:
     from training.fit.loop import fit
 
     recipe = recipe_of(options)
+    check_folder(options.out)
     dataset = dataset_of(options)
     outcome = fit(
         Job(
@@ -84,6 +93,8 @@ def evaluate_command(options: argparse.Namespace) -> int:
     from training.evaluation.report import write_report
     from training.fit.world import pick_device
 
+    if options.out:
+        check_folder(options.out)
     dataset = dataset_of(options)
     workers, visible = workers_of(options), not options.quiet
     if options.model.suffix == ".onnx":
@@ -115,6 +126,9 @@ def export_command(options: argparse.Namespace) -> int:
 
     if (options.model is None) == (options.torchvision is None):
         raise TrainingError("give a run, an .onnx file, or --torchvision NAME")
+    if options.out.suffix != ".onnx":
+        raise TrainingError(f"{options.out}: the name must end in .onnx")
+    check_target(options.out)
     if options.torchvision:
         return _export_torchvision(options)
     if options.precision != "fp32":
@@ -165,7 +179,10 @@ def _export_torchvision(options: argparse.Namespace) -> int:
 
     if not (options.weights and options.layer and options.labels):
         raise TrainingError("--torchvision needs --weights FILE, --layer PATH and --labels FILE (one label a line)")
-    labels = options.labels.read_text(encoding="utf-8").splitlines()
+    try:
+        labels = options.labels.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise TrainingError(f"{options.labels}: not UTF-8: {error.reason} at byte {error.start}") from error
     report = export_torchvision(
         options.torchvision,
         options.weights,
@@ -186,6 +203,7 @@ def compare_command(options: argparse.Namespace) -> int:
     """Train arms × seeds under one recipe and write the table."""
     from training.compare import Comparison, compare, read_results
 
+    check_folder(options.out)
     comparison = Comparison(
         recipe=recipe_of(options),
         arms=tuple(name.strip() for name in options.arms.split(",")),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from model.terminal import Parser
 from training.arms import ARMS, apply_arm
 from training.data.samples import Dataset
 from training.recipe import Recipe, load_recipe, parse_change, recipe_names
@@ -23,7 +24,7 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     Args:
         commands: name → function, for `fit`, `evaluate`, `export`, `compare` and `summary`.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="fieldmark-train",
         description="Trains, judges and exports fine-grained classifiers that show their attention.",
     )

@@ -22,7 +22,7 @@ from model.explain.foreign import ModuleSubject
 from model.export.export import ExportError, architecture, check_images, complete, explainer_of, write
 from model.export.gate import HeldOut, check, measure
 from model.export.parity import ParityReport, check_parity, session
-from model.export.tracing import trace
+from model.export.tracing import drop_unused_initializers, trace
 
 HALF_TOLERANCE = 0.05
 """Of the fp16 graph against float64, in the units of `ParityReport`: a sanity check, the gate is what counts."""
@@ -136,6 +136,7 @@ def quantise(model: ModelProto, explainer: Explainer, calibration: npt.NDArray[n
         )
         result = onnx.load(str(quantised))
     _drop_unused_domains(result)
+    drop_unused_initializers(result)
     return result
 
 

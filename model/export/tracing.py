@@ -75,6 +75,7 @@ def _trace(explainer: Explainer, input_size: int) -> ModelProto:
     if earlier:
         shapes = [_static_shape(model.graph, name) for name in branches[1]]
         branch_by_layer(model, always, map(Branch, *branches, shapes))
+    drop_unused_initializers(model)
     _order_outputs(model.graph)
     _check_symbolic(model.graph)
     return model
@@ -100,6 +101,21 @@ def subgraphs(graph: GraphProto) -> Iterator[GraphProto]:
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.GRAPH:
                 yield from subgraphs(attribute.g)
+
+
+def drop_unused_initializers(model: ModelProto) -> None:
+    """Drop stored tensors that nothing reads, such as what folding made and then folded again: runtimes warn of them.
+
+    Args:
+        model: changed in place, its subgraphs too.
+    """
+    parts = list(subgraphs(model.graph))
+    used = {name for part in parts for node in part.node for name in node.input}
+    used |= {value.name for part in parts for value in part.output}
+    for part in parts:
+        for index in reversed(range(len(part.initializer))):
+            if part.initializer[index].name not in used:
+                del part.initializer[index]
 
 
 def _classifier(explainer: Explainer) -> nn.Module:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from model.contract.manifest import Manifest
+from model.terminal import plain
 from service.inference.engine import OnnxEngine
-from service.inference.sessions import read_file
+from service.inference.sessions import ModelRejected, read_file
 from service.inference.verify import check_layers, self_check
 from service.settings import Settings
 
@@ -20,16 +21,19 @@ def inspect(file: Path, *, as_json: bool) -> int:
     Raises:
         ModelRejected: the service would refuse the file; the message says why.
     """
-    data = read_file(file)
-    engine = OnnxEngine(data, Settings(device="cpu"))
-    self_check(engine)
-    check_layers(engine)
+    try:
+        data = read_file(file)
+        engine = OnnxEngine(data, Settings(device="cpu"))
+        self_check(engine)
+        check_layers(engine)
+    except ModelRejected as error:
+        raise error if file.name and file.name in str(error) else ModelRejected(f"{file}: {error}") from error
     manifest = engine.manifest
     facts = {"file": str(file), "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     if as_json:
         text = json.dumps({**facts, **manifest.model_dump(mode="json")}, indent=2, ensure_ascii=False)
     else:
-        text = "\n".join(_lines(facts, manifest))
+        text = plain("\n".join(_lines(facts, manifest)))
     print(text)  # noqa: T201 - the command's result
     return 0
 

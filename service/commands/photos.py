@@ -3,6 +3,8 @@
 import asyncio
 import json
 import logging
+import os
+import re
 import sys
 import uuid
 from collections.abc import AsyncIterator, Sequence
@@ -10,6 +12,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from model.files import WriteError, check_target, write_whole
+from model.terminal import one_line, plain
 from service.errors import EmptyInput, FieldmarkError, InvalidOption, MalformedRequest
 from service.http.answers import classification, score
 from service.http.api.schemas import ClassifyOptions, ExplainOptions
@@ -22,6 +26,7 @@ from service.inference.targets import check_contrast
 from service.settings import Settings
 
 PICTURE_TYPES = {".png": "image/png", ".webp": "image/webp", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _BAR = 20
 """Characters of a bar that stands for certainty."""
 
@@ -87,6 +92,9 @@ async def _explain(photo: str, out: Path, options: ExplainOptions, settings: Set
     media_type = PICTURE_TYPES.get(out.suffix.lower())
     if media_type is None:
         raise InvalidOption(f"{out}: the name must end in {', '.join(PICTURE_TYPES)}.")
+    check_target(out)
+    if not out.parent.is_dir():
+        raise WriteError(out, OSError("No such file or directory: its folder"))
     try:
         data = read(photo)
     except FieldmarkError as error:
@@ -100,10 +108,7 @@ async def _explain(photo: str, out: Path, options: ExplainOptions, settings: Set
         head = classification(prediction, options, filename=Path(photo).name, request_id=uuid.uuid4().hex)
         # The layers are for web pages; here the picture is a file.
         shown = await explanation(head, prediction, options.model_copy(update={"size": 16}), predictor)
-    try:
-        out.write_bytes(picture)
-    except OSError as error:
-        raise MalformedRequest(f"{out}: {error.strerror or error}.") from error
+    write_whole(out, picture)
     for name in ("gradcam", "gradcam_versus", "attention"):
         if shown.get(name):
             del shown[name]["png"]
@@ -123,13 +128,17 @@ def read(photo: str) -> bytes:
     """Return a photo's bytes; `-` is the standard input.
 
     Raises:
-        MalformedRequest: there is no such file, or it cannot be read.
+        MalformedRequest: there is no such file, it cannot be read, or it is a folder or an address.
         EmptyInput: it has no bytes.
     """
+    if _ADDRESS.match(photo):
+        raise MalformedRequest("This is an address: fetch it first, as by `curl -L ADDRESS | fieldmark classify -`.")
+    if photo != "-" and os.path.isdir(photo):
+        raise MalformedRequest("This is a folder: give the photos in it, as by `FOLDER/*.jpg`.")
     try:
         data = sys.stdin.buffer.read() if photo == "-" else Path(photo).read_bytes()
-    except OSError as error:
-        raise MalformedRequest(f"{error.strerror or error}.") from error
+    except (OSError, ValueError) as error:
+        raise MalformedRequest(f"{getattr(error, 'strerror', None) or error}.") from error
     if not data:
         raise EmptyInput("The file is empty.")
     return data
@@ -137,7 +146,7 @@ def read(photo: str) -> bytes:
 
 def _print_result(photo: str, result: dict[str, Any]) -> None:
     if "code" in result:
-        print(f"{photo}: {result['detail']}", file=sys.stderr, flush=True)  # noqa: T201 - an error of the command
+        print(one_line(f"{photo}: {result['detail']}"), file=sys.stderr, flush=True)  # noqa: T201 - an error of the command
         for label in result.get("nearest", ()):
             print(f"  {label}", file=sys.stderr)  # noqa: T201
         return
@@ -149,9 +158,9 @@ def _print_result(photo: str, result: dict[str, Any]) -> None:
 
 
 def _print_json(result: dict[str, Any]) -> None:
-    _say(json.dumps(result, indent=2, ensure_ascii=False))
+    print(json.dumps(result, indent=2, ensure_ascii=False), flush=True)  # noqa: T201 - the command's result
 
 
 def _say(line: str) -> None:
     """Print a line of the result; flushed, so that a pipe shows progress."""
-    print(line, flush=True)  # noqa: T201 - the command's result
+    print(plain(line), flush=True)  # noqa: T201 - the command's result

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import signal
 import socket
 import sys
@@ -19,6 +20,7 @@ from typing import Any, Literal
 
 import uvicorn
 
+from service.inference.models import check_there
 from service.inference.runtime import Runtime
 from service.inference.sessions import ModelRejected, runtime, wants_cuda
 from service.logs import configure_logs
@@ -31,6 +33,9 @@ QUIET_S = 0.25
 """How long nobody must have asked for anything before the socket closes, seconds."""
 MOST_QUIET_S = 2.0
 """How long that is waited for after the last accepted request was answered, seconds."""
+
+_LOOK_NOW: signal.Signals | None = getattr(signal, "SIGHUP", None)
+"""The signal that asks for a look at the models; Windows has none."""
 
 logger = logging.getLogger(__name__)
 
@@ -131,12 +136,15 @@ def serve(settings: Settings) -> int:
     """
     # As the first process of a container a signal without a handler is ignored, and loading takes seconds.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    if _LOOK_NOW is not None:
+        signal.signal(_LOOK_NOW, signal.SIG_IGN)  # they are looked at anyway when serving begins
     configure_logs(settings)
     try:
+        check_there(settings)
         runtime()
         wants_cuda(settings)
-        listening = bind(settings.host, settings.port)
-        for_admin = bind(settings.host, settings.admin_port) if settings.admin_port else None
+        listening = listen(settings.host, settings.port)
+        for_admin = listen(settings.host, settings.admin_port) if settings.admin_port else None
     except (ModelRejected, OSError) as error:
         logger.error("cannot serve: %s", error)
         return 1
@@ -191,13 +199,49 @@ async def _serve(
     beside = [asyncio.create_task(_announce(server.runtime, listening))]
     if admin is not None and for_admin is not None:
         beside.append(asyncio.create_task(admin.serve(sockets=[for_admin])))
+    looks = _Looks(server.runtime)
     try:
         await server.serve(sockets=[listening])
     finally:
+        looks.stop()
         if admin is not None:
             admin.should_exit = True
         beside[0].cancel()
         await asyncio.gather(*beside, return_exceptions=True)
+
+
+class _Looks:
+    """Looks at the models whenever SIGHUP asks for it: once more for all signals that come while one look runs."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._again = False
+        self._task: asyncio.Task[None] | None = None
+        if _LOOK_NOW is not None:
+            asyncio.get_running_loop().add_signal_handler(_LOOK_NOW, self._ask)
+
+    def stop(self) -> None:
+        """Look no more; the signal is ignored from here on."""
+        if self._task is not None:
+            self._task.cancel()
+        if _LOOK_NOW is not None:
+            asyncio.get_running_loop().remove_signal_handler(_LOOK_NOW)
+            signal.signal(_LOOK_NOW, signal.SIG_IGN)
+
+    def _ask(self) -> None:
+        self._again = True
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._look())
+
+    async def _look(self) -> None:
+        while self._again:
+            self._again = False
+            try:
+                report = await self._runtime.models.reload()
+            except Exception:
+                logger.exception("looking at the models failed; the loaded ones stay")
+            else:
+                logger.info("looked at the models: %s", report)
 
 
 async def _announce(runtime: Runtime, listening: socket.socket) -> None:
@@ -208,21 +252,35 @@ async def _announce(runtime: Runtime, listening: socket.socket) -> None:
     gc.collect()
     gc.freeze()  # what lives as long as the service need not be looked at by every collection
     gc.set_threshold(10_000)  # a request leaves hardly any cycles: every other one would pay for a collection
-    host, port = listening.getsockname()[:2]
-    address = f"[{host}]" if ":" in host else host
+    address = _address(*listening.getsockname()[:2])
     names = ", ".join(f"{served.name}/{served.version}" for served in runtime.models.served())
-    logger.info("ready on http://%s:%d, %s with %s", address, port, runtime.status()["provider"], names)
+    logger.info("ready on http://%s, %s with %s", address, runtime.status()["provider"], names)
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """Return a bound socket; listening begins when the loop takes it.
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens.
+
+    With `SO_REUSEADDR`, without which a restart would have to wait for old connections, two processes may bind one
+    port as long as neither listens; and the loop, which would listen later, does not always say that it failed. So
+    the port is taken here, at once.
 
     Raises:
-        OSError: the address cannot be had.
+        OSError: the address cannot be had; the message names host and port.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    bound.bind((host, port))
-    bound.set_inheritable(True)
-    return bound
+    taken = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if os.name == "posix":  # elsewhere the option lets two processes share the port
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind((host, port))
+        taken.listen(BACKLOG)
+    except (OSError, UnicodeError) as error:
+        taken.close()
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise OSError(f"{_address(host, port)}: {reason[:1].lower()}{reason[1:]}") from error
+    taken.set_inheritable(True)
+    return taken
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

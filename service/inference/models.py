@@ -3,7 +3,8 @@
 A folder holds `NAME/VERSION.onnx`; a version is a whole number, compared as a number, the newest answers by
 default. The folder is looked at every few seconds: a complete new file is loaded, warmed and checked beside the
 running model, and takes its place in one step. Work in hand keeps the model that it started with, so no request is
-lost; a file that fails its check changes nothing, and the last good model stays when its file vanishes.
+lost; a file that fails its check changes nothing. Storage comes and goes: a version whose file vanished goes on
+answering until somebody asks for a look on purpose, by `POST /admin/reload` or SIGHUP, and something else answers.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ import contextlib
 import hashlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -67,7 +68,7 @@ class _Slot:
     path: Path
     seen: _Signature | None = None
     tried: _Signature | None = None
-    failed: bool = False
+    failed: str = ""
     served: ServedModel | None = None
 
 
@@ -104,6 +105,7 @@ class Registry:
         self._load = load
         self._slots: dict[str, _Slot] = {}
         self._index: dict[str, dict[int, ServedModel]] = {}
+        self._missing: set[str] = set()
         self._busy = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
         self._first_load = asyncio.Event()
@@ -135,8 +137,8 @@ class Registry:
 
     @property
     def loaded(self) -> bool:
-        """Whether there is a model to ask."""
-        return bool(self._index)
+        """Whether there is a model to ask without naming one."""
+        return bool(self._index) and (self._settings.default_model or min(self._index)) in self._index
 
     def served(self) -> list[ServedModel]:
         """Return what is served: by name, the newest version first."""
@@ -164,9 +166,12 @@ class Registry:
         return served
 
     async def reload(self) -> dict[str, Any]:
-        """Look at the files now, taking every file as complete and trying failed ones again; see `ReloadReport`."""
+        """Look at the files now: every file is complete, failed ones are tried again, versions without one retired.
+
+        Of a name without any file the newest version stays, unless other names answer; see `ReloadReport`.
+        """
         async with self._busy:
-            report = await self._look(trust=True, retry=True)
+            report = await self._look(trust=True, on_purpose=True)
         if not (report.loaded or report.failed or report.removed):
             self._metrics.reloaded("unchanged")
         return report.as_dict()
@@ -177,8 +182,9 @@ class Registry:
         try:
             async with self._busy:
                 report = await self._look(trust=True)
-            if not self._index:
-                self.failed = ModelRejected(_why(report, self._settings.model))
+            if not self.loaded:
+                without_default = [_no_default(self._settings, self._index)] if self._index else []
+                self.failed = ModelRejected("; ".join([*without_default, *_why(report, self._settings.model)]))
         except ModelRejected as error:
             self.failed = error
         except Exception as error:
@@ -197,38 +203,42 @@ class Registry:
             except Exception:
                 logger.exception("looking at the models failed; the loaded ones stay")
 
-    async def _look(self, *, trust: bool = False, retry: bool = False) -> ReloadReport:
-        """Load what is new and complete, and forget what vanished.
+    async def _look(self, *, trust: bool = False, on_purpose: bool = False) -> ReloadReport:
+        """Load what is new and complete; what vanished stays, unless it is retired on purpose.
 
         Args:
             trust: take every file as complete, rather than wait until it stays the same.
-            retry: try files again that failed before.
+            on_purpose: somebody asked: try files again that failed before, and retire versions without a file.
         """
         report = ReloadReport()
         found = await asyncio.to_thread(scan, self._settings.model)
         for key, (path, signature) in found.items():
             slot = self._slots.setdefault(key, _Slot(path))
+            if slot.path != path:  # 1.onnx is 001.onnx now: the same place, another file
+                slot.path, slot.tried = path, None
             settled = trust or slot.seen == signature or _is_old(signature, self._settings.poll_interval_s)
             slot.seen = signature
-            if slot.tried == signature and not (retry and slot.failed):
+            if slot.tried == signature and not (on_purpose and slot.failed):
                 report.unchanged.append(key)
             elif settled:
-                await self._try(key, slot, signature, report)
-        self._forget(set(found), report)
+                await self._try(key, slot, signature, report, again=on_purpose)
+        self._keep_or_retire(set(found), report, on_purpose)
         return report
 
-    async def _try(self, key: str, slot: _Slot, signature: _Signature, report: ReloadReport) -> None:
-        slot.tried, slot.failed = signature, False
+    async def _try(self, key: str, slot: _Slot, signature: _Signature, report: ReloadReport, *, again: bool) -> None:
+        failed_before, slot.tried, slot.failed = slot.failed, signature, ""
         try:
             served = await asyncio.to_thread(self._make, key, slot)
         except Exception as error:
-            slot.failed = True
             expected = isinstance(error, ModelRejected)
-            reason = str(error) if expected else f"{type(error).__name__} while loading"
-            stays = "the loaded one stays" if slot.served else "it is not served"
-            logger.error("model %s is refused, %s: %s", key, stays, reason, exc_info=not expected)
-            self._metrics.reloaded("failed")
-            report.failed.append({"model": key, "reason": reason})
+            slot.failed = str(error) if expected else f"{type(error).__name__} while loading"
+            if isinstance(error.__cause__, OSError):
+                slot.tried = None  # a fault of the storage or of its rights, which may pass without a trace in the file
+            if again or slot.failed != failed_before:
+                stays = "the loaded one stays" if slot.served else "it is not served"
+                logger.error("model %s is refused, %s: %s", key, stays, slot.failed, exc_info=not expected)
+                self._metrics.reloaded("failed")
+            report.failed.append({"model": key, "reason": slot.failed})
             return
         if slot.served is not None and served.sha256 == slot.served.sha256:
             report.unchanged.append(key)
@@ -264,11 +274,12 @@ class Registry:
             self._metrics.model_loaded(*_labels(served))
             self._metrics.reloaded("ok")
 
-    def _forget(self, found: set[str], report: ReloadReport) -> None:
-        """Unload vanished files, but never the last good version of a name."""
-        for key in sorted(set(self._slots) - found):
+    def _keep_or_retire(self, found: set[str], report: ReloadReport, on_purpose: bool) -> None:
+        """Keep serving what has no file any more, and say so once; on purpose, retire all that others replace."""
+        on_purpose = on_purpose and bool(found)  # a folder that shows nothing at all is an outage, not a purpose
+        for key in sorted(set(self._slots) - found, key=_by_number):
             slot = self._slots[key]
-            if slot.served is not None and len(self._index.get(slot.served.name, ())) < 2:
+            if slot.served is not None and not (on_purpose and self._has_successor(slot.served, found)):
                 slot.tried = None  # should the file come back, it is looked at again
                 report.unchanged.append(key)
                 continue
@@ -277,6 +288,26 @@ class Registry:
                 self._swap(slot, None)
                 report.removed.append(key)
             del self._slots[key]
+        self._tell_missing(set(self._slots) - found)
+
+    def _has_successor(self, served: ServedModel, found: set[str]) -> bool:
+        """Return whether requests are still answered without this model: by its name, or by default."""
+        if len(self._index[served.name]) > 1:
+            return True
+        others = {key.rpartition("/")[0] for key in found} & set(self._index) - {served.name}
+        return bool(others) and served.name != self._settings.default_model
+
+    def _tell_missing(self, missing: set[str]) -> None:
+        """Set the gauge; log what has gone or come back since the last look."""
+        for key in sorted(missing - self._missing, key=_by_number):
+            logger.warning(
+                "the file of model %s is missing; what is loaded goes on answering, until POST /admin/reload or SIGHUP",
+                key,
+            )
+        for key in sorted(self._missing & set(self._slots) - missing, key=_by_number):
+            logger.info("the file of model %s is back", key)
+        self._missing = missing
+        self._metrics.missing_files(len(missing))
 
     def _reindex(self) -> None:
         index: dict[str, dict[int, ServedModel]] = {}
@@ -298,23 +329,47 @@ class Registry:
             raise NotReady("The GPU does not answer.")
 
 
+def check_there(settings: Settings) -> None:
+    """Raise unless there are files to serve, the default model's among them; nothing is loaded for that.
+
+    Raises:
+        ModelRejected: there is none; the message says what is there.
+    """
+    found = scan(settings.model)
+    if not found:
+        raise ModelRejected(*_why(ReloadReport(), settings.model))
+    names = {key.rpartition("/")[0] for key in found}
+    if settings.default_model and settings.default_model not in names and settings.model.is_dir():
+        raise ModelRejected(_no_default(settings, names))
+
+
 def scan(model: Path) -> dict[str, tuple[Path, _Signature]]:
     """Return the model files by `NAME/VERSION` (`/VERSION` for a single file), with what tells their changes.
 
     Names that begin with a dot, and stems that are not whole numbers, are not models: unfinished copies, notes.
     """
-    if model.is_dir():
-        paths = [path for path in sorted(model.glob("*/*.onnx")) if _is_model(path)]
-        keys = [f"{path.parent.name}/{int(path.stem)}" for path in paths]
-    else:
-        paths = [model]
-        keys = [f"/{int(model.stem) if _is_number(model.stem) else 1}"]
+    try:
+        placed = _placed(model)
+    except OSError:
+        return {}  # storage that does not answer shows nothing
     found = {}
-    for key, path in zip(keys, paths, strict=True):
+    for key, path in sorted(placed, key=lambda one: (_by_number(one[0]), one[1])):
         with contextlib.suppress(OSError):
             stat = path.stat()
             found[key] = (path, _Signature(stat.st_ino, stat.st_size, stat.st_mtime_ns))
     return found
+
+
+def _placed(model: Path) -> list[tuple[str, Path]]:
+    if model.is_dir():
+        return [(f"{path.parent.name}/{int(path.stem)}", path) for path in model.glob("*/*.onnx") if _is_model(path)]
+    return [(f"/{int(model.stem) if _is_number(model.stem) else 1}", model)]
+
+
+def _by_number(key: str) -> tuple[str, int]:
+    """Return what sorts `NAME/VERSION` by name, then by version as a number."""
+    name, _, number = key.rpartition("/")
+    return name, int(number)
 
 
 def _is_model(path: Path) -> bool:
@@ -330,10 +385,15 @@ def _is_old(signature: _Signature, seconds: float) -> bool:
     return time.time() - signature.modified_ns / 1e9 > seconds
 
 
-def _why(report: ReloadReport, model: Path) -> str:
-    if report.failed:
-        return "; ".join(f"{entry['model'].lstrip('/')}: {entry['reason']}" for entry in report.failed)
-    return f"no model at {model}: neither an .onnx file nor a folder of NAME/VERSION.onnx"
+def _why(report: ReloadReport, model: Path) -> list[str]:
+    if report.failed or report.loaded:
+        names = [entry["model"] if entry["model"][0] != "/" else str(model) for entry in report.failed]
+        return [f"{name}: {entry['reason']}" for name, entry in zip(names, report.failed, strict=True)]
+    return [f"no model at {model}: neither an .onnx file nor a folder of NAME/VERSION.onnx"]
+
+
+def _no_default(settings: Settings, names: Iterable[str]) -> str:
+    return f"default_model={settings.default_model}, but the models at {settings.model} are: {', '.join(sorted(names))}"
 
 
 def _labels(served: ServedModel) -> tuple[str, str, str, str, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from model.files import WriteError, replacing, write_whole
+from model.files import WriteError, check_folder, check_target, replacing, write_whole
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
@@ -87,3 +87,27 @@ def test_two_writers_do_not_meet(tmp_path: Path) -> None:
             second.write(b"second")
         assert path.read_bytes() == b"second"
     assert path.read_bytes() == b"first"
+
+
+@pytest.mark.parametrize("target", ["file/x.onnx", "folder", "file/a/b/x.onnx", "n" * 300 + "/x", "dangling/x"])
+def test_targets_are_checked_before_the_work(tmp_path: Path, target: str) -> None:
+    """A file where a folder must be, a folder where a file must be, a name that no folder can have."""
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(WriteError, match="could not be written"):
+        check_target(tmp_path / target)
+    check_target(tmp_path / "file")
+    check_target(tmp_path / "new" / "folders" / "x.onnx")
+    check_folder(tmp_path / "new" / "run")
+    check_folder(tmp_path / "folder")
+    with pytest.raises(WriteError, match="is a file, not a folder"):
+        check_folder(tmp_path / "file")
+    assert ["dangling", "file", "folder"] == sorted(path.name for path in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("folder", ["/proc/nothing", "/dev/full/x"])
+def test_what_takes_no_file_is_found_before_the_work(folder: str) -> None:
+    """A file system that takes no files says so."""
+    with pytest.raises(WriteError):
+        check_folder(Path(folder))

@@ -48,6 +48,14 @@ def test_every_setting_is_a_flag_of_serve(capsys: pytest.CaptureFixture[str]) ->
     assert [] == [name for name in Settings.model_fields if f"--{name.replace('_', '-')} " not in text]
 
 
+@pytest.mark.parametrize("flag", ["--host", "--model", "--api-keys-file", "--admin-key-file"])
+@pytest.mark.parametrize("value", ["", " "])
+def test_an_empty_value_is_refused(flag: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """An empty host would listen on every address, an empty path would be the current folder."""
+    assert main(["serve", flag, value, "--port", "0"]) == 2
+    assert f"fieldmark: {flag}: must not be empty, not {value!r}\n" == capsys.readouterr().err
+
+
 def test_classify_prints_the_likeliest_first(model: str, photo: str, capsys: pytest.CaptureFixture[str]) -> None:
     """People get the size, percentages, bars and labels."""
     assert main(["classify", photo, "--model", model, "--top-k", "2"]) == 0
@@ -215,3 +223,46 @@ def test_serve_without_its_keys(tmp_path: Path) -> None:
     command = [Path(sys.executable).with_name("fieldmark"), "serve", "--port", "0"]
     run = subprocess.run([*command, "--api-keys-file", tmp_path / "keys"], capture_output=True, text=True)
     assert (1, f"fieldmark: no key can be read from {tmp_path / 'keys'}\n") == (run.returncode, run.stderr)
+
+
+@pytest.mark.parametrize(
+    ("photo", "said"),
+    [
+        (".", ".: This is a folder: give the photos in it, as by `FOLDER/*.jpg`."),
+        ("https://example.org/a.jpg", "https://example.org/a.jpg: This is an address: fetch it first"),
+        ("no/such\n.jpg", "no/such .jpg: No such file or directory."),
+        (b"caf\xe9.jpg".decode("utf-8", "surrogateescape"), "caf\\udce9.jpg: No such file or directory."),
+    ],
+)
+def test_what_is_no_photo_is_named_with_what_to_do(
+    model: str, photo: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line each, from both commands."""
+    assert main(["classify", photo, "--model", model]) == 1
+    assert main(["explain", photo, "-o", str(tmp_path / "o.png"), "--model", model]) == 1
+    of_classify, of_explain = capsys.readouterr().err.encode("utf-8", "backslashreplace").decode().splitlines()
+    assert (True, True) == (of_classify.startswith(said), of_explain.startswith(f"fieldmark: {said}"))
+
+
+@pytest.mark.parametrize("out", ["file/o.png", "folder.png", "/proc/nothing/o.png"])
+def test_explain_checks_its_target_before_the_model(
+    out: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model that is none is not even looked at."""
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.png").mkdir()
+    assert main(["explain", "none.jpg", "-o", str(tmp_path / out), "--model", "none.onnx"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{tmp_path / out} could not be written" in line
+
+
+def test_a_bad_model_is_named(tmp_path: Path, photo: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every message about a file has the file's name."""
+    bad = tmp_path / "bad.onnx"
+    bad.write_bytes(b"\xff\xff")
+    for command in (["inspect", str(bad)], ["classify", photo, "--model", str(bad)]):
+        assert main(command) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"{bad}: not an ONNX file" in line
+    assert main(["inspect", str(tmp_path)]) == 1
+    assert f"fieldmark: {tmp_path.name} cannot be read: Is a directory" in capsys.readouterr().err

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from training.cli import main
+from training.data.store import cache_folder
+from training.errors import TrainingError
+
 COMMAND = """
 import sys
 from training.cli import main
@@ -30,6 +34,48 @@ def test_fit_neither_loads_nor_needs_onnx(tiny_options: list[str], tmp_path: Pat
     *result, loaded = done.stdout.splitlines()
     assert loaded == "[]"
     assert json.loads("\n".join(result))["finished"]
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["export", "run", "--out", "run.bin"], "run.bin: the name must end in .onnx"),
+        (["export", "run", "--out", "file/x.onnx"], "file/x.onnx could not be written (file is a file, not a folder)"),
+        (["export", "run", "--out", "folder.onnx"], "folder.onnx could not be written (it is a folder)"),
+        (["evaluate", "run", "--data", "none", "--out", "file"], "file could not be written"),
+        (["compare", "--data", "none", "--out", "file"], "file could not be written"),
+        (["fit", "--data", "none", "--out", "file/run"], "file/run could not be written"),
+        (["export", "file.onnx", "--out", "x.onnx"], "file.onnx: no such file or directory"),
+        (
+            ["export", "--torchvision=a", "--weights=w", "--layer=l", "--labels=none", "--out=x.onnx"],
+            "none: no such file or directory",
+        ),
+        (
+            ["export", "--torchvision=a", "--weights=w", "--layer=l", "--labels=latin", "--out=x.onnx"],
+            "latin: not UTF-8: unexpected end of data at byte 3",
+        ),
+    ],
+)
+def test_every_trouble_with_a_path_is_one_line_before_the_work(
+    command: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The target is looked at first: what is to be read is not there either."""
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    Path("folder.onnx").mkdir()
+    Path("latin").write_bytes("café".encode("latin-1"))
+    assert main(command) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"fieldmark-train {command[0]}: {said}")
+
+
+def test_without_a_home_the_cache_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user that the system does not know has no folder for decoded photos."""
+    for name in ("FIELDMARK_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    with pytest.raises(TrainingError, match="--cache"):
+        cache_folder()
 
 
 def test_help_loads_no_torch() -> None:

@@ -154,7 +154,10 @@ def cache_folder() -> Path:
     """Return where stores are kept: `FIELDMARK_CACHE`, else fieldmark's part of the user's cache folder."""
     if folder := os.environ.get("FIELDMARK_CACHE"):
         return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fieldmark"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fieldmark"
+    except RuntimeError as error:  # a user without a home, as in containers
+        raise DatasetError("there is no home folder to keep decoded photos in: name one by --cache") from error
 
 
 def open_store(

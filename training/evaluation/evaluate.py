@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from model.contract.geometry import Resize
 from model.contract.graph import codes_of_best, feeds
-from model.contract.manifest import MANIFEST_KEY, Manifest
+from model.contract.manifest import MANIFEST_KEY, Manifest, ManifestError
 from model.explain.gradcam import activation_map, channel_gradients
 from model.network.network import Network
 from training.checkpoint import Selected, load_selected
@@ -178,7 +178,11 @@ def onnx_answers(path: Path, threads: int = 0) -> tuple[Ask, Manifest]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    data = path.read_bytes()
+    try:
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the binding raises its own classes, one a status code, without a common root
+        raise ManifestError(f"{path.name} cannot be loaded: {error}") from error
     manifest = Manifest.from_metadata({MANIFEST_KEY: session.get_modelmeta().custom_metadata_map.get(MANIFEST_KEY)})
     wanted = ["logits", "gradcam", *(["attention"] if manifest.has_attention else [])]
 

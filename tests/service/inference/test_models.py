@@ -11,7 +11,7 @@ import pytest
 
 from service.errors import NotReady, UnknownModel
 from service.inference.engine import Engine, OnnxEngine, Question
-from service.inference.models import Registry, scan
+from service.inference.models import Registry, check_there, scan
 from service.inference.runtime import Runtime
 from service.inference.sessions import ModelRejected
 from service.settings import Settings
@@ -96,6 +96,32 @@ def test_default_model_is_a_setting(tmp_path: Path) -> None:
         assert registry.get().name == "b"
 
     with_registry(tmp_path, test, default_model="b")
+
+
+def test_default_model_that_is_not_there(tmp_path: Path) -> None:
+    """It is never ready with a default model that would not answer: neither a folder's nor a file's, nor a bad one."""
+    path = put(tmp_path, "a/1", tiny_model())
+    put(tmp_path, "bad/1", BROKEN)
+
+    async def test(runtime: Runtime) -> None:
+        with pytest.raises(ModelRejected, match=r"default_model=b"):
+            await runtime.models.wait_ready()
+        assert not runtime.ready
+
+    for model, name in ((tmp_path, "b"), (path, "b"), (tmp_path, "bad")):  # the last is there, and refused
+        with_runtime(model, test, default_model=name)
+
+
+def test_files_are_looked_for_before_anything_starts(tmp_path: Path) -> None:
+    """A path without models, and a default model that no folder has, are refused without loading anything."""
+    put(tmp_path, "a/1", b"not looked into")
+    check_there(Settings(model=tmp_path, default_model="a"))
+    check_there(Settings(model=tmp_path / "a" / "1.onnx", default_model="what its manifest says"))
+    with pytest.raises(ModelRejected, match=r"default_model=b, but the models at .* are: a$"):
+        check_there(Settings(model=tmp_path, default_model="b"))
+    for wrong in (tmp_path / "typo", tmp_path / "a"):
+        with pytest.raises(ModelRejected, match=f"^no model at {wrong}"):
+            check_there(Settings(model=wrong))
 
 
 def test_single_file_is_named_by_its_manifest(tmp_path: Path) -> None:
@@ -219,8 +245,8 @@ def test_reasons_hold_no_folders(tmp_path: Path) -> None:
     with_registry(tmp_path, test)
 
 
-def test_last_good_model_stays_when_its_file_vanishes(tmp_path: Path) -> None:
-    """Of several versions a vanished one goes; the last one of a name stays, whatever happens to its file."""
+def test_retired_on_purpose_but_never_the_last(tmp_path: Path) -> None:
+    """A version without a file goes when a reload is asked for; the last one of all stays, whatever is asked."""
     old, new = put(tmp_path, "tiny/1", tiny_model()), put(tmp_path, "tiny/2", other_model())
 
     async def test(registry: Registry) -> None:
@@ -235,6 +261,118 @@ def test_last_good_model_stays_when_its_file_vanishes(tmp_path: Path) -> None:
         assert ["tiny/1"] == (await registry.reload())["loaded"]
 
     with_registry(tmp_path, test)
+
+
+def test_watching_never_retires(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Files that come and go change no answer; one warning each and a gauge say that they are missing."""
+    files = [put(tmp_path, f"tiny/{number}", tiny_model()) for number in (2, 9, 10)]
+
+    async def test(runtime: Runtime) -> None:
+        registry = runtime.models
+        await registry.wait_ready()
+        loaded = registry.served()
+        away = tmp_path.with_name("away")
+        for gone in (lambda: files[2].unlink(), lambda: tmp_path.rename(away)):
+            gone()
+            for _ in range(3):
+                assert [] == (await registry._look()).removed
+            assert (loaded, "10") == (registry.served(), registry.get().version)
+        assert 3 == runtime.metrics.registry.get_sample_value("fieldmark_model_files_missing")
+        assert 3 == caplog.text.count("is missing")
+        away.rename(tmp_path)
+        assert [] == (await registry._look()).loaded
+        assert 1 == runtime.metrics.registry.get_sample_value("fieldmark_model_files_missing")
+        assert ["tiny/2", "tiny/9"] == [line.split()[4] for line in caplog.messages if line.endswith("is back")]
+        assert ["tiny/10"] == (await registry.reload())["removed"]
+        assert 0 == runtime.metrics.registry.get_sample_value("fieldmark_model_files_missing")
+        assert "9" == registry.get().version
+
+    with caplog.at_level("INFO", "service.inference.models"):
+        with_runtime(tmp_path, test)
+
+
+def test_reload_without_any_file_retires_nothing(tmp_path: Path) -> None:
+    """A folder that shows nothing at all is an outage: nobody removed everything on purpose."""
+    for number in (9, 10):
+        put(tmp_path, f"tiny/{number}", tiny_model())
+
+    async def test(registry: Registry) -> None:
+        await registry.wait_ready()
+        for path in tmp_path.glob("*/*"):
+            path.unlink()
+        report = await registry.reload()
+        assert ([], ["tiny/9", "tiny/10"]) == (report["removed"], report["unchanged"])
+        assert "10" == registry.get().version
+
+    with_registry(tmp_path, test)
+
+
+def test_versions_are_retired_and_reported_as_numbers(tmp_path: Path) -> None:
+    """Of a name without files the oldest versions go first; reports are in the order of numbers."""
+    for key in ("kept/9", "kept/10", "tiny/9", "tiny/10", "tiny/100"):
+        put(tmp_path, key, tiny_model())
+    assert ["kept/9", "kept/10", "tiny/9", "tiny/10", "tiny/100"] == list(scan(tmp_path))
+
+    async def test(registry: Registry) -> None:
+        await registry.wait_ready()
+        for path in (tmp_path / "tiny").glob("*"):
+            path.unlink()
+        report = await registry.reload()
+        assert (["tiny/9", "tiny/10"], ["kept/9", "kept/10", "tiny/100"]) == (report["removed"], report["unchanged"])
+        assert "100" == registry.get().version
+
+    with_registry(tmp_path, test, default_model="tiny")
+
+
+def test_a_name_is_retired_when_another_answers(tmp_path: Path) -> None:
+    """A reload leaves what a start would leave, as long as the default model answers."""
+    put(tmp_path, "a/1", tiny_model())
+    put(tmp_path, "b/1", tiny_model())
+
+    async def test(registry: Registry) -> None:
+        await registry.wait_ready()
+        (tmp_path / "b" / "1.onnx").unlink()
+        assert ["b/1"] == (await registry.reload())["removed"]
+        assert ["a/1"] == names(registry)
+
+    with_registry(tmp_path, test)
+
+
+def test_renamed_version_with_new_content_is_served(tmp_path: Path) -> None:
+    """`1.onnx` that becomes `001.onnx` is the same version, read from its new place."""
+    path = put(tmp_path, "tiny/1", tiny_model())
+
+    async def test(registry: Registry) -> None:
+        await registry.wait_ready()
+        before = registry.get()
+        path.unlink()
+        put(tmp_path, "tiny/001", other_model(), age_s=7200)
+        assert ["tiny/1"] == (await registry._look()).loaded
+        assert before.sha256 != registry.get().sha256
+
+    with_registry(tmp_path, test)
+
+
+def test_a_file_that_cannot_be_read_is_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A fault of the storage passes without a trace in the file; it is logged once."""
+    put(tmp_path, "tiny/1", tiny_model())
+    readable: list[bool] = []
+
+    def load(data: bytes, settings: Settings) -> Engine:
+        if data == other_model() and not readable:
+            raise ModelRejected("2.onnx cannot be read: Input/output error") from OSError(5, "Input/output error")
+        return OnnxEngine(data, settings)
+
+    async def test(registry: Registry) -> None:
+        await registry.wait_ready()
+        put(tmp_path, "tiny/2", other_model(), age_s=7200)
+        for _ in range(3):
+            assert 1 == len((await registry._look()).failed)
+        assert 1 == caplog.text.count("Input/output error")
+        readable.append(True)
+        assert ["tiny/2"] == (await registry._look()).loaded
+
+    with_registry(tmp_path, test, load)
 
 
 def test_polling_waits_for_a_complete_file(tmp_path: Path) -> None:
