@@ -31,8 +31,10 @@ from PIL import Image, ImageCms
 
 from model.photo.limits import MIB
 
-PROFILE_BYTES = MIB
-"""Colour profiles larger than this are ignored; those of printing houses have about half a megabyte."""
+PROFILE_BYTES = 4 * MIB
+"""Colour profiles larger than this are ignored; those of printing houses have half a megabyte, of scanners two."""
+KNOWN_BYTES = 16 * MIB
+"""Of profiles whose transforms are kept; a transform holds about as much as its profile."""
 STRIP_PIXELS = 250_000
 """Conversions of large images go through strips of this many pixels, so that no second image stands beside."""
 
@@ -145,7 +147,7 @@ class _Transforms:
     """The last few colour transforms, because photos of one camera share their profile."""
 
     def __init__(self, size: int = 16) -> None:
-        self._known: OrderedDict[tuple[bytes, str], ImageCms.ImageCmsTransform | None] = OrderedDict()
+        self._known: OrderedDict[tuple[bytes, str], tuple[ImageCms.ImageCmsTransform | None, int]] = OrderedDict()
         self._lock = threading.Lock()
         self._size = size
 
@@ -155,11 +157,11 @@ class _Transforms:
         with self._lock:
             if key in self._known:
                 self._known.move_to_end(key)
-                return self._known[key]
+                return self._known[key][0]
         transform = self._build(profile, mode)
         with self._lock:
-            self._known[key] = transform
-            while len(self._known) > self._size:
+            self._known[key] = transform, len(profile)
+            while len(self._known) > self._size or sum(size for _, size in self._known.values()) > KNOWN_BYTES:
                 self._known.popitem(last=False)
         return transform
 

@@ -6,6 +6,7 @@ come out. Idea of the order: Pillow's own pixel limit merely warns, and a 100 kB
 """
 
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +20,9 @@ from model.photo.formats import allowed_format, open_file
 from model.photo.headers import MAX_RUN_LENGTH_BYTES, check_header, check_pixels, check_scans
 from model.photo.limits import ImageLimits
 from model.photo.orientation import UPRIGHT, partial_pixels, read_orientation
+from model.photo.png import Frame
 
-DECODER = 2
+DECODER = 3
 """Version of the pixels: raise it when a file may come out otherwise, so that nobody reads an old decoder's cache."""
 
 
@@ -102,6 +104,9 @@ def _decode(data: bytes, format_: str, limits: ImageLimits, min_side: int | None
     check_header(data, format_, limits)
     image = open_file(data, format_)
     check_pixels(image.size, limits)
+    frame = image.info.get("frame") if format_ == "PNG" else None
+    if frame is not None:
+        check_pixels(frame.canvas, limits)
     if format_ == "JPEG":
         check_scans(data, image, limits)
     elif format_ == "BMP" and image.info.get("compression") in (1, 2) and len(data) > MAX_RUN_LENGTH_BYTES:
@@ -111,18 +116,30 @@ def _decode(data: bytes, format_: str, limits: ImageLimits, min_side: int | None
         scale = _draft(image, min_side)
     # Pillow turns a TIFF upright while loading it, libheif a HEIC.
     orientation = 1 if format_ in ("TIFF", "HEIC") else read_orientation(image.info.get("exif"))
-    with BUDGET.reserved(decode_bytes(data, format_, image, stored), len(data), limits):
+    wanted = decode_bytes(data, format_, image, stored) + (3 * prod(frame.canvas) if frame is not None else 0)
+    with BUDGET.reserved(wanted, len(data), limits):
         image.load()
         if format_ == "PNG":  # its EXIF may stand behind the pixels
             orientation = read_orientation(image.info.get("exif"))
         profile = image.info.get("icc_profile")
         rgb = to_rgb(image, profile if isinstance(profile, bytes) else b"")
+        if frame is not None:
+            rgb = _on_canvas(rgb, frame)
         if orientation != 1:
             rgb = rgb.transpose(UPRIGHT[orientation])
     # libheif knows an image's size for certain only after decoding it.
     width, height = rgb.size if scale == 1 else stored[:: -1 if orientation >= 5 else 1]
     offset = partial_pixels(rgb.size, (width, height), scale, orientation)
     return DecodedImage(rgb, width, height, format_, scale, offset)
+
+
+def _on_canvas(rgb: Image.Image, frame: Frame) -> Image.Image:
+    """Return an animation's first frame where it belongs, on white paper."""
+    if rgb.size == frame.canvas:
+        return rgb
+    canvas = Image.new("RGB", frame.canvas, "white")
+    canvas.paste(rgb, frame.corner)
+    return canvas
 
 
 def _draft(image: ImageFile.ImageFile, min_side: int) -> int:

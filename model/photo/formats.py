@@ -1,6 +1,11 @@
-"""Which format a file is of, by its first bytes, and how each is opened. What Pillow does on its own is tamed here."""
+"""Which format a file is of, by its first bytes, and how each is opened. What Pillow does on its own is tamed here.
+
+Metadata never stops a photo: what Pillow trips over in it is not shown to Pillow.
+"""
 
 import io
+import re
+import struct
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -17,14 +22,12 @@ from PIL import (
 )
 
 from model.photo.errors import EmptyPhoto, UnsupportedFormat
-from model.photo.limits import MIB, ImageLimits
+from model.photo.headers import without_frail_segments
+from model.photo.limits import ImageLimits
+from model.photo.png import read_drawing
 
 # A hostile upload must not be able to fill the log, nor the registry where Python remembers past warnings.
 warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
-# Decoding has its own thread pool; more threads inside would take the cores from the runtime.
-AvifImagePlugin.DEFAULT_MAX_THREADS = 1
-# Compressed text beside the pixels; Pillow's 64 MiB is most of what a bomb may take here.
-PngImagePlugin.MAX_TEXT_MEMORY = 8 * MIB
 
 _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\xff\xd8\xff", "JPEG"),
@@ -122,6 +125,53 @@ class Jpeg(JpegImagePlugin.JpegImageFile):
         return
 
 
+_EXIF_ITEM = re.compile(rb"(infe[\x02\x03].{7,9})Exif", re.DOTALL)
+"""Where an AVIF lists its EXIF block among its items."""
+
+
+class Avif(AvifImagePlugin.AvifImageFile):
+    """An AVIF, opened without its EXIF block: properties of the container say which way up it is (`irot`, `imir`)."""
+
+    def _open(self) -> None:
+        assert self.fp is not None, "opened on a stream"  # noqa: S101
+        data = self.fp.read()
+        # Decoding has its own thread pool; more threads inside would take the cores from the runtime.
+        make = AvifImagePlugin._avif.AvifDecoder  # type: ignore[attr-defined]
+        try:
+            self._decoder = make(data, "auto", 1)
+        except ValueError:  # so libavif answers a broken EXIF block, too
+            self._decoder = make(_EXIF_ITEM.sub(rb"\1skip", data), "auto", 1)
+        self._size, self.n_frames, self._mode, profile, _, orientation, _ = self._decoder.get_info()
+        self.is_animated = self.n_frames > 1
+        if profile:
+            self.info["icc_profile"] = profile
+        if orientation != 1:
+            self.info["exif"] = _exif(orientation)
+        self.seek(0)
+
+
+def _exif(orientation: int) -> bytes:
+    """Return an EXIF block of this one tag."""
+    return b"II*\0" + struct.pack("<LHHHLHHL", 8, 1, 0x0112, 3, 1, orientation, 0, 0)
+
+
+def _open_jpeg(data: bytes) -> Jpeg:
+    """Parse a JPEG's header; where that fails, once more without the metadata that may be why."""
+    try:
+        return Jpeg(io.BytesIO(data))
+    except Exception:
+        # Pillow reads Photoshop's, Adobe's and JFIF's segments too, and raises many kinds where they are cut.
+        return Jpeg(io.BytesIO(without_frail_segments(data)))
+
+
+def _open_png(data: bytes) -> PngImagePlugin.PngImageFile:
+    drawing = read_drawing(data)
+    image = PngImagePlugin.PngImageFile(io.BytesIO(drawing.data))
+    image.info["icc_profile"] = drawing.profile
+    image.info["frame"] = drawing.frame
+    return image
+
+
 def open_file(data: bytes, format_: str) -> ImageFile.ImageFile:
     """Parse the header of a file of one of `FORMATS`.
 
@@ -130,9 +180,9 @@ def open_file(data: bytes, format_: str) -> ImageFile.ImageFile:
     stream = io.BytesIO(data)
     match format_:
         case "JPEG":
-            return Jpeg(stream)
+            return _open_jpeg(data)
         case "PNG":
-            return PngImagePlugin.PngImageFile(stream)
+            return _open_png(data)
         case "WEBP":
             return WebPImagePlugin.WebPImageFile(stream)
         case "GIF":
@@ -142,7 +192,7 @@ def open_file(data: bytes, format_: str) -> ImageFile.ImageFile:
         case "TIFF":
             return TiffImagePlugin.TiffImageFile(stream)
         case "AVIF":
-            return AvifImagePlugin.AvifImageFile(stream)
+            return Avif(stream)
     opener = _heif_plugin()
     assert opener is not None, "refused before"  # noqa: S101 - allowed_format has just checked it
     return opener(stream)

@@ -25,12 +25,6 @@ def check_header(data: bytes, format_: str, limits: ImageLimits) -> None:
         check_pixels(_webp_size(data), limits)
     elif format_ == "TIFF":
         _check_directory(data, limits)
-    elif format_ == "AVIF":
-        # Pillow reads the EXIF block of an AVIF while opening it, tag by tag.
-        for count, match in enumerate(re.finditer(rb"II\*\0|MM\0\*", data)):
-            if count >= 16:
-                raise UndecodablePhoto("The AVIF image has too many EXIF blocks.")
-            _check_directory(data[match.start() :], limits)
 
 
 def check_pixels(size: tuple[int, int], limits: ImageLimits) -> None:
@@ -104,6 +98,22 @@ def _check_directory(data: bytes, limits: ImageLimits) -> None:
         raise UndecodablePhoto("The TIFF directory is broken or truncated.") from error
     if tile[322] * tile[323] > limits.max_pixels:
         raise TooManyPixels(f"The TIFF image has tiles of {tile[322]}×{tile[323]} pixels.")
+
+
+# Segments in which Pillow looks for more than the file may hold, and the least length of those that count for libjpeg.
+_FRAIL = {b"JFIF": 14, b"Adobe": 12, b"ICC_PROFILE\0": 14, b"Photoshop 3.0\0": 1 << 16}
+
+
+def without_frail_segments(data: bytes) -> bytes:
+    """Return a JPEG, as long as before, whose cut segments of metadata have lost their names."""
+    found, at = bytearray(data), 2
+    while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != b"\xda":
+        length = int.from_bytes(data[at + 2 : at + 4], "big")
+        for name, least in _FRAIL.items():
+            if 0xE0 <= data[at + 1] <= 0xEF and data.startswith(name, at + 4) and length - 2 < least:
+                found[at + 4 : at + 4 + len(name)] = bytes(len(name))
+        at += 2 + max(length, 2)
+    return bytes(found)
 
 
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")

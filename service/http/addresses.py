@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import request_response
+from starlette.routing import Match, request_response
+from starlette.types import Message, Receive, Scope, Send
 
 Endpoint = TypeVar("Endpoint", bound=Callable[[Request], Awaitable[Response]])
 Key = Literal["client", "admin"]
@@ -53,6 +55,32 @@ class AddressRoute(APIRoute):
         self.path_regex = re.compile(self.path_regex.pattern.removesuffix("$") + r"\Z")
 
 
+class _ReadRoute(AddressRoute):
+    """A route of GET, which answers HEAD as well (RFC 9110, section 9.3.2); the document names GET alone."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Return whether this route answers."""
+        match, found = super().matches(scope)
+        return (Match.FULL if match is Match.PARTIAL and scope["method"] == "HEAD" else match), found
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request to this address.
+
+        Raises:
+            HTTPException: 405, with the methods that are answered.
+        """
+        if scope["method"] not in ("GET", "HEAD"):
+            raise HTTPException(405, headers={"Allow": "GET, HEAD"})
+        await self.app(scope, receive, _without_body(send) if scope["method"] == "HEAD" else send)
+
+
+def _without_body(send: Send) -> Send:
+    async def send_head(message: Message) -> None:
+        await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+    return send_head
+
+
 class Routes(list[AddressRoute]):
     """Routes of one module, declared by decorators.
 
@@ -76,7 +104,8 @@ class Routes(list[AddressRoute]):
 
     def _declare(self, method: str, path: str, options: dict[str, Any]) -> Callable[[Endpoint], Endpoint]:
         def declare(endpoint: Endpoint) -> Endpoint:
-            self.append(AddressRoute(self._prefix + path, endpoint, methods=[method], **self._options, **options))
+            kind = _ReadRoute if method == "GET" else AddressRoute
+            self.append(kind(self._prefix + path, endpoint, methods=[method], **self._options, **options))
             return endpoint
 
         return declare

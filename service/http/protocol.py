@@ -3,10 +3,14 @@
 uvicorn starts no timer before the first answer: a client that connects and says nothing, or sends one byte a
 minute, keeps its connection for ever. It also closes a connection right behind an early answer, and the reset
 that follows may destroy that answer before the client has read it (RFC 9112, section 9.6).
+
+A request that is complete gets its answer, whatever comes behind it: bytes that are no request are refused after
+that answer, and a client that has closed its half of the connection is still listening, or else found to be gone.
 """
 
 import asyncio
 import logging
+import socket
 import sys
 import time
 import uuid
@@ -27,12 +31,15 @@ LINGER_S = 2.0
 LINGER_BYTES = 1024 * 1024
 """How much it may send meanwhile."""
 
+PROBE_S = 0.1
+"""How often it is looked whether a client that has closed its half is gone altogether, seconds."""
+
 Phase = Literal["idle", "header", "body"]
 
 _ACCESS = logging.getLogger("fieldmark.access")
 
 
-class HeaderTooLarge(Exception):
+class BadHeader(Exception):
     """Stops the parser; never leaves this module."""
 
 
@@ -59,6 +66,9 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._num_raw_bytes = 0
         self._data = b""
         self._linger_bytes: int | None = None
+        self._next_refusal: FieldmarkError | None = None
+        self._fault = ""
+        self._probe: _Probe | None = None
         self._on_lost: set[Callable[[], None]] = set()
         self._patient: _PatientTransport
 
@@ -73,6 +83,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the clock, and tell who works for this client."""
         self._disarm()
+        if self._probe is not None:
+            self._probe.timer.cancel()
         super().connection_lost(exc)
         for tell in list(self._on_lost):
             tell()
@@ -84,6 +96,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             if self._linger_bytes > LINGER_BYTES:
                 self.transport.abort()
                 return
+        if self._next_refusal is not None:
+            return
         self._data = data
         super().data_received(data)
         self._data = b""
@@ -92,6 +106,27 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             if self._num_raw_bytes > self.max_header_bytes and self.parser is not None:
                 self._refuse(MalformedRequest("The header of the request is too large."))
         self._watch()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Return whether to go on writing: a client that has sent a whole request may close its half."""
+        if not self._is_answering() or self.scheme == "https":
+            return False
+        self._drop_unfinished()
+        self._disarm()
+        self._probe = self._probe or _Probe(self.transport, self.loop)
+        return True
+
+    def on_response_complete(self) -> None:
+        """Refuse what came behind the last request, or hang up on who has."""
+        is_last = not self.pipeline
+        super().on_response_complete()
+        if not is_last or self.transport.is_closing() or self._linger_bytes is not None:
+            return
+        if self._next_refusal is not None:
+            self._phase, self.cycle.response_complete = "header", True  # also of one that was dropped
+            self._refuse(self._next_refusal)
+        if self._probe is not None:
+            self.transport.close()
 
     def timeout_keep_alive_handler(self) -> None:
         """Close an idle connection, without waiting for a client that does not read."""
@@ -121,10 +156,16 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def _count(self, size: int) -> None:
         self._num_header_bytes += size
         if self._num_header_bytes > self.max_header_bytes:
-            raise HeaderTooLarge
+            raise BadHeader
 
     def on_headers_complete(self) -> None:
         """The body begins."""
+        version, hosts = self.parser.get_http_version(), sum(name == b"host" for name, _ in self.headers)
+        if hosts > 1 or (hosts == 0 and version == "1.1"):
+            self._fault = "A request of HTTP/1.1 needs one `Host`."
+            raise BadHeader
+        if version == "1.0":
+            self.expect_100_continue = False
         self._phase = "body"
         self._disarm()
         super().on_headers_complete()
@@ -170,13 +211,13 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Answer what the parser refused, as a problem document."""
         too_large = max(self._num_header_bytes, self._num_raw_bytes) > self.max_header_bytes
-        self._refuse(MalformedRequest("The header of the request is too large." if too_large else ""))
+        self._refuse(MalformedRequest("The header of the request is too large." if too_large else self._fault))
 
     # Time
 
     def _watch(self) -> None:
         """Arm the clock where a client owes us something: most requests come whole and never arm it."""
-        if self._timer is not None or self.transport.is_closing():
+        if self._timer is not None or self.transport.is_closing() or self._next_refusal or self._probe:
             return
         if self._phase == "idle":
             # Stray bytes between requests stop uvicorn's own clock.
@@ -208,6 +249,11 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         """Answer with a problem where nothing was answered yet, then close."""
         if self._linger_bytes is not None:  # it is answered already, and goes on sending
             return
+        if self._is_answering():  # the requests before it come first
+            self._next_refusal = error
+            self._drop_unfinished()
+            self._disarm()
+            return
         cycle = self.cycle if self._phase == "body" else None
         if cycle is not None and cycle.response_started:
             self.transport.close()
@@ -217,19 +263,26 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             context = context_of(cycle.scope)  # type: ignore[arg-type]
             request_id, seconds = context.request_id, time.perf_counter() - context.started
             context.timed_out = True
-        if not self._is_answering():
-            self.transport.write(self._problem(error, request_id, seconds))
-            if cycle is None:  # there is no request that could tell of itself
-                fields = {"request_id": request_id, "status": error.status, "problem": error.code}
-                _ACCESS.info("request", extra={"fields": fields})
+        self.transport.write(self._problem(error, request_id, seconds))
+        if cycle is None:  # there is no request that could tell of itself
+            fields = {"request_id": request_id, "status": error.status, "problem": error.code}
+            _ACCESS.info("request", extra={"fields": fields})
         if cycle is not None:  # tells the application, whose answer would come too late
             cycle.disconnected = True
             cycle.message_event.set()
         self._linger()
 
     def _is_answering(self) -> bool:
-        """Return whether an earlier request of this connection is still being answered."""
-        return self._phase != "body" and self.cycle is not None and not self.cycle.response_complete
+        """Return whether a whole request of this connection is still being answered."""
+        if self._phase == "body":
+            return bool(self.pipeline)  # the one that arrives waits there for those before it
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _drop_unfinished(self) -> None:
+        """Forget the request that was arriving behind those that are answered."""
+        if self._phase == "body":
+            self.pipeline.popleft()
+            self._phase = "idle"
 
     def _problem(self, error: FieldmarkError, request_id: str, seconds: float) -> bytes:
         document = problem_document(error, request_id=request_id, root_path=self.prefix)
@@ -288,6 +341,34 @@ class _Rest:
     def on_message_complete(self) -> None:
         self._is_known = False
         self._protocol.on_message_complete()
+
+
+class _Probe:
+    """Finds out whether a client that has closed its half has left: until something is sent to it, both look alike.
+
+    What is sent is urgent data, which a reader of the stream passes over (RFC 6093); the system of a client that left
+    answers it with a reset. Without this the work for clients that hung up would be done.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._has_sent = False
+        self.timer = loop.call_later(PROBE_S, self._look)
+
+    def _look(self) -> None:
+        with socket.socket(fileno=self._transport.get_extra_info("socket").dup().detach()) as connection:
+            try:
+                if not self._has_sent and not self._transport.get_write_buffer_size():
+                    connection.send(b"\n", socket.MSG_OOB)
+                self._has_sent = True
+                is_gone = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+            except OSError:
+                is_gone = True
+        if is_gone:
+            self._transport.abort()
+        else:
+            self.timer = self._loop.call_later(PROBE_S, self._look)
 
 
 class _PatientTransport:

@@ -4,7 +4,9 @@ Parts are kept in memory while they arrive: the body is bounded by `max_upload_b
 would move it to a temporary file and through a thread pool.
 """
 
+import re
 from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -140,6 +142,8 @@ class _Form:
         self._value = bytearray()
         self._disposition = b""
         self._filename: str | None = None
+        self._is_unnamed = False
+        self._unfilled: Upload | None = None
         self._chunks: list[bytes] | None = None
         self._complete = False
         try:
@@ -179,9 +183,10 @@ class _Form:
         """Return the images once all bytes are there."""
         if self._num_parts and not self._complete:
             raise MalformedRequest("The multipart body ends before its last boundary.")
-        if not self._uploads:
+        uploads = self._uploads or ([] if self._unfilled is None else [self._unfilled])
+        if not uploads:
             raise EmptyInput("The form has no part named `file`.")
-        return self._uploads
+        return uploads
 
     def _on_part_begin(self) -> None:
         self._num_parts += 1
@@ -216,10 +221,12 @@ class _Form:
             raise InvalidOption(f"`{name.decode()}` is a parameter of the query, not a part of the form.")
         if name != _FIELD:
             return
-        if len(self._uploads) == self._max_files:
+        sent = options.get(b"filename")
+        self._is_unnamed = sent == b""
+        if len(self._uploads) == self._max_files and not self._is_unnamed:
             raise TooLarge(f"A request may hold up to {self._max_files} images.")
         self._chunks = []
-        self._filename = _shown_filename(options.get(b"filename"))
+        self._filename = _shown_filename(_extended_filename(self._disposition) or sent)
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
         if self._chunks is not None:
@@ -229,11 +236,28 @@ class _Form:
         if self._chunks is None:
             return
         data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
-        self._uploads.append(Upload(data, self._filename))
         self._chunks = None
+        if self._is_unnamed and not data:  # so a browser sends a field in which nobody chose a file
+            self._unfilled = Upload(data)
+            return
+        if len(self._uploads) == self._max_files:
+            raise TooLarge(f"A request may hold up to {self._max_files} images.")
+        self._uploads.append(Upload(data, self._filename))
 
     def _on_end(self) -> None:
         self._complete = True
+
+
+_QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_EXTENDED = re.compile(rb";\s*filename\*\s*=\s*(utf-8|iso-8859-1)'[^']*'([^;\s]+)", re.IGNORECASE)
+
+
+def _extended_filename(disposition: bytes) -> bytes | None:
+    """Return the name in `filename*` as UTF-8, which counts before `filename` (RFC 6266, section 4.3; RFC 8187)."""
+    found = _EXTENDED.search(_QUOTED.sub(b'""', disposition))
+    if found is None:
+        return None
+    return unquote_to_bytes(found[2]).decode(found[1].decode(), "replace").encode()
 
 
 def _shown_filename(raw: bytes | None) -> str | None:

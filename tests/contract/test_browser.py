@@ -12,7 +12,7 @@ from PIL import Image
 
 from model.photo.decode import decode_image
 from model.photo.formats import sniff
-from tests.model.photo.files import encoded, oriented
+from tests.model.photo.files import animated, encoded, oriented
 from tests.model.photo.kinds import kinds
 from tests.service.browser import CHROMIUM, Page, chromium
 
@@ -96,6 +96,24 @@ def test_webp_is_turned_where_chromium_does_not(page: Page, photo: Image.Image) 
 def test_real_odd_photos(page: Page, data_dir: Path) -> None:
     """Turned, grey, of four inks, with odd headers: as the browser shows them, to a level."""
     names = "exif_Landscape_6.jpg exif_Portrait_5.jpg hopper_gray.jpg pil_sample_cmyk.jpg icc-after-SOF.jpg flower.webp"
-    for name in [*names.split(), "p_trns_single.png", "i_trns.png", "transparent.gif", "avif__rot3mir0.avif"]:
+    for name in [
+        *names.split(),
+        "p_trns_single.png",
+        "i_trns.png",
+        "transparent.gif",
+        "avif__rot3mir0.avif",
+        "apng__mode_16bit.png",
+    ]:
         data = (data_dir / "awkward" / name).read_bytes()
         assert np.abs(decoded(data) - shown(page, data)).max() <= 1, name
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
+@pytest.mark.parametrize("corner", [None, (20, 30)])
+def test_animations_begin_as_in_the_browser(
+    page: Page, photo: Image.Image, mode: str, corner: tuple[int, int] | None
+) -> None:
+    """The first frame of an APNG is shown, never the default image, on paper where it is smaller than the canvas."""
+    frame = photo.convert(mode) if corner is None else photo.convert(mode).resize((50, 40))
+    data = animated(Image.new(mode, photo.size, "gray"), frame, corner or (0, 0))
+    assert np.abs(decoded(data) - shown(page, data)).max() <= 1

@@ -45,7 +45,6 @@ REFUSED = {
     "LICENSE.pillow": "unsupported_image_type",
     "broken.png": "undecodable_image",
     "decompression_bomb.gif": "too_many_pixels",
-    "png_decompression_dos.png": "undecodable_image",
     "truncated_image.png": "undecodable_image",
     "truncated_jpeg.jpg": "undecodable_image",
     "zero_width.gif": "undecodable_image",

@@ -87,3 +87,27 @@ def slopes(width: int, height: int) -> Image.Image:
 def flat(mode: str, format_: str, side: int, **options: object) -> bytes:
     """Return the file of a black square."""
     return encoded(Image.new(mode, (side, side)), format_, **options)
+
+
+def frame_control(number: int, width: int, height: int, left: int = 0, top: int = 0) -> bytes:
+    """Return the chunk that begins a frame."""
+    return chunk(b"fcTL", struct.pack(">LLLLLHHBB", number, width, height, left, top, 1, 1, 0, 0))
+
+
+def pixel_data(image: Image.Image) -> bytes:
+    """Return the compressed rows of an image."""
+    data, parts, at = encoded(image, "PNG"), [], 8
+    while data[at + 4 : at + 8] != b"IEND":
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        parts += [data[at + 8 : end - 4]] if data[at + 4 : at + 8] == b"IDAT" else []
+        at = end
+    return b"".join(parts)
+
+
+def animated(default: Image.Image, frame: Image.Image, corner: tuple[int, int] = (0, 0), cut: int = 10) -> bytes:
+    """Return an APNG of one frame, in two pieces, that is not the default image."""
+    data, rows = encoded(default, "PNG"), pixel_data(frame)
+    pieces = [struct.pack(">L", 1) + rows[:cut], struct.pack(">L", 2) + rows[cut:]]
+    parts = [frame_control(0, *frame.size, *corner), *(chunk(b"fdAT", piece) for piece in pieces)]
+    at, end = data.index(b"IDAT") - 4, data.index(b"IEND") - 4
+    return data[:at] + chunk(b"acTL", b"\0\0\0\1\0\0\0\0") + data[at:end] + b"".join(parts) + data[end:]

@@ -15,6 +15,7 @@ from model.photo.decode import decode_image
 from model.photo.errors import TooManyPixels
 from model.photo.limits import ImageLimits
 from tests.model.photo.files import (
+    animated,
     chunk,
     encoded,
     flat,
@@ -52,6 +53,9 @@ def _bombs() -> dict[str, bytes]:
         "png of 16 bits": flat("I;16", "PNG", 3600),
         "png text": png(1, 1, 8, 0, b"\0\0", text),
         "png profile": png(1, 1, 8, 0, b"\0\0", chunk(b"iCCP", b"k\0\0" + zlib.compress(b"\0" * 50_000_000))),
+        "png long text": png(1, 1, 8, 0, b"\0\0", chunk(b"zTXt", b"k\0\0" + zlib.compress(b"\0" * 90_000_000, 9))),
+        "png many chunks": png(1, 1, 8, 0, b"\0\0", chunk(b"tEXt", b"") * 190_000),
+        "apng canvas": animated(Image.new("1", (7000, 7000)), Image.new("1", (1, 1)), cut=1),
         "png dimensions": png(2**31 - 1, 2**31 - 1, 8, 2, b"\0"),
         "gif screen": b"GIF89a" + struct.pack("<HH", 65535, 65535) + b"\0\0\0" + b"," + b"\0" * 20,
         "gif frame": b"GIF89a\1\0\1\0\0\0\0!\xf9\4\x08\0\0\0\0,\0\0\0\0\xff\xff\xff\xff\0\2\0",

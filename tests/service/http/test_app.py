@@ -123,3 +123,20 @@ def test_unknown_failures_are_logged_and_not_echoed(
         assert record.exc_info is not None
         assert "secret /etc/path" in str(record.exc_info[1])
         assert answer.json()["request_id"] == record.fields["request_id"]  # type: ignore[attr-defined]
+
+
+def test_head_wherever_get_is(client: httpx.Client) -> None:
+    """HEAD has GET's status and fields, and no body; 405 where there is no GET."""
+    found = client.get("/openapi.json").json()["paths"]
+    reads = [path.replace("{name}", "tiny").replace("{version}", "1") for path in found if "get" in found[path]]
+    assert len(reads) > 8
+    for path in [*reads, "/", "/docs", "/errors", "/docs/docs.js", "/docs/nothing", "/openapi.json"]:
+        got, head = client.get(path), client.head(path)
+        assert (path, got.status_code, b"") == (path, head.status_code, head.content)
+        same = [name for name in got.headers if name not in ("date", "x-request-id", "server-timing")]
+        if path not in ("/metrics", "/docs/nothing"):
+            assert [got.headers[name] for name in same] == [head.headers.get(name) for name in same], path
+    assert not [path for path in found if "head" in found[path]]
+    refused = client.head("/classify")
+    assert (405, "POST") == (refused.status_code, refused.headers["allow"])
+    assert "GET, HEAD" == client.post("/livez").headers["allow"]

@@ -1,6 +1,7 @@
 """Limits of time and size below the application, on bare connections."""
 
 import json
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -220,3 +221,123 @@ def test_header_counts_once(tmp_path: Path) -> None:
                 connection.sendall(request)
                 refused = problem(read_all(connection))
                 assert ("malformed_request", "/birds/errors#malformed_request") == (refused["code"], refused["type"])
+
+
+def classify(photo: bytes, fields: str = "", length: int | None = None, version: str = "1.1") -> bytes:
+    """Return a whole request, its Content-Length maybe wrong."""
+    size = len(photo) if length is None else length
+    head = f"POST /classify HTTP/{version}\r\nHost: x\r\nContent-Type: image/png\r\n{fields}Content-Length: {size}"
+    return head.encode() + b"\r\n\r\n" + photo
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_half_closed(server: Running, red_png: bytes, version: str, count: int) -> None:
+    """A client that closes its half behind whole requests gets all answers, then the end."""
+    count = 1 if version == "1.0" else count
+    with server.connect() as connection:
+        connection.sendall(classify(red_png, version=version) * count)
+        connection.shutdown(socket.SHUT_WR)
+        received = read_all(connection)
+    assert count == received.count(b"HTTP/1.1 200 OK") == received.count(b"HTTP/1.1 ")
+    server.until(lambda: server.in_flight() == 0)
+
+
+def test_half_closed_while_it_is_worked_on(
+    server: Running, red_png: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A client that listens for longer than it takes to look for it sees nothing of that."""
+    monkeypatch.setattr("service.http.protocol.PROBE_S", 0.0)
+    with server.connect() as connection:
+        for _ in range(20):
+            connection.sendall(classify(red_png))
+        connection.shutdown(socket.SHUT_WR)
+        received = read_all(connection)
+    assert received.startswith(b"HTTP/1.1 200 OK")
+    assert 20 == received.count(b"HTTP/1.1 200 OK")
+    assert all(body.endswith(b"}") for body in received.split(b"HTTP/1.1 200 OK\r\n")[1:])
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_half_closed_in_the_middle(server: Running, red_png: bytes) -> None:
+    """Half a request gets no answer; those before it do."""
+    with server.connect() as connection:
+        connection.sendall(classify(red_png)[:-10])
+        connection.shutdown(socket.SHUT_WR)
+        assert b"" == read_all(connection)
+    with server.connect() as connection:
+        connection.sendall(classify(red_png) + classify(red_png)[:-10])
+        connection.shutdown(socket.SHUT_WR)
+        received = read_all(connection)
+    assert 1 == received.count(b"HTTP/1.1 200 OK") == received.count(b"HTTP/1.1 ")
+    server.until(lambda: server.in_flight() == 0)
+
+
+@pytest.mark.parametrize("half_closed", [False, True])
+@pytest.mark.parametrize("fields", ["", "Connection: close\r\n"])
+@pytest.mark.parametrize(
+    "stray",
+    [
+        b"\0\1\2 no request",
+        b"x" * 10_000,
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"POST /classify HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"GET /",
+    ],
+    ids=["bytes", "long", "no host", "bad chunk", "unfinished"],
+)
+def test_stray_bytes(
+    server: Running, red_png: bytes, stray: bytes, fields: str, half_closed: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What stands behind a whole request costs the next message its answer, never that request."""
+    with server.connect() as connection:
+        connection.sendall(classify(red_png, fields) + stray)
+        if half_closed:
+            connection.shutdown(socket.SHUT_WR)
+        received = read_all(connection)
+    first, *rest = re.split(rb"HTTP/1\.1 (?=\d)", received)[1:]
+    assert first.startswith(b"200 OK")
+    assert all(answer.startswith((b"400", b"408")) for answer in rest)
+    assert (0 if fields or (half_closed and stray == b"GET /") else 1) == len(rest)
+    server.until(lambda: server.in_flight() == 0)
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_length_too_small(server: Running, red_png: bytes) -> None:
+    """The photo is judged by what was declared of it, and its rest is no request."""
+    with server.connect() as connection:
+        connection.sendall(classify(red_png, length=len(red_png) - 20))
+        first, second = read_all(connection).split(b"HTTP/1.1 ")[1:]
+    assert first.startswith(b"422")
+    assert "malformed_request" == problem(b"HTTP/1.1 " + second)["code"]
+
+
+def test_continue_is_not_for_old_clients(server: Running, red_png: bytes) -> None:
+    """HTTP/1.0 knows no interim answers."""
+    expect = "Expect: 100-continue\r\n"
+    with server.connect() as connection:
+        connection.sendall(classify(red_png, expect, version="1.0"))
+        assert read_all(connection).startswith(b"HTTP/1.1 200 OK")
+    with server.connect() as connection:
+        connection.sendall(classify(red_png, expect + "Connection: close\r\n"))
+        assert read_all(connection).startswith(b"HTTP/1.1 100 Continue")
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET /livez HTTP/1.1\r\n\r\n", b"400"),
+        (b"GET /livez HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", b"400"),
+        (b"GET /livez HTTP/1.1\r\nHost: \r\nConnection: close\r\n\r\n", b"200"),
+        (b"GET /livez HTTP/1.0\r\n\r\n", b"200"),
+        (b"POST /classify HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc", b"400"),
+    ],
+)
+def test_host(server: Running, head: bytes, status: bytes) -> None:
+    """HTTP/1.1 names the host, once; 1.0 need not."""
+    with server.connect() as connection:
+        connection.sendall(head)
+        received = read_all(connection)
+    assert status == received[9:12]
+    if status == b"400":
+        assert "A request of HTTP/1.1 needs one `Host`." == problem(received)["detail"]

@@ -52,6 +52,12 @@ def test_any_cut_gives_the_same_images(files: list[bytes], cuts: list[int]) -> N
         ('; filename=""', None),
         ("", None),
         (f'; filename="{"x" * 300}"', "x" * 255),
+        ("; filename*=UTF-8''%e9%b3%a5.jpg", "鳥.jpg"),
+        ("; filename=\"bird.jpg\"; filename*=utf-8'ja'a%2Fb%20%e9%b3%a5.jpg", "b 鳥.jpg"),
+        ("; filename*=ISO-8859-1''v%f6gel.jpg; filename=\"bird.jpg\"", "vögel.jpg"),
+        ("; filename*=UTF-8''%ff.jpg", "�.jpg"),
+        ("; filename*=nonsense; filename=bird.jpg", "bird.jpg"),
+        ("; filename=\"a; filename*=UTF-8''b.jpg\"", "a; filename*=UTF-8''b.jpg"),
     ],
 )
 def test_filenames(sent: str, shown: str | None) -> None:
@@ -109,3 +115,14 @@ def test_headers_of_parts_are_bounded(header: bytes) -> None:
     """Megabytes of a part's header end at the first pieces, however many fields they are."""
     with pytest.raises(MalformedRequest):
         parse(b"--b\r\n" + header + b"\r\n\r\nx\r\n--b--\r\n", cuts=tuple(range(0, MEGABYTE, 65536)))
+
+
+def test_fields_that_nobody_filled() -> None:
+    """A browser sends a field without a file as an empty part of no name: it is no second image, nor one too many."""
+    unfilled = part(b"", 'form-data; name="file"; filename=""', "Content-Type: application/octet-stream")
+    photo = part(b"x", 'form-data; name="file"; filename="a.jpg"')
+    for parts in ((photo, unfilled), (unfilled, photo), (unfilled, photo, unfilled)):
+        assert [Upload(b"x", "a.jpg")] == parse(form_of(*parts), max_files=1)
+    assert [Upload(b"")] == parse(form_of(unfilled, unfilled))
+    with pytest.raises(TooLarge):
+        parse(form_of(photo, part(b"x", 'form-data; name="file"; filename=""')), max_files=1)
