@@ -34,6 +34,7 @@ LINGER_BYTES = 1024 * 1024
 PROBE_S = 0.1
 """How often it is looked whether a client that has closed its half is gone altogether, seconds."""
 
+INTERIM = b"HTTP/1.1 100 Continue\r\n\r\n"
 Phase = Literal["idle", "header", "body"]
 
 _ACCESS = logging.getLogger("fieldmark.access")
@@ -68,6 +69,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._linger_bytes: int | None = None
         self._next_refusal: FieldmarkError | None = None
         self._fault = ""
+        self._is_half_closed = False
         self._probe: _Probe | None = None
         self._on_lost: set[Callable[[], None]] = set()
         self._patient: _PatientTransport
@@ -113,7 +115,9 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             return False
         self._drop_unfinished()
         self._disarm()
-        self._probe = self._probe or _Probe(self.transport, self.loop)
+        if self.parser.get_http_version() == "1.1":  # an older one would take an interim answer for its own
+            self._probe = self._probe or _Probe(self.transport, self.loop)
+        self._is_half_closed = True
         return True
 
     def on_response_complete(self) -> None:
@@ -125,7 +129,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if self._next_refusal is not None:
             self._phase, self.cycle.response_complete = "header", True  # also of one that was dropped
             self._refuse(self._next_refusal)
-        if self._probe is not None:
+        if self._is_half_closed:
             self.transport.close()
 
     def timeout_keep_alive_handler(self) -> None:
@@ -217,7 +221,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def _watch(self) -> None:
         """Arm the clock where a client owes us something: most requests come whole and never arm it."""
-        if self._timer is not None or self.transport.is_closing() or self._next_refusal or self._probe:
+        if self._timer is not None or self.transport.is_closing() or self._next_refusal or self._is_half_closed:
             return
         if self._phase == "idle":
             # Stray bytes between requests stop uvicorn's own clock.
@@ -346,8 +350,9 @@ class _Rest:
 class _Probe:
     """Finds out whether a client that has closed its half has left: until something is sent to it, both look alike.
 
-    What is sent is urgent data, which a reader of the stream passes over (RFC 6093); the system of a client that left
-    answers it with a reset. Without this the work for clients that hung up would be done.
+    What is sent is `100 Continue`, which every client of HTTP/1.1 takes in front of its answer (RFC 9110, section
+    15.2); the system of a client that left answers it with a reset. Without this the work for clients that hung up
+    would be done.
     """
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
@@ -359,9 +364,10 @@ class _Probe:
     def _look(self) -> None:
         with socket.socket(fileno=self._transport.get_extra_info("socket").dup().detach()) as connection:
             try:
+                # An answer is written in one go: with nothing to send, none is half sent.
                 if not self._has_sent and not self._transport.get_write_buffer_size():
-                    connection.send(b"\n", socket.MSG_OOB)
-                self._has_sent = True
+                    self._transport.write(INTERIM)
+                    self._has_sent = True
                 is_gone = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
             except OSError:
                 is_gone = True
