@@ -74,8 +74,6 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._on_lost: set[Callable[[], None]] = set()
         self._patient: _PatientTransport
 
-    # Connection
-
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a header."""
         super().connection_made(transport)
@@ -217,8 +215,6 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         too_large = max(self._num_header_bytes, self._num_raw_bytes) > self.max_header_bytes
         self._refuse(MalformedRequest("The header of the request is too large." if too_large else self._fault))
 
-    # Time
-
     def _watch(self) -> None:
         """Arm the clock where a client owes us something: most requests come whole and never arm it."""
         if self._timer is not None or self.transport.is_closing() or self._next_refusal or self._is_half_closed:
@@ -350,9 +346,8 @@ class _Rest:
 class _Probe:
     """Finds out whether a client that has closed its half has left: until something is sent to it, both look alike.
 
-    What is sent is `100 Continue`, which every client of HTTP/1.1 takes in front of its answer (RFC 9110, section
-    15.2); the system of a client that left answers it with a reset. Without this the work for clients that hung up
-    would be done.
+    `100 Continue` is sent, which every client of HTTP/1.1 takes in front of its answer (RFC 9110, section 15.2); the
+    system of a client that left answers it with a reset. Else the work for clients that hung up would be done.
     """
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
