@@ -10,7 +10,7 @@ from PIL import ImageFile
 from model.photo.errors import TooManyPixels
 from model.photo.formats import Jpeg
 from model.photo.headers import is_buffered
-from model.photo.limits import MIB, ImageLimits
+from model.photo.limits import MIB, ImageLimits, shown_size
 from model.photo.orientation import read_orientation
 
 BYTES_PER_BYTE = 256
@@ -74,7 +74,7 @@ class Budget:
         """
         if wanted > limits.max_decode_bytes or (wanted > limits.shared_bytes and wanted > BYTES_PER_BYTE * file_bytes):
             raise TooManyPixels(
-                f"Decoding {file_bytes:,} bytes would take {wanted // MIB:,} MiB of memory; "
+                f"Decoding {shown_size(file_bytes)} would take {wanted // MIB:,} MiB of memory; "
                 f"{limits.shared_bytes // MIB} MiB are given to any file, more only to large ones."
             )
         share = min(wanted, limits.shared_bytes)

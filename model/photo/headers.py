@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from PIL import ImageFile
 
-from model.photo.errors import TooManyPixels, UndecodablePhoto
+from model.photo.errors import TooManyPixels, UndecodablePhoto, UnsupportedFormat
 from model.photo.limits import MIB, ImageLimits
 
 MAX_SCAN_PIXELS = 1_000_000_000
@@ -25,6 +25,7 @@ def check_header(data: bytes, format_: str, limits: ImageLimits) -> None:
         check_pixels(_webp_size(data), limits)
     elif format_ == "TIFF":
         _check_directory(data, limits)
+        _check_first_picture(data)
 
 
 def check_pixels(size: tuple[int, int], limits: ImageLimits) -> None:
@@ -62,6 +63,8 @@ def _webp_size(data: bytes) -> tuple[int, int]:
     return int.from_bytes(data[26:28], "little") & 0x3FFF, int.from_bytes(data[28:30], "little") & 0x3FFF
 
 
+_NEW_SUBFILE, _OLD_SUBFILE, _SUB_DIRECTORIES, _DNG_VERSION = 254, 255, 330, 50706
+_RAW = "This is a camera's raw file (DNG, NEF, …), or its first picture is a thumbnail. Send the photo as JPEG."
 _TIFF_UNITS = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 
 
@@ -98,6 +101,33 @@ def _check_directory(data: bytes, limits: ImageLimits) -> None:
         raise UndecodablePhoto("The TIFF directory is broken or truncated.") from error
     if tile[322] * tile[323] > limits.max_pixels:
         raise TooManyPixels(f"The TIFF image has tiles of {tile[322]}×{tile[323]} pixels.")
+
+
+def _check_first_picture(data: bytes) -> None:
+    """Refuse a file whose first directory is not the picture: raw photos (DNG, NEF, CR2, ARW) begin with a thumbnail.
+
+    A camera's raw values need developing, which nobody here does; the thumbnail's answer would pass for the photo's.
+    """
+    tags = {tag: _number(data, kind, value) if count == 1 else 0 for tag, kind, count, value in directory(data)}
+    if _DNG_VERSION in tags or data[4:11] == b"\x10\0\0\0CR\2":
+        raise UnsupportedFormat(_RAW)
+    is_reduced = tags.get(_NEW_SUBFILE, 0) & 1 or tags.get(_OLD_SUBFILE) == 2
+    if is_reduced and (_SUB_DIRECTORIES in tags or _has_second(data)):
+        raise UnsupportedFormat(_RAW)
+
+
+def _has_second(data: bytes) -> bool:
+    """Return whether another directory follows a TIFF's first."""
+    order = "<" if data[:1] == b"I" else ">"
+    big = data[2:4] in (b"+\0", b"\0+")
+    (start,) = struct.unpack_from(order + ("Q" if big else "L"), data, 8 if big else 4)
+    (number,) = struct.unpack_from(order + ("Q" if big else "H"), data, start)
+    end = start + (8 + 20 * number if big else 2 + 12 * number)
+    return any(data[end : end + (8 if big else 4)])
+
+
+def _number(data: bytes, kind: int, value: bytes) -> int:
+    return int.from_bytes(value[: _TIFF_UNITS.get(kind, 0)], "little" if data[:1] == b"I" else "big")
 
 
 # Segments in which Pillow looks for more than the file may hold, and the least length of those that count for libjpeg.

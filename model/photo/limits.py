@@ -6,6 +6,13 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIC")
 MIB = 1024 * 1024
 
 
+def shown_size(num_bytes: int) -> str:
+    """Return a number of bytes as people read it."""
+    if num_bytes < 1024:
+        return f"{num_bytes} bytes"
+    return f"{num_bytes / MIB:.4g} MiB" if num_bytes >= MIB else f"{num_bytes / 1024:.3g} KiB"
+
+
 @dataclass(frozen=True)
 class ImageLimits:
     """What is decoded at all; the defaults are for files of strangers.

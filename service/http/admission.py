@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from model.photo.limits import shown_size
 from service.errors import Draining, InvalidOption, MalformedRequest, Overloaded, TooLarge
 from service.http.auth import Keys
 from service.http.context import RequestContext, context_of
@@ -232,7 +233,7 @@ def _timeout_ms(value: bytes | None, headers: dict[str, str]) -> float:
 
 
 def _too_large(settings: Settings) -> str:
-    return f"A request may have up to {settings.max_upload_bytes} bytes."
+    return f"A request may have up to {shown_size(settings.max_upload_bytes)}."
 
 
 def _overloaded(detail: str, expected_s: float, headers: dict[str, str]) -> Overloaded:

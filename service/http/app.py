@@ -5,13 +5,14 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from service.errors import FieldmarkError
+from service.errors import FieldmarkError, MalformedRequest
 from service.http import operations
 from service.http import routes as images
 from service.http.addresses import Addresses, AddressRoute, Routes
@@ -19,7 +20,7 @@ from service.http.admission import Admission
 from service.http.api import openapi
 from service.http.auth import Keys
 from service.http.oip import routes as oip
-from service.http.oip.schemas import SCHEMAS
+from service.http.oip.schemas import HEADER_LENGTH, SCHEMAS
 from service.http.problems import answer_problem
 from service.http.site import pages
 from service.http.telemetry import Problems, Telemetry
@@ -29,7 +30,10 @@ from service.settings import Settings
 
 _EXPOSED_HEADERS = (
     "X-Request-Id", "Server-Timing", "Retry-After", "X-Fieldmark-Label", "X-Fieldmark-Probability",
-    "X-Fieldmark-Target", "X-Fieldmark-Model", "X-Fieldmark-Accepted",
+    "X-Fieldmark-Target", "X-Fieldmark-Model", "X-Fieldmark-Accepted", HEADER_LENGTH,
+)  # fmt: skip
+_ALLOWED_HEADERS = (
+    "Authorization", "Content-Type", "X-API-Key", "X-Request-Id", "X-Request-Timeout-Ms", HEADER_LENGTH,
 )  # fmt: skip
 
 
@@ -47,7 +51,7 @@ def create_app(runtime: Runtime) -> FastAPI:
     app = _bare_app(lifespan=_lifespan(runtime))
     if not settings.admin_port:
         routes += operations.ADMINISTRATION
-    routes += _document_routes(app, settings.root_path)
+    routes += _document_routes(app, settings)
     app.router.routes += routes
     app.user_middleware[:] = _layers(runtime, routes, _cors(settings))
     return app
@@ -111,10 +115,10 @@ def _cors(settings: Settings) -> list[Middleware]:
         return []
     return [
         Middleware(
-            CORSMiddleware,
+            _OtherOrigins,
             allow_origins=origins,
-            allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-Id", "X-Request-Timeout-Ms"],
+            allow_methods=["GET", "HEAD", "POST"],
+            allow_headers=_ALLOWED_HEADERS,
             expose_headers=_EXPOSED_HEADERS,
         ),
         # Problems raised further in must pass through the layer above, or a browser hides them from its page.
@@ -122,12 +126,29 @@ def _cors(settings: Settings) -> list[Middleware]:
     ]
 
 
-def _document_routes(app: FastAPI, root_path: str) -> Routes:
+class _OtherOrigins(CORSMiddleware):
+    """What scripts of other sites may do; what they may not is a problem document as any other."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        """Answer a browser that asks what is allowed.
+
+        Raises:
+            MalformedRequest: the origin, the method or a header is not.
+        """
+        answer = super().preflight_response(request_headers)
+        if answer.status_code < 400:
+            return answer
+        kept = {name: value for name, value in answer.headers.items() if not name.startswith("content-")}
+        what = bytes(answer.body).decode().removeprefix("Disallowed CORS ")
+        raise MalformedRequest(f"Scripts of other sites may not ask this, because of: {what}.", headers=kept)
+
+
+def _document_routes(app: FastAPI, settings: Settings) -> Routes:
     """Return the route of the OpenAPI document, which is made of all other routes when it is first asked for."""
     routes = Routes()
 
     def document() -> dict[str, Any]:
-        return openapi.document(app, SCHEMAS, root_path)
+        return openapi.document(app, SCHEMAS, settings)
 
     @routes.get("/openapi.json", include_in_schema=False)
     async def serve(_: Request) -> Response:

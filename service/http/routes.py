@@ -17,7 +17,7 @@ from service.http.context import RequestContext, context_of
 from service.http.explain import draw, explanation, question_of
 from service.http.negotiation import JPEG, JSON, PNG, WEBP, accept_of, choose, read_options
 from service.http.problems import known_error, problem_document
-from service.http.uploads import Upload, read_uploads, recognise
+from service.http.uploads import Upload, named, read_uploads, recognise
 from service.inference.engine import Question
 from service.inference.predictor import Prediction
 from service.inference.targets import check_contrast
@@ -40,9 +40,10 @@ async def classify(request: Request) -> Response:
     uploads = await _uploads(request, context)
 
     async def answer(upload: Upload) -> Answer:
-        recognise(upload.data, context.runtime.limits)
-        question = Question.about(served.manifest)
-        prediction = await predictor.predict(served, upload.data, question, lane="classify", deadline=context.deadline)
+        with named(upload):
+            recognise(upload.data, context.runtime.limits)
+            question, deadline = Question.about(served.manifest), context.deadline
+            prediction = await predictor.predict(served, upload.data, question, lane="classify", deadline=deadline)
         found = classification(prediction, options, filename=upload.filename, request_id=context.request_id)
         first = found["predictions"][0]
         context.predicted(prediction, first["label"], first["probability"])
@@ -69,15 +70,16 @@ async def explain(request: Request) -> Response:
     media_type = choose(accept, [PNG, WEBP, JPEG, JSON]) if len(uploads) == 1 else _json_for_many(accept)
 
     async def predict(upload: Upload) -> Prediction:
-        recognise(upload.data, context.runtime.limits)
-        prediction = await predictor.predict(
-            served,
-            upload.data,
-            question,
-            lane="explain",
-            deadline=context.deadline,
-            keep_image=media_type != JSON,
-        )
+        with named(upload):
+            recognise(upload.data, context.runtime.limits)
+            prediction = await predictor.predict(
+                served,
+                upload.data,
+                question,
+                lane="explain",
+                deadline=context.deadline,
+                keep_image=media_type != JSON,
+            )
         context.predicted(prediction, *first_class(prediction))
         check_contrast(prediction)
         return prediction

@@ -5,6 +5,8 @@ would move it to a temporary file and through a thread pool.
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
@@ -14,13 +16,15 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive
 
 from model.photo.errors import PhotoError
-from model.photo.formats import allowed_format
+from model.photo.formats import allowed_format, sniff
 from model.photo.limits import ImageLimits
 from service.errors import (
     EmptyInput,
     InvalidOption,
     MalformedRequest,
     TooLarge,
+    TooManyPixels,
+    UndecodableImage,
     UnsupportedImageType,
     of_photo,
 )
@@ -69,9 +73,22 @@ async def read_uploads(request: Request, max_files: int) -> tuple[list[Upload], 
     data = await read_body(request.receive)
     if not data:
         raise EmptyInput()
-    if not kind.startswith("image/") and kind != "application/octet-stream":
+    # curl and urllib declare a form where nothing was declared: what is an image counts as one.
+    is_default = kind == "application/x-www-form-urlencoded" and sniff(data) is not None
+    if not kind.startswith("image/") and kind != "application/octet-stream" and not is_default:
         raise UnsupportedImageType("The Content-Type must be image/*, application/octet-stream or multipart/form-data.")
     return [Upload(data)], len(data)
+
+
+@contextmanager
+def named(upload: Upload) -> Iterator[None]:
+    """Put the image's name before what is wrong with it."""
+    try:
+        yield
+    except (EmptyInput, UnsupportedImageType, UndecodableImage, TooManyPixels) as error:
+        if upload.filename is not None:
+            error.detail = f"{upload.filename}: {error.detail}"
+        raise
 
 
 def recognise(data: bytes, limits: ImageLimits) -> None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from copy import deepcopy
 from typing import Any
 
 from fastapi import FastAPI
@@ -10,8 +11,10 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.responses import Response
 
+from model.photo.limits import shown_size
 from service.errors import FieldmarkError, error_types
 from service.http.api import schemas
+from service.settings import Settings
 
 IMAGE_TYPES = (
     "image/jpeg",
@@ -172,14 +175,16 @@ _IMAGE_BODY = {
                         "file": {
                             "type": "array",
                             "minItems": 1,
-                            "maxItems": 32,
                             "items": {"type": "string", "format": "binary"},
                             "description": "An image; repeat the field for several.",
                         }
                     },
                 },
             },
-            **{media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in IMAGE_TYPES},
+            **{
+                media_type: {"schema": {"type": "string", "format": "binary"}}
+                for media_type in (*IMAGE_TYPES, "application/octet-stream")
+            },
         },
     },
 }
@@ -188,7 +193,7 @@ TIMEOUT = {
     "in": "header",
     "required": False,
     "description": "Deadline of this request, milliseconds; the server's own where that is sooner.",
-    "schema": {"type": "integer", "minimum": 1, "maximum": 600_000},
+    "schema": {"type": "number", "exclusiveMinimum": 0},
 }
 WORK_PROBLEMS = (400, 401, 404, 406, 408, 413, 415, 422, 429, 500, 503, 504)
 CLASSIFY: dict[str, Any] = {
@@ -263,20 +268,22 @@ RELOAD: dict[str, Any] = {
 }
 
 
-def document(app: FastAPI, further: Iterable[type[BaseModel]] = (), root_path: str = "") -> dict[str, Any]:
+def document(app: FastAPI, further: Iterable[type[BaseModel]], settings: Settings) -> dict[str, Any]:
     """Return the OpenAPI document of an app, made once.
 
     Args:
         app: with all its routes.
         further: models that answers refer to by name, beside those of `schemas`.
-        root_path: prefix of all addresses, given by a proxy.
+        settings: whose limits count, and the prefix of all addresses, given by a proxy.
     """
     if app.openapi_schema is None:
         found = get_openapi(
             title=app.title, version=app.version, description=_DESCRIPTION, routes=app.routes, tags=_TAGS,
-            license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"}, servers=[{"url": root_path or "/"}],
+            license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+            servers=[{"url": settings.root_path or "/"}],
         )  # fmt: skip
         _name_path_parameters(found)
+        _name_limits(found, settings)
         pairs = [(model, "serialization") for model in (*_COMPONENTS, *further)]
         _, definitions = models_json_schema(pairs, ref_template=_REF)  # type: ignore[arg-type]
         components = found.setdefault("components", {})
@@ -284,6 +291,22 @@ def document(app: FastAPI, further: Iterable[type[BaseModel]] = (), root_path: s
         components["securitySchemes"] = _KEYS
         app.openapi_schema = found
     return app.openapi_schema
+
+
+def _name_limits(found: dict[str, Any], settings: Settings) -> None:
+    """Put in what this very server takes."""
+    limits = (
+        f"up to {settings.max_files} images and {shown_size(settings.max_upload_bytes)} in all, "
+        f"{settings.max_pixels:,} pixels an image"
+    )
+    for path in ("/classify", "/explain"):
+        operation = found["paths"][path]["post"]
+        body = operation["requestBody"] = deepcopy(operation["requestBody"])
+        body["description"] += f" A request holds {limits}."
+        body["content"]["multipart/form-data"]["schema"]["properties"]["file"]["maxItems"] = settings.max_files
+        for parameter in operation["parameters"]:
+            if parameter["name"] == TIMEOUT["name"]:
+                parameter["description"] += f" That is {settings.request_timeout_ms:g}."
 
 
 def _name_path_parameters(found: dict[str, Any]) -> None:

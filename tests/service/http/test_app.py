@@ -65,10 +65,21 @@ def test_other_origins(public: Running, red_png: bytes) -> None:
         assert (200, ORIGIN) == (allowed.status_code, allowed.headers["access-control-allow-origin"])
         refused = client.options("/classify", headers={"Origin": "https://evil.example", **asking})
         assert "access-control-allow-origin" not in refused.headers
+        assert (400, "malformed_request") == (refused.status_code, refused.json()["code"])
+        assert "application/problem+json" == refused.headers["content-type"]
+        strange = client.options(
+            "/classify", headers={"Origin": ORIGIN, **asking, "Access-Control-Request-Headers": "X"}
+        )
+        assert (400, ORIGIN) == (strange.status_code, strange.headers["access-control-allow-origin"])
+        assert strange.json()["detail"].endswith("headers.")
+        length = {**asking, "Access-Control-Request-Headers": "inference-header-content-length"}
+        assert 200 == client.options("/v2/models/tiny/infer", headers={"Origin": ORIGIN, **length}).status_code
         for content in (red_png, b"junk", b""):
             answer = client.post("/classify", content=content, headers={"Origin": ORIGIN})
             assert ORIGIN == answer.headers["access-control-allow-origin"]
-            assert "X-Request-Id" in answer.headers["access-control-expose-headers"]
+            exposed = answer.headers["access-control-expose-headers"]
+            assert "X-Request-Id" in exposed
+            assert "Inference-Header-Content-Length" in exposed
         hasty = client.post("/classify", content=red_png, headers={"Origin": ORIGIN, "X-Request-Timeout-Ms": "soon"})
         assert (422, ORIGIN) == (hasty.status_code, hasty.headers["access-control-allow-origin"])
 
@@ -140,3 +151,17 @@ def test_head_wherever_get_is(client: httpx.Client) -> None:
     refused = client.head("/classify")
     assert (405, "POST") == (refused.status_code, refused.headers["allow"])
     assert "GET, HEAD" == client.post("/livez").headers["allow"]
+
+
+def test_the_document_says_the_real_limits(tmp_path: Path) -> None:
+    """What this server takes, not what it takes by default."""
+    settings = tiny_settings(tmp_path, max_files=3, max_upload_bytes=2 * 1024 * 1024, max_pixels=1_000_000)
+    with running(settings) as server, server.client() as client:
+        found = client.get("/openapi.json").json()["paths"]
+        for path in ("/classify", "/explain"):
+            body = found[path]["post"]["requestBody"]
+            file = body["content"]["multipart/form-data"]["schema"]["properties"]["file"]
+            assert 3 == file["maxItems"]
+            assert "up to 3 images and 2 MiB in all, 1,000,000 pixels an image" in body["description"]
+        refused = client.post("/classify", content=bytes(3 * 1024 * 1024))
+        assert "A request may have up to 2 MiB." == refused.json()["detail"]

@@ -370,3 +370,26 @@ def test_percent_encoded_label(client: httpx.Client) -> None:
     """The class in the header is percent-encoded."""
     answer = client.post("/explain", content=encoded("lime"), headers=RAW).raise_for_status()
     assert "Green%20bird" == answer.headers["x-fieldmark-label"]
+
+
+@pytest.mark.parametrize("address", ["/classify", "/explain"])
+def test_bodies_under_a_type_that_says_nothing(client: httpx.Client, red_png: bytes, address: str) -> None:
+    """What is an image is taken under curl's default type and as bytes; what is none is refused, text is always."""
+    curl, octets = "application/x-www-form-urlencoded", "application/octet-stream"
+    for kind in (curl, octets, f"{curl}; charset=utf-8"):
+        assert 200 == client.post(address, content=red_png, headers={"Content-Type": kind}).status_code
+    for kind, content in ((curl, b"a=b&c=d"), (octets, b"a=b"), ("text/plain", red_png), ("text/plain", b"a")):
+        answer = client.post(address, content=content, headers={"Content-Type": kind})
+        problem(answer, 415, "unsupported_image_type")
+
+
+@pytest.mark.parametrize("address", ["/classify", "/explain"])
+def test_refusals_name_the_file(client: httpx.Client, red_png: bytes, address: str) -> None:
+    """Whoever sends many photos learns which one is meant; one alone is named as well."""
+    files = [("b\u00e4r.png", red_png[:50]), ("notes.txt", b"hello"), ("empty.png", b"")]
+    for name, data in files:
+        answer = client.post(address, files={"file": (name, data)})
+        assert answer.json()["detail"].startswith(f"{name}: ")
+    answer = client.post("/classify", files=[("file", file) for file in [("good.png", red_png), *files]])
+    details = [result["detail"] for result in answer.json()["results"][1:]]
+    assert all(detail.startswith(f"{name}: ") for (name, _), detail in zip(files, details, strict=True))
