@@ -62,6 +62,9 @@ def examine(dataset: Dataset, cache: Path, *, skip_damaged: bool = False, progre
     notices = [*dataset.notices, *_in_two_classes(dataset, (*train, *test))]
     if damaged:
         notices.append(f"left out: {_damage(damaged)}")
+        if lost := {sample.label for sample in dataset.train} - {sample.label for sample in train}:
+            names = ", ".join(dataset.labels[label] for label in sorted(lost)[:5])
+            notices.append(f"{len(lost)} classes have no training image left: {names}")
     trained = {sample.digest: sample.path for sample in train}
     if copies := [sample for sample in test if sample.digest in trained]:
         pair = f"{copies[0].path} is {trained[copies[0].digest]}"

@@ -3,6 +3,7 @@
 Every test image is counted, one view each, prepared exactly as the service does.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -263,13 +264,15 @@ def with_labels(labels: Sequence[str], dataset: Dataset, samples: Sequence[Sampl
         DatasetError: the data set has a class that the network does not know.
     """
     index = {label: number for number, label in enumerate(labels)}
-    if unknown := [label for label in dataset.labels if label not in index]:
+    # Earlier networks left out every number in front of a name.
+    names = {label: label if label in index else re.sub(r"^\d+[. ]", "", label) for label in dataset.labels}
+    if unknown := [label for label in dataset.labels if names[label] not in index]:
         different = [f"{a!r} / {b!r}" for a, b in zip(labels, dataset.labels, strict=False) if a != b][:3]
         raise DatasetError(
             f"the network has {len(labels)} classes, {dataset.name} has {dataset.num_classes}, "
             f"{len(unknown)} of them unknown to it ({', '.join(different or map(repr, unknown[:3]))})"
         )
-    return [replace(sample, label=index[dataset.labels[sample.label]]) for sample in samples]
+    return [replace(sample, label=index[names[dataset.labels[sample.label]]]) for sample in samples]
 
 
 def predictions_csv(judged: Judged) -> str:

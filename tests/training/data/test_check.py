@@ -48,6 +48,14 @@ def test_damaged_photos_of_every_part_are_listed_at_once(parts: Path, tmp_path: 
     assert any("left out: 3 damaged images" in notice for notice in dataset.notices)
 
 
+def test_a_class_that_loses_all_its_photos_is_named(parts: Path, tmp_path: Path) -> None:
+    """Leaving damaged photos out may leave a class with none."""
+    for path in photos(parts, "train", 4):
+        path.write_bytes(b"")
+    notices = look(parts, tmp_path / "cache", skip_damaged=True).notices
+    assert any("1 classes have no training image left: Red Bird" in notice for notice in notices)
+
+
 def test_copies_of_training_photos_are_kept_out_of_the_test(parts: Path, tmp_path: Path) -> None:
     """Under any name; they are counted, and the training part keeps its photo."""
     for path in photos(parts, "train", 2):

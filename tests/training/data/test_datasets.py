@@ -56,6 +56,7 @@ def test_cub_key_points_are_read_where_visible(cub_like: Path, tmp_path: Path) -
         ("classes.txt", "1 only\n", r"at least two|lacks class 2 of"),
         ("image_class_labels.txt", "1 1\n", "has no line for 29 images"),
         ("bounding_boxes.txt", "1 3.0 4.0\n", r"bounding_boxes.txt, line 1: expected 5 columns"),
+        ("bounding_boxes.txt", "1 3.0 x 5 6\n", r"bounding_boxes.txt: could not convert string to float: 'x'"),
         ("images.txt", "1 001.Red_Bird/gone.png\n", r"1 images are missing; first expected: .*gone.png"),
     ],
 )

@@ -11,8 +11,10 @@ import torch
 
 from model.contract.geometry import Resize
 from training import cli
-from training.data.samples import Dataset
+from training.data.samples import Dataset, Sample
 from training.data.transforms import box_on_input
+from training.errors import DatasetError
+from training.evaluation.evaluate import with_labels
 from training.evaluation.faithfulness import faithfulness_figures, probability_curve
 from training.evaluation.localisation import centred_gaussian, energy_in_box, localisation_figures, pointing_hits
 from training.evaluation.scores import (
@@ -137,6 +139,14 @@ def test_a_run_becomes_a_file_that_answers_the_same(
     assert "http" not in page
     assert (tmp_path / "report" / "predictions.csv").read_text().count("\n") == 1 + len(birds.test)
     assert cli.main(["evaluate", str(tmp_path / "nothing"), *data]) == 1
+
+
+def test_classes_are_found_by_name() -> None:
+    """Of a part of the network's classes, in another order, and numbered as earlier networks did not show it."""
+    dataset = Dataset("x", ("1 wren", "robin"), (), (Sample(Path("a"), 0), Sample(Path("b"), 1)))
+    assert [sample.label for sample in with_labels(("robin", "tit", "wren"), dataset, dataset.test)] == [2, 0]
+    with pytest.raises(DatasetError, match="1 of them unknown"):
+        with_labels(("robin", "tit"), dataset, dataset.test)
 
 
 def test_data_without_a_training_part_is_judged_on(

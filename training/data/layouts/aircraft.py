@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from training.data.layouts.labels import shown_labels
-from training.data.layouts.tables import NON_COMMERCIAL, find_below, must_exist, read_table
+from training.data.layouts.tables import NON_COMMERCIAL, find_below, must_exist, read_numbers, read_table
 from training.data.samples import Box, Dataset, Sample
 from training.errors import DatasetError
 
@@ -26,8 +26,7 @@ def load_aircraft(folder: Path) -> Dataset:
     boxes: dict[str, Box] = {}
     if (data / "images_box.txt").is_file():
         # One-based and inclusive, as the data set's own README says.
-        for key, row in read_table(data / "images_box.txt", 5):
-            left, top, right, bottom = map(float, row)
+        for key, (left, top, right, bottom) in read_numbers(data / "images_box.txt", 5).items():
             boxes[key] = (left - 1, top - 1, right, bottom)
     parts = {part: _samples(data, f"images_variant_{part}.txt", names, boxes) for part in ("trainval", "test")}
     return Dataset(

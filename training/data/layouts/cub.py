@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from training.data.layouts.labels import shown_labels
-from training.data.layouts.tables import NON_COMMERCIAL, read_table
+from training.data.layouts.tables import NON_COMMERCIAL, read_numbers, read_table
 from training.data.samples import Box, Dataset, Sample
 from training.errors import DatasetError
 
@@ -20,7 +20,7 @@ def load_cub(folder: Path) -> Dataset:
     is_train = {key: value == "1" for key, (value,) in read_table(folder / "train_test_split.txt", 2, unique=True)}
     boxes: dict[str, Box] = {}
     if (folder / "bounding_boxes.txt").is_file():
-        boxes = {key: _corners(*map(float, row)) for key, row in read_table(folder / "bounding_boxes.txt", 5)}
+        boxes = {key: _corners(*row) for key, row in read_numbers(folder / "bounding_boxes.txt", 5).items()}
     points: dict[str, list[tuple[float, float]]] = {}
     if (folder / "parts" / "part_locs.txt").is_file():
         for key, (_, x, y, visible) in read_table(folder / "parts" / "part_locs.txt", 5):

@@ -112,6 +112,15 @@ def read_tree(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> 
     return Tree(folder, tuple(photos), tuple(folders), tree.others, tree.hidden)
 
 
+def visible_folders(folder: Path) -> list[Path]:
+    """Return the folders directly below that are neither hidden nor the system's, in order; none where unreadable."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(Path(entry.path) for entry in entries if not is_system(entry.name) and entry.is_dir())
+    except OSError:
+        return []
+
+
 def is_system(name: str) -> bool:
     """Whether a name is hidden, or one that systems, viewers and notebooks give to what they keep for themselves."""
     return name.lower().startswith(_SYSTEM_STARTS) or name.lower() in _SYSTEM

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.data.layouts.files import is_system
+from training.data.layouts.files import visible_folders
 from training.data.layouts.splits import IMAGE_WORDS
 from training.errors import DatasetError
 
@@ -74,15 +74,8 @@ def column(header: list[str], names: tuple[str, ...]) -> str | None:
 def _places(folder: Path, depth: int = 0) -> Iterator[Place]:
     yield from _marked(folder, depth)
     if depth < DEPTH:
-        for below in _folders(folder):
+        for below in visible_folders(folder):
             yield from _places(below, depth + 1)
-
-
-def _folders(folder: Path) -> list[Path]:
-    try:
-        return sorted(path for path in folder.iterdir() if path.is_dir() and not is_system(path.name))
-    except OSError:
-        return []
 
 
 def _marked(folder: Path, depth: int) -> Iterator[Place]:

@@ -20,7 +20,7 @@ PART_WORDS = {
     "test": "test testing testset tests tst teste eval evaluation evalset holdout heldout prueba pruebas",
 }
 """Part of a data set → words that say it, in lower case and without accents."""
-IMAGE_WORDS = frozenset(["images", "image", "imgs", "img", "photos", "photo", "pictures", "jpegimages", "jpgimages"])
+IMAGE_WORDS = frozenset(["images", "image", "imgs", "img", "photos", "pictures", "jpegimages", "jpgimages"])
 """Names of a folder that holds all class folders, beside masks, lists and texts."""
 _WORD_TO_PART = {word: part for part, words in PART_WORDS.items() for word in words.split()}
 
@@ -99,6 +99,9 @@ def _recognised(tree: Tree) -> Division:
     distinct = {parts[folder.path] for folder in named}
     if named and (len(distinct) > 1 or len(named) == len(folders)):
         raise _ask(tree, named, "by their names they are parts of a data set, but no class folders are in them")
+    flat = [folder for folder in folders if folder.path.name.lower() in IMAGE_WORDS]
+    if flat and len(folders) > 1:
+        raise _ask(tree, folders, f"{flat[0].path.name} sounds like all photos, and holds no class folders")
     if alike := _alike(folders):
         raise _ask(tree, alike, "they hold folders of the same names")
     return Division(whole=tree)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from training.data.layouts.files import is_system
+from training.data.layouts.files import visible_folders
 from training.errors import DatasetError
 
 NON_COMMERCIAL = "non-commercial research and education; the images belong to their photographers"
@@ -68,9 +68,20 @@ def find_below(folder: Path, name: str, *, folders: bool = False, depth: int = 4
         if (at / name).is_dir() if folders else (at / name).is_file():
             return at / name
         if level < depth:
-            below = sorted(path for path in at.iterdir() if path.is_dir() and not is_system(path.name))
-            queue.extend((path, level + 1) for path in below)
+            queue.extend((path, level + 1) for path in visible_folders(at))
     return None
+
+
+def read_numbers(path: Path, columns: int) -> dict[str, list[float]]:
+    """Read lines of `key number …`, each key once.
+
+    Raises:
+        DatasetError: names the file and what is no number there.
+    """
+    try:
+        return {key: list(map(float, row)) for key, row in read_table(path, columns, unique=True)}
+    except ValueError as error:
+        raise DatasetError(f"{path}: {error}") from error
 
 
 class Entry(NamedTuple):

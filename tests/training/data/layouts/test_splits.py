@@ -77,6 +77,9 @@ def test_a_test_part_alone_can_be_judged_on(photo: Photo, tmp_path: Path) -> Non
     [
         ("train", "test"),
         ("train_station", "test_tube"),
+        ("images", "masks"),
+        ("images", "annotations/trimaps"),
+        ("photo/cat", "photo/dog", "sketch/cat", "sketch/dog"),
         ("fold_a/robin", "fold_a/wren", "fold_b/robin", "fold_b/wren"),
         ("train/robin", "train/wren", "extra/robin", "extra/wren"),
         ("train/steam", "train/diesel", "car", "bus"),
