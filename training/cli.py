@@ -14,7 +14,16 @@ from model.files import check_folder, check_target, write_whole
 from model.terminal import one_line, run
 from training.arms import ARMS
 from training.errors import TrainingError
-from training.options import build_parser, cache_of, dataset_of, project_commit, recipe_of, weights_of, workers_of
+from training.options import (
+    build_of,
+    build_parser,
+    cache_of,
+    dataset_of,
+    project_commit,
+    recipe_of,
+    weights_of,
+    workers_of,
+)  # fmt: skip
 from training.recipe import Recipe
 
 INTERRUPTED = 130
@@ -194,6 +203,7 @@ def _export_torchvision(options: argparse.Namespace) -> int:
         std=tuple(options.std),
         weights_dtype=options.weights_dtype,
         peers=True,
+        build=build_of(options),
     )
     _print_export(options, report.to_metrics())
     return 0

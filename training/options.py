@@ -1,6 +1,7 @@
 """The options of `fieldmark-train`, and what they mean."""
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any, Literal
 from model.terminal import Parser
 from training.arms import ARMS, apply_arm
 from training.data.samples import Dataset
+from training.errors import TrainingError
 from training.recipe import Recipe, load_recipe, parse_change, recipe_names
 
 Command = Callable[[argparse.Namespace], int]
@@ -70,6 +72,13 @@ def _export_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--torchvision", metavar="NAME", help="instead of a run: one of torchvision's classifiers")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="its whole state dict")
+    parser.add_argument(
+        "--build",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="what its state dict does not say, an argument of its constructor, e.g. transform_input=true",
+    )
     parser.add_argument(
         "--layer", metavar="PATH", help="its module to explain, e.g. layer4; several by comma, last first"
     )
@@ -166,6 +175,22 @@ def weights_of(text: str) -> Literal["imagenet"] | Path | None:
     if text == "none":
         return None
     return "imagenet" if text == "imagenet" else Path(text)
+
+
+def build_of(options: argparse.Namespace) -> dict[str, object]:
+    """Return the arguments of a constructor; values are JSON, such as `true` or `[false,true,true]`.
+
+    Raises:
+        TrainingError: one of them is not.
+    """
+    build = {}
+    for text in options.build:
+        key, _, value = text.partition("=")
+        try:
+            build[key] = json.loads(value)
+        except ValueError as error:
+            raise TrainingError(f"--build {text}: wanted KEY=VALUE, the value as JSON, such as true") from error
+    return build
 
 
 def workers_of(options: argparse.Namespace) -> int:

@@ -1,12 +1,14 @@
 """Torchvision's classifiers with weights from a file: explained as they are, without training anything here."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 import torchvision.models
-from torch import nn
+from torch import Tensor, nn
 
 from model.contract.geometry import Resize
 from model.contract.manifest import Layer, Manifest, Triple, synthetic_images
@@ -31,6 +33,7 @@ def export_torchvision(
     images: npt.NDArray[np.uint8] | None = None,
     weights_dtype: WeightsDtype = "fp16",
     peers: bool = False,
+    build: Mapping[str, object] = MappingProxyType({}),
 ) -> ParityReport:
     """Write one of torchvision's classifiers as one ONNX file with its Grad-CAM inside.
 
@@ -46,6 +49,7 @@ def export_torchvision(
         images: real ones for the parity check, uint8, (n, S, S, 3); synthetic ones by default.
         weights_dtype: of the stored weights.
         peers: compare with other implementations too.
+        build: arguments of torchvision's constructor that the weights do not show, such as `transform_input`.
 
     Raises:
         WeightsError: there is no such network, or the file is of another one.
@@ -61,21 +65,62 @@ def export_torchvision(
         layers=(Layer(name="unknown", channels=1, grid=(1, 1)),),
     )
     images = synthetic_images(0, 4, resize.crop) if images is None else images
-    network = load_classifier(name, weights, len(labels))
+    network = load_classifier(name, weights, len(labels), build)
     return export(network, manifest, path, images=images, layer=layer, weights_dtype=weights_dtype, peers=peers)
 
 
-def load_classifier(name: str, weights: Path, num_classes: int) -> nn.Module:
+def load_classifier(
+    name: str, weights: Path, num_classes: int, build: Mapping[str, object] = MappingProxyType({})
+) -> nn.Module:
     """Return one of torchvision's classifiers with the weights of a file, in evaluation mode.
 
+    Args:
+        name: torchvision's.
+        weights: file of its state dict; heads that only help training (`aux1`, `AuxLogits`) may be there or not.
+        num_classes: K.
+        build: what a state dict does not say: arguments of torchvision's constructor.
+
     Raises:
-        WeightsError: there is no such network, or the file is of another one; names the keys.
+        WeightsError: there is no such network, the file is of another one, or the constructor has to be told more.
     """
     if name not in torchvision.models.list_models(module=torchvision.models):
         raise WeightsError(f"torchvision has no classifier {name!r}")
-    network: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=num_classes)
+    state = read_state_dict(weights)
+    network = _built(name, num_classes, build)
+    if hasattr(network, "transform_input") and "transform_input" not in build:
+        raise WeightsError(
+            f"a state dict does not say whether {name} changes its input's normalisation: give --build "
+            "transform_input=true, as torchvision's own weights need it, or transform_input=false"
+        )
+    if hasattr(network, "aux_logits"):  # its further heads only help training
+        further = {child for child, _ in network.named_children() if child.lower().startswith("aux")}
+        network = _built(name, num_classes, {**build, "aux_logits": False})
+        state = {key: tensor for key, tensor in state.items() if key.partition(".")[0] not in further}
+    state = _without_wrapper(state, network)
     try:
-        network.load_state_dict(read_state_dict(weights))
-    except RuntimeError as error:  # torch lists missing, surplus and reshaped keys
-        raise WeightsError(f"{weights.name} does not fit {name} with {num_classes} classes: {error}") from error
+        network.load_state_dict(state)
+    except RuntimeError as error:  # torch lists missing, surplus and reshaped keys, a line each
+        reason = " ".join(str(error).split())
+        raise WeightsError(f"{weights.name} does not fit {name} with {num_classes} classes: {reason:.600}") from error
     return network.eval()
+
+
+def _built(name: str, num_classes: int, build: Mapping[str, object]) -> nn.Module:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of how its weights begin, which are replaced
+            network: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **build)
+    except (TypeError, ValueError) as error:
+        told = ", ".join(f"{key}={value}" for key, value in build.items())
+        raise WeightsError(f"{name} cannot be built with {told or 'its defaults'}: {error}") from error
+    return network
+
+
+def _without_wrapper(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """Drop what a class around the network put before every name."""
+    own = {name for name, _ in network.named_children()}
+    while True:
+        first = {key.partition(".")[0] for key in state}
+        if len(first) != 1 or first <= own or not all("." in key for key in state):
+            return state
+        state = {key.partition(".")[2]: tensor for key, tensor in state.items()}

@@ -5,11 +5,13 @@ left out, and its keys may stand in the weights file or not. An early part may b
 follows the statistics of what it sees, and its features may be computed once and be given in its place.
 """
 
+import argparse
 import copy
+import re
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, NamedTuple, Self
+from typing import Literal, NamedTuple, Self, TypeGuard
 
 import torch
 import torchvision.models
@@ -63,6 +65,14 @@ STAGES: Mapping[str, tuple[Stage, ...]] = {
     "squeezenet1_1": _features((1, 64, 2), (4, 128, 4), (7, 256, 8), (12, 512, 16)),
 }
 """Backbone name → its stages, first to last."""
+
+
+STATE_NAMES = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
+"""Under which checkpoints keep their state dict, the first that is there counts."""
+WRAPPERS = ("_orig_mod.", "module.", "_orig_mod.")
+"""What `torch.compile` and `DataParallel` put before every name, in any order."""
+_OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
+"""Names of DenseNet's layers in older files: `norm.1` is `norm1` now."""
 
 
 class Backbone(nn.Module):
@@ -239,19 +249,46 @@ def fused(part: nn.Sequential) -> nn.Sequential:
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Read a file of named tensors, without running code from it.
 
+    A checkpoint that holds them under a name beside other things is read, too, and what wrappers put before every
+    name is dropped.
+
     Raises:
         WeightsError: there is no such file, or it holds something else.
     """
     if not path.is_file():
         raise WeightsError(f"there is no weights file {path}")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # torchvision's own scripts keep their options
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever its unpickler and zip reader meet
         # Not its text: that advises to run whatever code the file holds.
         raise WeightsError(f"{path.name} is not a readable weights file: it must hold tensors by name alone") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise WeightsError(f"{path.name} does not hold a state dict (tensors by name)")
-    return state
+    state = _innermost(found, path.name)
+    for wrapper in WRAPPERS:
+        if state and all(name.startswith(wrapper) for name in state):
+            state = {name.removeprefix(wrapper): tensor for name, tensor in state.items()}
+    return {_OLD_DENSENET.sub(r"\1\2", name): tensor for name, tensor in state.items()}
+
+
+def _innermost(found: object, file: str) -> dict[str, Tensor]:
+    """Return the state dict of a checkpoint: what it is, or the one it holds."""
+    if _is_state(found):
+        return found
+    held = {str(name): value for name, value in found.items() if _is_state(value)} if isinstance(found, dict) else {}
+    named = [name for name in STATE_NAMES if name in held] or list(held)
+    if not named:
+        raise WeightsError(f"{file} does not hold a state dict (tensors by name)")
+    if len(named) > 1 and named[0] not in STATE_NAMES:
+        raise WeightsError(f"{file} holds several state dicts: {', '.join(named)}; save the one that is meant alone")
+    return held[named[0]]
+
+
+def _is_state(value: object) -> TypeGuard[dict[str, Tensor]]:
+    return (
+        isinstance(value, dict)
+        and bool(value)
+        and all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items())
+    )
 
 
 def _steps(whole: nn.Module, last: str) -> tuple[str, ...]:
