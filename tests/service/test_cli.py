@@ -266,3 +266,12 @@ def test_a_bad_model_is_named(tmp_path: Path, photo: str, capsys: pytest.Capture
         assert f"{bad}: not an ONNX file" in line
     assert main(["inspect", str(tmp_path)]) == 1
     assert f"fieldmark: {tmp_path.name} cannot be read: Is a directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wrong", ["--sizes=abc", "--sizes=4x", "--sizes=0x4", "--concurrency=x", "--concurrency=0"])
+def test_bench_refuses_what_is_no_number(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before anything starts, with the command's own usage."""
+    with pytest.raises(SystemExit) as stopped:
+        main(["bench", wrong, "--model", "none"])
+    shown = capsys.readouterr().err
+    assert (2, True) == (stopped.value.code, shown.startswith("usage: fieldmark bench"))

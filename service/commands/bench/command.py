@@ -39,8 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--photos", type=Path, nargs="*", default=[], help="files or folders; by default synthetic ones"
     )
-    parser.add_argument("--sizes", default="640x480", help="comma-separated WIDTHxHEIGHT that photos are brought to")
-    parser.add_argument("--concurrency", default="1,8,32", help="comma-separated connections of the closed loop")
+    parser.add_argument(
+        "--sizes", type=sizes, default="640x480", help="comma-separated WIDTHxHEIGHT that photos are brought to"
+    )
+    parser.add_argument(
+        "--concurrency", type=counts, default="1,8,32", help="comma-separated connections of the closed loop"
+    )
     parser.add_argument("--seconds", type=float, default=10.0, help="of every measurement, all rounds together")
     parser.add_argument("--rounds", type=int, default=3, help="in which ceiling and loads are measured in turns")
     parser.add_argument("--warmup-s", type=float, default=2.0, help="before every measurement, all rounds together")
@@ -53,12 +57,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
+def sizes(text: str) -> str:
+    """Return a list of WIDTHxHEIGHT as it is, if it is one."""
+    for size in text.split(","):
+        width, _, height = size.strip().partition("x")
+        if min(int(width), int(height)) < 1:
+            raise ValueError(text)
+    return text
+
+
+def counts(text: str) -> str:
+    """Return a list of whole numbers from 1 as it is, if it is one."""
+    if min(int(count) for count in text.split(",")) < 1:
+        raise ValueError(text)
+    return text
+
+
 def run(options: argparse.Namespace) -> int:
     """Run `fieldmark bench`; returns the exit code."""
     sources = find_photos(options.photos, 8)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         url = options.url
-        server = Server(url.rstrip("/")) if url else stack.enter_context(started_server(options.model))
+        try:
+            server = Server(url.rstrip("/")) if url else stack.enter_context(started_server(options.model))
+        except RuntimeError as error:
+            raise OSError(f"no server to measure: {error}") from error
         report: dict[str, Any] = {"sizes": {}}
         for text in options.sizes.split(","):
             width, _, height = text.strip().partition("x")
