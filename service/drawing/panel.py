@@ -1,10 +1,9 @@
 """The panel: the photo and its maps side by side, with captions."""
 
-import unicodedata
-
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from service.drawing.fonts import draw_text, fitting
 from service.drawing.maps import ScaledMap, coloured, palette_of
 
 _PAPER, _INK, _FAINT, _ACCENT, _TRACK = "#ffffff", "#16202a", "#66727f", "#2f6f5e", "#e6eaee"
@@ -45,11 +44,12 @@ def _draw_head(
     draw: ImageDraw.ImageDraw, place: tuple[int, int, int], unit: int, caption: str, probability: float | None
 ) -> None:
     left, top, right = place
-    font = ImageFont.load_default(1.35 * unit)
+    size = 1.35 * unit
+    font = ImageFont.load_default(size)
     share = "" if probability is None else f"{probability:.1%}"
     draw.text((right, top), share, _ACCENT, font, anchor="ra")
     room = right - left - draw.textlength(share, font) - unit
-    draw.text((left, top), _fitting(draw, caption, font, room), _INK, font)
+    draw_text(draw, (left, top), fitting(draw, caption, size, room), size, _INK)
     if probability is not None:
         bar = top + 2 * unit
         thick = max(unit // 3, 3)
@@ -68,15 +68,14 @@ def _draw_foot(
 ) -> None:
     (left, top), (width, unit) = place, room
     draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(unit)
-    draw.text((left, top), _fitting(draw, title, font, width), _INK, font)
+    draw_text(draw, (left, top), fitting(draw, title, unit, width), unit, _INK)
     if scaled is None:
         return
     small = ImageFont.load_default(0.8 * unit)
     line = top + round(1.6 * unit)
     note = _note(title, scaled)
     if note:
-        draw.text((left, line), _fitting(draw, note, small, width), _FAINT, small)
+        draw_text(draw, (left, line), fitting(draw, note, 0.8 * unit, width), 0.8 * unit, _FAINT)
         return
     low, high = f"{scaled.min:.3g}", f"{scaled.max:.3g}"
     draw.text((left, line), low, _FAINT, small)
@@ -96,15 +95,3 @@ def _note(title: str, scaled: ScaledMap) -> str:
     if title == "attention" and scaled.is_flat:
         return f"flat: {scaled.min:.3f} to {scaled.max:.3f}"
     return ""
-
-
-def _fitting(
-    draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: float
-) -> str:
-    """Return the text in the characters that Pillow's font has, cut to the room."""
-    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode("ascii")
-    if draw.textlength(plain, font) <= room:
-        return plain
-    while plain and draw.textlength(plain + "...", font) > room:
-        plain = plain[:-1]
-    return plain + "..."

@@ -44,7 +44,7 @@ def test_classify(alone: dict[str, httpx.Response]) -> None:
         if answer.status_code != 200:
             check_problem(answer.json(), answer.status_code)
     assert sum(answer.status_code == 200 for answer in alone.values()) > 30
-    assert sum(answer.status_code != 200 for answer in alone.values()) > 5
+    assert sum(answer.status_code != 200 for answer in alone.values()) >= 5
 
 
 @pytest.mark.parametrize("address", ["/explain?size=256", "/explain?view=panel&size=128&target=rank:1&versus=rank:2"])
