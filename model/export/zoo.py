@@ -81,7 +81,7 @@ def load_classifier(
         build: what a state dict does not say: arguments of torchvision's constructor.
 
     Raises:
-        WeightsError: there is no such network, the file is of another one, or the constructor has to be told more.
+        WeightsError: there is no such network, the file is of another one, or does not say all that is needed.
     """
     if name not in torchvision.models.list_models(module=torchvision.models):
         raise WeightsError(f"torchvision has no classifier {name!r}")
@@ -111,8 +111,8 @@ def _built(name: str, num_classes: int, build: Mapping[str, object]) -> nn.Modul
             warnings.simplefilter("ignore")  # of how its weights begin, which are replaced
             network: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **build)
     except (TypeError, ValueError) as error:
-        told = ", ".join(f"{key}={value}" for key, value in build.items())
-        raise WeightsError(f"{name} cannot be built with {told or 'its defaults'}: {error}") from error
+        given = ", ".join(f"{key}={value}" for key, value in build.items())
+        raise WeightsError(f"{name} cannot be built with {given or 'its defaults'}: {error}") from error
     return network
 
 

@@ -36,11 +36,8 @@ def draw_layers(
         colormap: name of the colours.
         size: longer side of the layers, pixels; None for the image's.
     """
+    scaled = [scale_map(values, resize.crop) for values in maps]
     return [
-        MapLayer(
-            render_layer(values, resize, width, height, colormap=colormap, size=size),
-            values,
-            scale_map(values, resize.crop),
-        )
-        for values in maps
+        MapLayer(render_layer(one, resize, width, height, colormap=colormap, size=size), values, one)
+        for values, one in zip(maps, scaled, strict=True)
     ]

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from model.contract.geometry import Resize
 from model.photo.decode import DecodedImage
 from service.drawing.encode import check_size, encode, rgba_png
-from service.drawing.maps import Placement, heatmap, palette_of, scale_map
+from service.drawing.maps import Placement, ScaledMap, heatmap, palette_of, scale_map
 from service.drawing.overlay import overlay, picture
 from service.drawing.panel import panel
 from service.errors import InvalidOption
@@ -74,12 +74,12 @@ def render_view(
 
 
 def render_layer(
-    values: npt.ArrayLike, resize: Resize, width: int, height: int, *, colormap: str = "turbo", size: int | None = None
+    scaled: ScaledMap, resize: Resize, width: int, height: int, *, colormap: str = "turbo", size: int | None = None
 ) -> str:
     """Return a map as a data URL: an RGBA PNG of the original's sides, transparent where the network did not look.
 
     Args:
-        values: raw map, (h, w).
+        scaled: the map, ready for display.
         resize: geometry of the model.
         width: of the original, pixels.
         height: of the original, pixels.
@@ -92,5 +92,5 @@ def render_layer(
     """
     placement = Placement.on(resize, width, height, size)
     check_size(placement, "image/png")
-    layer = rgba_png(scale_map(values, resize.crop).grid, placement, palette_of(colormap))
+    layer = rgba_png(scaled.grid, placement, palette_of(colormap))
     return "data:image/png;base64," + base64.b64encode(layer).decode("ascii")

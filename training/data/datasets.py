@@ -52,11 +52,6 @@ def load_dataset(folder: Path, kind: str = "auto", layout: str = "auto") -> Data
     return _checked(LOADERS[place.kind](folder if place.kind == "cars" else place.folder))
 
 
-def detect(folder: Path) -> str:
-    """Return the kind of data set that lies in a folder, by its files."""
-    return find_place(folder).kind
-
-
 def _checked(dataset: Dataset) -> Dataset:
     """Refuse what cannot be trained on, and note what is merely odd."""
     if dataset.num_classes < 2:

@@ -21,7 +21,11 @@ RANDOM = np.random.default_rng(5)
 def test_layer_equals_the_heatmap(size: tuple[int, int]) -> None:
     """The layer written in strips has the heatmap's colours, and none where the network did not look."""
     grid = RANDOM.random((7, 7))
-    layer = np.asarray(Image.open(io.BytesIO(base64.b64decode(render_layer(grid, RESIZE, *size).partition(",")[2]))))
+    layer = np.asarray(
+        Image.open(
+            io.BytesIO(base64.b64decode(render_layer(scale_map(grid, RESIZE.crop), RESIZE, *size).partition(",")[2]))
+        )
+    )
     placement = Placement.on(RESIZE, *size)
     expected = np.asarray(heatmap(scale_map(grid), placement).convert("RGB"))
     _, seen = place_map(scale_map(grid).grid, placement)
@@ -33,12 +37,12 @@ def test_layer_equals_the_heatmap(size: tuple[int, int]) -> None:
 def test_huge_pictures_need_a_size() -> None:
     """An original of fifty megapixels is not drawn in full; smaller pictures of it are."""
     with pytest.raises(TooManyPixels, match="`size`"):
-        render_layer(peak(1, 1), RESIZE, 8000, 6000)
+        render_layer(scale_map(peak(1, 1), RESIZE.crop), RESIZE, 8000, 6000)
     with pytest.raises(TooManyPixels, match="`size`"):
         render_view(
             DecodedImage(Image.new("RGB", (8, 6)), 8000, 6000, "JPEG", 1000), RESIZE, view="overlay", gradcam=peak(1, 1)
         )
-    assert render_layer(peak(1, 1), RESIZE, 8000, 6000, size=64)
+    assert render_layer(scale_map(peak(1, 1), RESIZE.crop), RESIZE, 8000, 6000, size=64)
 
 
 def test_formats_have_a_longest_side() -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from service.drawing.maps import scale_map
 from service.drawing.views import View, render_layer, render_view
 from service.errors import InvalidOption
 from tests.service.drawing.conftest import RESIZE, peak, photo
@@ -39,7 +40,7 @@ def test_every_view_in_every_form(view: View, media_type: str, size: tuple[int, 
 
 def test_layer_is_an_rgba_data_url() -> None:
     """Opaque where the network looked, transparent elsewhere, in the original's size."""
-    url = render_layer(peak(3, 3), RESIZE, 640, 480)
+    url = render_layer(scale_map(peak(3, 3), RESIZE.crop), RESIZE, 640, 480)
     head, _, body = url.partition(",")
     assert "data:image/png;base64" == head
     layer = Image.open(io.BytesIO(base64.b64decode(body)))

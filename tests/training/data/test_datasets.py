@@ -9,7 +9,8 @@ from PIL import Image
 from scipy.io import savemat
 
 from training.data import store as store_module
-from training.data.datasets import detect, load_dataset
+from training.data.datasets import load_dataset
+from training.data.layouts.places import find_place
 from training.data.samples import Dataset, Sample, hold_out
 from training.data.store import ImageStore, PhotoFiles, Preparation, as_served, decode_photo, open_store, shrink_to
 from training.data.transforms import ServedGeometry, make_item, training_transform
@@ -154,7 +155,7 @@ def test_labels_csv_is_a_data_set(tmp_path: Path) -> None:
     rows = "p.jpg,9,zebra,train,1,2,3,4\nq.jpg,3,yak,train,,,,\nr.jpg,9,zebra,test,,,,\n"
     (tmp_path / "labels.csv").write_text(head + rows)
     dataset = load_dataset(tmp_path)
-    assert detect(tmp_path) == "csv"
+    assert find_place(tmp_path).kind == "csv"
     assert dataset.labels == ("yak", "zebra")
     assert (dataset.train[0].box, dataset.train[1].box) == ((1.0, 2.0, 3.0, 4.0), None)
     assert [sample.label for sample in dataset.test] == [1]
