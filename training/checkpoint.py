@@ -3,6 +3,7 @@
 A run's folder holds `checkpoint.pt` (the last position: resume) and `best.pt` (the selected weights: evaluate, export).
 """
 
+import dataclasses
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -82,8 +83,7 @@ class Selected:
 
 def network_config(recipe: Recipe, num_classes: int) -> NetworkConfig:
     """Return the network a recipe describes, for so many classes."""
-    part = recipe.network
-    return NetworkConfig(part.backbone, part.attention, num_classes, part.pooling, part.head, part.hidden, part.dropout)
+    return NetworkConfig.from_dict({**dataclasses.asdict(recipe.network), "num_classes": num_classes})
 
 
 def load_selected(run: Path) -> Selected:

@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 def lively_network() -> Network:
     """Return a MobileNetV2 whose running statistics are not those of a fresh network."""
     torch.manual_seed(0)
-    network = build_network(NetworkConfig("mobilenet_v2", "guided", 3, pooling="avg"))
+    network = build_network(NetworkConfig("mobilenet_v2", "guided", num_classes=3, pooling="avg"))
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_mean, -0.2, 0.2)  # type: ignore[arg-type]
