@@ -100,7 +100,7 @@ def evaluate_command(options: argparse.Namespace) -> int:
     from training.evaluation.evaluate import judge_file, judge_selected, part_of, predictions_csv
     from training.evaluation.faithfulness import faithfulness_of
     from training.evaluation.report import write_report
-    from training.fit.world import pick_device
+    from training.fit.processes import pick_device
 
     if options.out:
         check_folder(options.out)

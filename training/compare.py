@@ -26,7 +26,7 @@ from training.errors import CheckpointError, DatasetError, Diverged, TrainingErr
 from training.evaluation.evaluate import judge_selected
 from training.fit.job import Job
 from training.fit.loop import fit
-from training.fit.world import pick_device
+from training.fit.processes import pick_device
 from training.recipe import Recipe
 from training.table import Result, draw, markdown, results_csv
 

@@ -77,7 +77,7 @@ def test_a_stopped_run_goes_on_exactly(make_job: MakeJob, monkeypatch: pytest.Mo
             asked += 1
             return asked >= stop_after
 
-        patch.setattr("training.fit.world.StopRequest.wanted", wanted)
+        patch.setattr("training.fit.processes.StopRequest.wanted", wanted)
         assert not fit(pieces).finished
     assert read(pieces.out / LAST)["batch"] > 0
     assert fit(pieces).finished
