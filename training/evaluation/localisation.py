@@ -1,7 +1,7 @@
-"""Do the maps point at the object? The pointing game and the share of a map's energy inside the box.
+"""Localisation by maps: the pointing game, and the share of a map's energy inside the box.
 
-Both are read against a centred Gaussian, which knows nothing of the image: photographers put their object in the
-middle, so a figure that does not beat it says nothing for the map.
+The baseline is a centred Gaussian, which does not depend on the image: objects tend to be in the middle of photos, so
+a map is informative only if its figures are better.
 
 Source: Zhang et al. 2018, "Top-down neural attention by excitation backprop", arXiv:1608.00507 (pointing game).
 """
@@ -15,12 +15,12 @@ from torch.nn.functional import interpolate
 from training.evaluation.scores import Floats
 
 GAUSSIAN_SIGMA = 0.25
-"""Of the centred Gaussian, as a part of the image's side."""
+"""Of the centred Gaussian, as a fraction of the image's side."""
 CHUNK = 64
 
 
 def localisation_figures(gradcam: Floats, attention: Floats | None, boxes: Floats, size: int) -> dict[str, float]:
-    """Return how well maps point into boxes, over the images that have one.
+    """Return the localisation figures over the images that have a box.
 
     Args:
         gradcam: maps of the predicted class, (n, h, w).
@@ -31,9 +31,8 @@ def localisation_figures(gradcam: Floats, attention: Floats | None, boxes: Float
     Returns:
         Figures by name; empty where no image has a box.
     """
-    known = np.isfinite(boxes).all(axis=1)
-    # A box that the crop cuts off entirely cannot be pointed at.
-    known &= ((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])) | ~known
+    # Neither NaN nor a box that the crop cuts off entirely.
+    known = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     if not known.any():
         return {}
     boxes = boxes[known]
@@ -54,7 +53,7 @@ def localisation_figures(gradcam: Floats, attention: Floats | None, boxes: Float
 
 
 def pointing_hits(maps: Floats, boxes: Floats, size: int) -> npt.NDArray[np.bool_]:
-    """Return whether the highest point of each map lies inside its box, (n,); a map of zeros points nowhere.
+    """Return whether the highest point of each map lies inside its box, (n,); False for a map of zeros.
 
     Args:
         maps: (n, h, w), any grid.
@@ -63,7 +62,7 @@ def pointing_hits(maps: Floats, boxes: Floats, size: int) -> npt.NDArray[np.bool
     """
     _, height, width = maps.shape
     flat = maps.reshape(len(maps), -1)
-    # A map is highest at the centre of its highest cell, also after bilinear enlargement.
+    # Bilinear enlargement keeps the maximum at the centre of the highest cell.
     row, column = np.divmod(flat.argmax(axis=1), width)
     x, y = (column + 0.5) * size / width, (row + 0.5) * size / height
     inside = (x >= boxes[:, 0]) & (x <= boxes[:, 2]) & (y >= boxes[:, 1]) & (y <= boxes[:, 3])

@@ -166,7 +166,7 @@ def test_a_folder_without_two_classes_is_refused(tmp_path: Path, content: str) -
     """The message says what was expected."""
     if content == "one":
         photo(tmp_path / "only" / "0.png")
-    with pytest.raises(DatasetError, match=r"a folder for each class|at least two"):
+    with pytest.raises(DatasetError, match=r"a folder of images for each class|at least two"):
         load_dataset(tmp_path)
 
 
