@@ -12,8 +12,9 @@ from urllib.error import URLError
 
 from model.files import check_folder, check_target, write_whole
 from model.terminal import one_line, run
-from training.arms import ARMS
+from training.arms import ARMS, apply_arm
 from training.errors import TrainingError
+from training.fit.job import Job
 from training.options import (
     build_of,
     build_parser,
@@ -63,27 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def fit_command(options: argparse.Namespace) -> int:
     """Train, or go on training."""
-    from training.fit.job import Job
     from training.fit.loop import fit
 
-    recipe = recipe_of(options)
-    check_folder(options.out)
-    dataset = dataset_of(options)
-    outcome = fit(
-        Job(
-            recipe=recipe,
-            dataset=dataset,
-            out=options.out,
-            weights=weights_of(options.weights),
-            cache=cache_of(options),
-            device=options.device,
-            workers=workers_of(options),
-            fresh=options.fresh,
-            time_budget_s=options.time_budget_s,
-            visible=not options.quiet,
-            commit=project_commit(),
-        )
-    )
+    outcome = fit(_job(options, recipe_of(options)))
     result: dict[str, Any] = {"run": str(options.out), "finished": outcome.finished, "epochs": outcome.epoch}
     result |= {f"held_out_{name}": value for name, value in outcome.metrics.items()}
     if outcome.leads:
@@ -94,13 +77,31 @@ def fit_command(options: argparse.Namespace) -> int:
     return INTERRUPTED if outcome.interrupted else UNFINISHED
 
 
+def _job(options: argparse.Namespace, recipe: Recipe) -> Job:
+    """Return the input of `fit`; the folder of the run is checked before the photos are read."""
+    check_folder(options.out)
+    return Job(
+        recipe=recipe,
+        dataset=dataset_of(options),
+        out=options.out,
+        weights=weights_of(options.weights),
+        cache=cache_of(options),
+        device=options.device,
+        workers=workers_of(options),
+        fresh=getattr(options, "fresh", False),
+        time_budget_s=options.time_budget_s,
+        visible=not options.quiet,
+        commit=project_commit(),
+    )
+
+
 def evaluate_command(options: argparse.Namespace) -> int:
     """Judge a run or an exported file on every image of a part."""
     from training.checkpoint import load_selected
-    from training.evaluation.evaluate import judge_file, judge_selected, part_of, predictions_csv
+    from training.evaluation.evaluate import evaluate_file, evaluate_run, part_of, predictions_csv
     from training.evaluation.faithfulness import faithfulness_of
     from training.evaluation.report import write_report
-    from training.fit.world import pick_device
+    from training.fit.processes import pick_device
 
     if options.out:
         check_folder(options.out)
@@ -108,23 +109,24 @@ def evaluate_command(options: argparse.Namespace) -> int:
     workers, visible = workers_of(options), not options.quiet
     if options.model.suffix == ".onnx":
         recipe = _recipe_of_file(options.model) if options.part == "held-out" else None
-        judged = judge_file(options.model, dataset, part_of(dataset, recipe, options.part), workers, visible)
+        samples = part_of(dataset, recipe, options.part)
+        evaluation = evaluate_file(options.model, dataset, samples, workers, visible)
     else:
         selected = load_selected(options.model)
         samples = part_of(dataset, selected.recipe, options.part)
-        judged = judge_selected(selected, dataset, samples, pick_device(options.device), workers, visible)
-    figures = judged.figures()
+        evaluation = evaluate_run(selected, dataset, samples, pick_device(options.device), workers, visible)
+    figures = evaluation.figures()
     if options.faithfulness:
-        figures |= faithfulness_of(judged, options.model, options.faithfulness, dataset.banner)
+        figures |= faithfulness_of(evaluation, options.model, options.faithfulness, dataset.banner)
     result = {"model": str(options.model), "dataset": dataset.name, "part": options.part, **figures}
     if dataset.skipped:
         result["skipped_damaged"] = dataset.skipped
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
         write_whole(options.out / "metrics.json", json.dumps(result, indent=2) + "\n")
-        write_whole(options.out / "predictions.csv", predictions_csv(judged))
+        write_whole(options.out / "predictions.csv", predictions_csv(evaluation))
         title = f"{options.model.name} on {dataset.name}, {options.part}"
-        write_report(judged, figures, title, options.out / "report.html", dataset.banner)
+        write_report(evaluation, figures, title, options.out / "report.html", dataset.banner)
     _print(result, options.json)
     return 0
 
@@ -213,27 +215,12 @@ def compare_command(options: argparse.Namespace) -> int:
     """Train arms × seeds under one recipe and write the table."""
     from training.compare import Comparison, compare, read_results
 
-    check_folder(options.out)
-    comparison = Comparison(
-        recipe=recipe_of(options),
-        arms=tuple(name.strip() for name in options.arms.split(",")),
-        seeds=tuple(int(seed) for seed in options.seeds.split(",")),
-        data=options.data,
-        kind=options.dataset,
-        layout=options.layout,
-        skip_damaged=options.skip_damaged,
-        weights=weights_of(options.weights),
-        out=options.out,
-        cache=cache_of(options),
-        device=options.device,
-        workers=workers_of(options),
-        jobs=options.jobs,
-        time_budget_s=options.time_budget_s,
-        keep_weights=options.keep_weights,
-        visible=not options.quiet,
-        commit=project_commit(),
-    )
-    done = compare(comparison)
+    recipe, arms = recipe_of(options), tuple(name.strip() for name in options.arms.split(","))
+    for arm in arms:
+        apply_arm(recipe, arm)  # refused before the photos are read
+    seeds = tuple(int(seed) for seed in options.seeds.split(","))
+    job, data = _job(options, recipe), options.data.resolve().name
+    done = compare(Comparison(job, arms, seeds, data, options.jobs, options.keep_weights))
     results = read_results(options.out)
     if options.json:
         _print({"finished": done, "results": results}, as_json=True)

@@ -20,12 +20,12 @@ from training.fit.loaders import Loaders, Parts
 
 
 def measure(job: Job, parts: Parts, learner: Learner, loaders: Loaders, epoch: int) -> Selected:
-    """Return the present weights with what they reach on the held-out part.
+    """Return the present weights with their figures on the held-out part.
 
     Raises:
         Diverged: the logits are no longer numbers.
     """
-    network, temperature = learner.judged, 1.0
+    network, temperature = learner.evaluated, 1.0
     metrics: dict[str, float] = {}
     if parts.held:
         logits, labels = predict(network, loaders.held, learner.normalise, learner.after)
@@ -33,14 +33,14 @@ def measure(job: Job, parts: Parts, learner: Learner, loaders: Loaders, epoch: i
             raise Diverged(f"epoch {epoch}: the logits of held-out images are no longer numbers")
         temperature = fit_temperature(logits, labels)
         metrics = accuracy_figures(logits, labels, temperature)
-    # Copied to the CPU: the weights go on changing while these wait to be written.
+    # Copied to the CPU: training goes on changing the weights before these are written.
     state = {name: tensor.detach().to("cpu", copy=True) for name, tensor in network.state_dict().items()}
     facts = run_facts(job, len(parts.train))
     return Selected(job.recipe, job.dataset.labels, state, epoch, temperature, metrics, facts)
 
 
 def select(best: Selected | None, present: Selected) -> Selected:
-    """Return which weights to keep: the present ones if the recipe wants the last, or if they are the best so far."""
+    """Return the weights to keep: the present ones if the recipe selects the last or they are the best so far."""
     if best is None or present.recipe.run.selection == "last" or _merit(present) > _merit(best):
         return present
     return best
@@ -64,12 +64,12 @@ def predict(
 
 
 def run_facts(job: Job, num_train: int) -> dict[str, Any]:
-    """Return what a manifest's provenance says of a run, beside recipe and seed."""
+    """Return what the manifest's provenance holds of a run, beside recipe and seed."""
     facts: dict[str, Any] = {
         "dataset": job.dataset.name,
         "num_train": num_train,
         "licence": job.dataset.licence,
-        "weights": job.weights if isinstance(job.weights, str) else job.weights.name if job.weights else "random",
+        "weights": job.weights_name,
         "banner": job.dataset.banner,
         "commit": job.commit,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

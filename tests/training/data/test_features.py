@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 def lively_network() -> Network:
     """Return a MobileNetV2 whose running statistics are not those of a fresh network."""
     torch.manual_seed(0)
-    network = build_network(NetworkConfig("mobilenet_v2", "guided", 3, pooling="avg"))
+    network = build_network(NetworkConfig("mobilenet_v2", "guided", num_classes=3, pooling="avg"))
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_mean, -0.2, 0.2)  # type: ignore[arg-type]
@@ -42,8 +42,8 @@ def test_cached_features_are_what_the_network_answers(birds: Dataset, tiny: Reci
         expected = nn.Sequential(*network.backbone.modules_until(step))(x)
         scale = expected.abs().max()
         assert (kept.answer(images) - expected).abs().max() <= 1e-5 * scale
-        features = kept.served(photos, birds.test)
-        stored = torch.stack([features.get(0, i) for i in range(len(photos))]).float()
+        features = kept.prepared(photos, birds.test)
+        stored = torch.stack([features[i][0] for i in range(len(photos))]).float()
         assert (stored - expected).abs().max() <= 1e-3 * scale
         whole = network(x)
         assert torch.allclose(

@@ -16,7 +16,7 @@ EVIDENCE = torch.tensor([[0.0, 1e-4, 3e-4, -2e-4]])
 def small_network(attention: str = "guided", pooling: str = "avg") -> Network:
     """Return a network on a small backbone."""
     torch.manual_seed(0)
-    return build_network(NetworkConfig("squeezenet1_1", attention, 3, pooling=pooling, hidden=8))  # type: ignore[arg-type]
+    return build_network(NetworkConfig("squeezenet1_1", attention, num_classes=3, pooling=pooling, hidden=8))  # type: ignore[arg-type]
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor]:

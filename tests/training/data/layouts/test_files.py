@@ -1,4 +1,4 @@
-"""What is read as a photo, what is passed over, and that nothing vanishes without a word."""
+"""Which files are read as photos, and that every other file is reported."""
 
 import shutil
 from collections.abc import Callable
@@ -46,7 +46,7 @@ def test_what_the_system_keeps_is_no_photo(photo: Photo, two: Path, hidden: str,
     before = read(two)
     photo(two / above / hidden)
     assert read(two) == before
-    assert any("passed over" in notice for notice in load_dataset(two).notices)
+    assert any("are skipped" in notice for notice in load_dataset(two).notices)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_a_class_of_pictures_that_cannot_be_read_is_refused(two: Path) -> None:
 def test_photos_outside_the_classes_are_counted(photo: Photo, two: Path) -> None:
     """A montage beside the class folders belongs to none of them."""
     photo(two / "montage.png")
-    assert any("1 photos lie outside any class folder" in notice for notice in load_dataset(two).notices)
+    assert any("1 photos are outside any class folder" in notice for notice in load_dataset(two).notices)
 
 
 def test_a_link_into_a_folder_above_ends(two: Path) -> None:

@@ -80,7 +80,7 @@ def test_cubs_classes_are_read_by_number(cub_like: Path, tmp_path: Path) -> None
     lists.write_text((cub_like / "classes.txt").read_text().replace("003.", "777."))
     assert load_dataset(tmp_path).labels == plain.labels
     lists.write_text("\n".join([*lines, lines[0]]))
-    with pytest.raises(DatasetError, match="line 4: 1 stands there twice"):
+    with pytest.raises(DatasetError, match="line 4: 1 occurs twice"):
         load_dataset(tmp_path)
     lists.write_text("\n".join([*lines[:2], "7 other"]))
     with pytest.raises(DatasetError, match=r"classes.txt lacks class 3"):
