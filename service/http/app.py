@@ -20,7 +20,7 @@ from service.http.admission import Admission
 from service.http.api import openapi
 from service.http.auth import Keys
 from service.http.oip import routes as oip
-from service.http.oip.schemas import HEADER_LENGTH, SCHEMAS
+from service.http.oip.schemas import HEADER_LENGTH, InferRequest
 from service.http.problems import answer_problem
 from service.http.site import pages
 from service.http.telemetry import Problems, Telemetry
@@ -148,7 +148,7 @@ def _document_routes(app: FastAPI, settings: Settings) -> Routes:
     routes = Routes()
 
     def document() -> dict[str, Any]:
-        return openapi.document(app, SCHEMAS, settings)
+        return openapi.document(app, [InferRequest], settings)
 
     @routes.get("/openapi.json", include_in_schema=False)
     async def serve(_: Request) -> Response:

@@ -1,18 +1,17 @@
 """What a client asks for: the options in its query string, and the form of the answer in its `Accept`.
 
-FastAPI could read the options, at twice the price of all else that happens to a request; most requests have no query
-string. `Accept` is read as RFC 9110 has it, section 12.5.1.
+`Accept` is read as RFC 9110 has it, section 12.5.1.
 """
 
 from collections import Counter
-from collections.abc import Sequence
-from functools import cache, lru_cache
-from typing import TypeVar, cast
+from collections.abc import Awaitable, Callable, Sequence
+from functools import lru_cache, wraps
+from typing import TypeVar, get_type_hints
 from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
-from starlette.types import Scope
+from starlette.responses import Response
 
 from service.errors import InvalidOption, NotAcceptable
 from service.http.problems import invalid_option
@@ -25,22 +24,32 @@ MAX_PARAMETERS = 32
 Options = TypeVar("Options", bound=BaseModel)
 
 
-def read_options(scope: Scope, kind: type[Options]) -> Options:
-    """Return the options of a request.
+def with_options(
+    endpoint: Callable[[Request, Options], Awaitable[Response]],
+) -> Callable[[Request], Awaitable[Response]]:
+    """Return an endpoint that takes the request alone and reads its second parameter, `options`, from the query."""
+    kind = get_type_hints(endpoint)["options"]
+
+    @wraps(endpoint)
+    async def with_options_read(request: Request) -> Response:
+        return await endpoint(request, read_options(request.scope["query_string"], kind))
+
+    return with_options_read
+
+
+def read_options(query: bytes, kind: type[Options]) -> Options:
+    """Return the options of a query string.
 
     Raises:
         InvalidOption: an unknown parameter, one that is given twice, or a value out of range.
     """
-    query: bytes = scope["query_string"]
-    if not query:
-        return cast(Options, _defaults(kind))
     try:
         pairs = parse_qsl(query.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=MAX_PARAMETERS)
     except ValueError as error:
         raise InvalidOption(f"A request has at most {MAX_PARAMETERS} parameters.") from error
     values = dict(pairs)
     if len(values) < len(pairs):
-        # One of them would be answered and the others not, which nobody could tell from the answer.
+        # The answer could not show which of the two values it is for.
         counts = Counter(name for name, _ in pairs)
         raise invalid_option(((name,), {"type": "repeated"}) for name, count in counts.items() if count > 1)
     try:
@@ -48,11 +57,6 @@ def read_options(scope: Scope, kind: type[Options]) -> Options:
     except ValidationError as error:
         items = error.errors(include_url=False, include_input=False)
         raise invalid_option((item["loc"], item) for item in items) from error
-
-
-@cache
-def _defaults(kind: type[BaseModel]) -> BaseModel:
-    return kind()
 
 
 def accept_of(request: Request) -> str | None:

@@ -2,8 +2,10 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Annotated
 from urllib.parse import quote
 
+from fastapi import Query
 from pydantic_core import to_json
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -15,7 +17,7 @@ from service.http.api import openapi
 from service.http.api.schemas import ClassifyOptions, ExplainOptions
 from service.http.context import RequestContext, context_of
 from service.http.explain import draw, explanation, question_of
-from service.http.negotiation import JPEG, JSON, PNG, WEBP, accept_of, choose, read_options
+from service.http.negotiation import JPEG, JSON, PNG, WEBP, accept_of, choose, with_options
 from service.http.problems import known_error, problem_document
 from service.http.uploads import Upload, named, read_uploads, recognise
 from service.inference.engine import Question
@@ -26,13 +28,13 @@ ROUTES = Routes()
 
 
 @ROUTES.post("/classify", key="client", admitted=True, tags=["images"], **openapi.CLASSIFY)
-async def classify(request: Request) -> Response:
+@with_options
+async def classify(request: Request, options: Annotated[ClassifyOptions, Query()]) -> Response:
     """Name the class of each image.
 
     Send one image as the raw body, or one or many as the multipart field `file`. One image gets a flat answer;
     several get `results` in their order, with a problem in the place of an image that cannot be answered.
     """
-    options = read_options(request.scope, ClassifyOptions)
     choose(accept_of(request), [JSON])
     context = context_of(request)
     predictor = context.runtime.predictor
@@ -53,13 +55,13 @@ async def classify(request: Request) -> Response:
 
 
 @ROUTES.post("/explain", key="client", admitted=True, tags=["images"], **openapi.EXPLAIN)
-async def explain(request: Request) -> Response:
+@with_options
+async def explain(request: Request, options: Annotated[ExplainOptions, Query()]) -> Response:
     """Show where the model saw the class of each image.
 
     One image gets a picture (PNG, WebP or JPEG by `Accept`) with the class in the headers, or JSON under
     `Accept: application/json`; several images get JSON.
     """
-    options = read_options(request.scope, ExplainOptions)
     accept = accept_of(request)
     choose(accept, [PNG, WEBP, JPEG, JSON])
     context = context_of(request)

@@ -13,7 +13,7 @@ Colormap = Literal["turbo", "viridis", "inferno", "jet"]
 
 _LABEL = "Black footed Albatross"
 _SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
-_REQUEST_ID = "5f2b9d1c3e8a4f6b8d7c6e5f4a3b2c1d"
+EXAMPLE_ID = "5f2b9d1c3e8a4f6b8d7c6e5f4a3b2c1d"
 EXAMPLE_IMAGE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR42mNoAAAAggCB2kUIOwAAAABJRU5ErkJggg=="
 """A picture of one grey pixel, base64 of a PNG: an example that can be sent as it stands."""
 
@@ -92,7 +92,7 @@ class Classification(BaseModel):
     filename: str | None = Field(description="As the client named the file.", examples=["albatross.jpg"])
     width: int = Field(ge=1, description="Of the upright image, pixels.", examples=[500])
     height: int = Field(ge=1, examples=[333])
-    request_id: str = Field(examples=[_REQUEST_ID])
+    request_id: str = Field(examples=[EXAMPLE_ID])
 
 
 class ClassMap(BaseModel):
@@ -137,7 +137,7 @@ class Problem(BaseModel):
     status: int = Field(ge=400, le=599, examples=[422])
     detail: str = Field(examples=["The image is truncated."])
     code: str = Field(description="Stable name of the error.", examples=["undecodable_image"])
-    request_id: str = Field(examples=[_REQUEST_ID])
+    request_id: str = Field(examples=[EXAMPLE_ID])
     filename: str | None = Field(None, description="In `results`: of the image at fault.")
     nearest: list[str] | None = Field(None, description="With unknown_class: similar labels.", examples=[[_LABEL]])
     invalid: list[InvalidParameter] | None = Field(None, description="With invalid_option: the parameters at fault.")

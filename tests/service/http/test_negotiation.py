@@ -43,7 +43,7 @@ def test_nothing_fits(accept: str) -> None:
 
 def read(query: str) -> ExplainOptions:
     """Return the options of a query string."""
-    return read_options({"query_string": query.encode()}, ExplainOptions)
+    return read_options(query.encode(), ExplainOptions)
 
 
 def test_options_of_a_query() -> None:
