@@ -15,7 +15,7 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from service.settings import Settings
 
-_NOISY = ("python_multipart", "python_multipart.multipart", "multipart", "PIL", "asyncio", "uvicorn.access")
+_NOISY = ("PIL", "asyncio", "uvicorn.access")
 
 
 def configure_logs(settings: Settings, stream: TextIO | None = None) -> None:

@@ -71,7 +71,7 @@ def test_levels() -> None:
     stream = io.StringIO()
     configure_logs(Settings(log_level="warning"), stream)
     logging.getLogger("fieldmark.access").info("quiet")
-    logging.getLogger("python_multipart.multipart").warning("bytes of a client")
+    logging.getLogger("PIL").warning("bytes of a client")
     logging.getLogger("fieldmark.service").warning("loud")
     assert ["loud"] == [json.loads(line)["event"] for line in stream.getvalue().splitlines()]
 

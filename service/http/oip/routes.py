@@ -30,7 +30,7 @@ from service.http.oip.schemas import (
     read_operation,
 )
 from service.http.oip.tensors import Job, answer, inputs_of, outputs_of, read_job
-from service.http.uploads import read_body, recognise
+from service.http.uploads import recognise
 from service.inference.models import ServedModel
 from service.inference.predictor import Prediction
 from service.inference.targets import check_contrast
@@ -125,7 +125,7 @@ async def infer(request: Request, model: str, version: str | None = None) -> Res
     served = context.runtime.models.get(model, version)
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedImageType("Send the request as it is, without a Content-Encoding.")
-    body = await read_body(request.receive)
+    body = await request.body()
     context.bytes_in = len(body)
     declared = request.headers.get(HEADER_LENGTH)
     max_images = context.runtime.settings.max_files

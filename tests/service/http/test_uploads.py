@@ -82,7 +82,7 @@ def test_other_parts_are_passed_over() -> None:
         (form_of(part(b"x", 'form-data; name="image"')), EmptyInput),
         (form_of(part(b"class:3", 'form-data; name="target"'), part(b"x")), InvalidOption),
         (form_of(part(b"x"), part(b"1", 'form-data; name="top_k"')), InvalidOption),
-        (form_of(part(b"x", "")), EmptyInput),
+        (form_of(part(b"x", "")), MalformedRequest),
         (b"no form at all", MalformedRequest),
         (part(b"x"), MalformedRequest),
         (part(b"x")[:-5], MalformedRequest),
