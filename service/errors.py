@@ -28,6 +28,7 @@ The decoder raises errors of its own, which `of_photo` turns into these.
 `detail` is written for the client: it never holds a path, a library's message or a traceback.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -173,15 +174,16 @@ class Overloaded(FieldmarkError):
 
     Args:
         detail: as in `FieldmarkError`.
-        retry_after_s: when it is worth trying again, whole seconds ≥ 1.
+        retry_after_s: when to try again; rounded up to whole seconds, at least 1.
+        headers: as in `FieldmarkError`.
     """
 
     status, code, title = 429, "overloaded", "The service is busy"
     remedy = "Wait as long as `Retry-After` says, then send it again."
 
-    def __init__(self, detail: str = "", *, retry_after_s: int = 1) -> None:
-        super().__init__(detail, headers={"Retry-After": str(max(1, retry_after_s))})
-        self.retry_after_s = max(1, retry_after_s)
+    def __init__(self, detail: str = "", *, retry_after_s: float = 1, headers: Mapping[str, str] | None = None) -> None:
+        self.retry_after_s = max(1, math.ceil(retry_after_s))
+        super().__init__(detail, headers={"Retry-After": str(self.retry_after_s), **(headers or {})})
 
 
 class InternalError(FieldmarkError):

@@ -16,14 +16,14 @@ from service.errors import FieldmarkError, MalformedRequest
 from service.http import operations
 from service.http import routes as images
 from service.http.addresses import Addresses, AddressRoute, Routes
-from service.http.admission import Admission
+from service.http.admission import AdmissionMiddleware
 from service.http.api import openapi
-from service.http.auth import Keys
+from service.http.auth import ApiKeys
 from service.http.oip import routes as oip
 from service.http.oip.schemas import HEADER_LENGTH, InferRequest
 from service.http.problems import answer_problem
 from service.http.site import pages
-from service.http.telemetry import Problems, Telemetry
+from service.http.telemetry import ProblemMiddleware, TelemetryMiddleware
 from service.inference.runtime import Runtime
 from service.metrics import service_version
 from service.settings import Settings
@@ -90,9 +90,9 @@ def _layers(runtime: Runtime, routes: list[AddressRoute], between: list[Middlewa
     """Return the middleware, the outermost first."""
     addresses = Addresses(routes, operations.AREAS)
     return [
-        Middleware(Telemetry, runtime=runtime, addresses=addresses),
+        Middleware(TelemetryMiddleware, runtime=runtime, addresses=addresses),
         *between,
-        Middleware(Admission, runtime=runtime, keys=Keys(runtime.settings)),
+        Middleware(AdmissionMiddleware, runtime=runtime, keys=ApiKeys(runtime.settings)),
     ]
 
 
@@ -115,18 +115,18 @@ def _cors(settings: Settings) -> list[Middleware]:
         return []
     return [
         Middleware(
-            _OtherOrigins,
+            _CrossOriginMiddleware,
             allow_origins=origins,
             allow_methods=["GET", "HEAD", "POST"],
             allow_headers=_ALLOWED_HEADERS,
             expose_headers=_EXPOSED_HEADERS,
         ),
         # Problems raised further in must pass through the layer above, or a browser hides them from its page.
-        Middleware(Problems),
+        Middleware(ProblemMiddleware),
     ]
 
 
-class _OtherOrigins(CORSMiddleware):
+class _CrossOriginMiddleware(CORSMiddleware):
     """What scripts of other sites may do; what they may not is a problem document as any other."""
 
     def preflight_response(self, request_headers: Headers) -> Response:

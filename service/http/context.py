@@ -15,7 +15,6 @@ from service.inference.runtime import Runtime
 from service.metrics import STAGES, Timings
 
 _KEY = "fieldmark"
-_NOWHERE = Address(UNMATCHED)
 # An id, not a secret; the system's generator would give up the interpreter lock and wait for it under load.
 _RANDOM = random.Random()  # noqa: S311
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
@@ -34,7 +33,7 @@ class RequestContext:
         address: that it is for.
         root_path: prefix that a proxy in front serves the service under.
         deadline: when its work must have been started, on `time.monotonic()`'s clock; None where none counts.
-        on_disconnect: called when the connection is lost; None under a server that does not say so.
+        on_disconnect: called when the connection is lost.
         timed_out: whether the protocol has answered that the request did not arrive in time.
         status: of the answer; 0 before its start.
         bytes_in: of the body, as read.
@@ -44,20 +43,15 @@ class RequestContext:
         problem: code of the problem answered, if any.
     """
 
-    __slots__ = (
-        "address", "bytes_in", "bytes_out", "deadline", "fields", "on_disconnect", "problem", "request_id",
-        "root_path", "runtime", "started", "status", "timed_out", "timings",
-    )  # fmt: skip
-
     runtime: Runtime
 
     def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
         self.request_id = _request_id(headers)
         self.started = time.perf_counter()
-        self.address = _NOWHERE
+        self.address = Address(UNMATCHED)
         self.root_path = ""
         self.deadline: float | None = None
-        self.on_disconnect: set[Callable[[], None]] | None = None
+        self.on_disconnect: set[Callable[[], None]] = set()
         self.timed_out = False
         self.status = 0
         self.bytes_in = 0

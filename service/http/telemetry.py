@@ -1,6 +1,6 @@
 """The outermost layer: an id, timings, a log line and a count for every request, and an answer to every exception.
 
-Pure ASGI: Starlette's `BaseHTTPMiddleware` hides a client that hung up from the application, and costs more.
+Pure ASGI: Starlette's `BaseHTTPMiddleware` hides from the application that a client hung up, and costs more.
 """
 
 import logging
@@ -32,8 +32,8 @@ def route_path(scope: Scope) -> str:
     return path
 
 
-class Telemetry:
-    """Pure ASGI middleware: nothing above it fails, nothing below it goes uncounted.
+class TelemetryMiddleware:
+    """Pure ASGI middleware: every request is counted and logged, every exception answered.
 
     Args:
         app: what it wraps.
@@ -57,7 +57,7 @@ class Telemetry:
         def send_recorded(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 context.status = message["status"]
-                if context.problem in REFUSALS and scope["method"] == "POST":  # a probe's 503 refuses nobody
+                if context.problem in REFUSALS and scope["method"] == "POST":  # a probe's 503 refuses no work
                     metrics.refused(context.problem)
                 message["headers"] = [*message.get("headers", ()), *_common_headers(scope, context)]
             elif message["type"] == "http.response.body":
@@ -96,8 +96,8 @@ class Telemetry:
             _ACCESS.info("request", extra={"fields": _log_fields(scope, context, status, seconds)})
 
 
-class Problems:
-    """Pure ASGI middleware: exceptions from below become answers here, for the layers between here and `Telemetry`.
+class ProblemMiddleware:
+    """Pure ASGI middleware: exceptions become answers here, for layers between here and `TelemetryMiddleware`.
 
     Args:
         app: what it wraps.
