@@ -143,7 +143,7 @@ def _json(members: dict[str, Any]) -> Response:
 
 async def _predict(context: RequestContext, served: ServedModel, job: Job) -> list[Prediction]:
     """Run all images side by side; the first failure fails the request, as a tensor has no place for a problem."""
-    lane = "explain" if any(wish.name == "gradcam" for wish in job.wishes) else "classify"
+    lane = "explain" if any(output.name == "gradcam" for output in job.outputs) else "classify"
     predictor = context.runtime.predictor
 
     async def predict(index: int) -> Prediction:

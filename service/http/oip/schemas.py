@@ -25,8 +25,8 @@ class TensorIn(BaseModel):
     data: Any = Field(None, description="Values, flat or nested; files as base64. Absent with the binary extension.")
 
 
-class OutputWish(BaseModel):
-    """One output that is asked for."""
+class RequestedOutput(BaseModel):
+    """One output that the request names."""
 
     name: str = Field(max_length=64, examples=["probabilities"])
     parameters: Parameters = Field(default_factory=dict)
@@ -38,7 +38,7 @@ class InferRequest(BaseModel):
     id: str | None = Field(None, max_length=256)
     parameters: Parameters = Field(default_factory=dict)
     inputs: list[TensorIn] = Field(min_length=1, max_length=8)
-    outputs: list[OutputWish] | None = Field(None, max_length=16, description="All, where absent or empty.")
+    outputs: list[RequestedOutput] | None = Field(None, max_length=16, description="All, where absent or empty.")
 
 
 class TensorOut(BaseModel):
