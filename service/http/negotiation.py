@@ -64,12 +64,13 @@ def accept_of(request: Request) -> str | None:
     return ", ".join(request.headers.getlist("accept")) or None
 
 
-def choose(accept: str | None, offers: Sequence[str]) -> str:
+def choose(accept: str | None, offers: Sequence[str], subject: str = "This") -> str:
     """Return the offer with the highest quality; among equals the first offered.
 
     Args:
         accept: value of the header; None or empty accepts everything.
         offers: media types, the server's favourite first.
+        subject: of the error's sentence.
 
     Raises:
         NotAcceptable: none of the offers is accepted.
@@ -79,7 +80,7 @@ def choose(accept: str | None, offers: Sequence[str]) -> str:
     ranges = _parse(accept)
     best = max(offers, key=lambda offer: _quality(offer, ranges))
     if _quality(best, ranges) <= 0:
-        raise NotAcceptable(f"This can be answered as: {', '.join(offers)}.")
+        raise NotAcceptable(f"{subject} can be answered only as: {', '.join(offers)}.")
     return best
 
 

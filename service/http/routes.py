@@ -10,7 +10,6 @@ from pydantic_core import to_json
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from service.errors import NotAcceptable
 from service.http.addresses import Routes
 from service.http.answers import Answer, classification, first_class, model_info
 from service.http.api import openapi
@@ -63,13 +62,14 @@ async def explain(request: Request, options: Annotated[ExplainOptions, Query()])
     `Accept: application/json`; several images get JSON.
     """
     accept = accept_of(request)
-    choose(accept, [PNG, WEBP, JPEG, JSON])
+    media_type = choose(accept, [PNG, WEBP, JPEG, JSON])
     context = context_of(request)
     predictor = context.runtime.predictor
     served = context.runtime.models.get(options.model, options.version)
     question = question_of(options, served.manifest)
     uploads = await _uploads(request, context)
-    media_type = choose(accept, [PNG, WEBP, JPEG, JSON]) if len(uploads) == 1 else _json_for_many(accept)
+    if len(uploads) > 1:
+        media_type = choose(accept, [JSON], "Several images")
 
     async def predict(upload: Upload) -> Prediction:
         with named(upload):
@@ -114,13 +114,6 @@ async def _uploads(request: Request, context: RequestContext) -> list[Upload]:
     if len(uploads) > 1:
         context.fields["images"] = len(uploads)
     return uploads
-
-
-def _json_for_many(accept: str | None) -> str:
-    try:
-        return choose(accept, [JSON])
-    except NotAcceptable:
-        raise NotAcceptable("Several images can be answered as application/json only.") from None
 
 
 async def _answer_json(
