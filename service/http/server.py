@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import gc
 import logging
-import os
 import signal
 import socket
 import sys
@@ -249,18 +248,13 @@ def listen(host: str, port: int) -> socket.socket:
         OSError: the address cannot be bound; the message names host and port.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    taken = socket.socket(family, socket.SOCK_STREAM)
+    is_dual = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
     try:
-        if os.name == "posix":  # elsewhere the option lets two processes share the port
-            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        taken.bind((host, port))
-        taken.listen(BACKLOG)
+        return socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=is_dual)
     except (OSError, UnicodeError) as error:
-        taken.close()
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        reason = reason.partition(" (while attempting")[0]  # it names the address again
         raise OSError(f"{_address(host, port)}: {reason[:1].lower()}{reason[1:]}") from error
-    taken.set_inheritable(True)
-    return taken
 
 
 def _address(host: str, port: int) -> str:

@@ -76,54 +76,28 @@ def _problem(status: int) -> dict[str, Any]:
     }
 
 
-_HEADERS: dict[str, Any] = {
-    "X-Request-Id": {
-        "description": "The request's own, where it sent a sane one.",
-        "schema": {"type": "string"},
-        "required": True,
-    },
-    "Server-Timing": {
-        "description": "Milliseconds by stage, as in the metrics: decode, queue, infer, render; and the total.",
-        "schema": {"type": "string"},
-        "required": True,
-    },
+def _header(description: str, schema: dict[str, Any], **further: Any) -> dict[str, Any]:
+    return {"description": description, "schema": schema, **further}
+
+
+_TEXT = {"type": "string"}
+_TIMES = "Milliseconds by stage, as in the metrics: decode, queue, infer, render; and the total."
+_HEADERS = {
+    "X-Request-Id": _header("The request's own, where it sent a valid one.", _TEXT, required=True),
+    "Server-Timing": _header(_TIMES, _TEXT, required=True),
 }
-_PROBLEM_HEADERS: dict[int, dict[str, Any]] = {
-    401: {"WWW-Authenticate": {"schema": {"type": "string"}, "example": 'Bearer realm="fieldmark"'}},
-    429: {
-        "Retry-After": {
-            "description": "When it is worth trying again, seconds.",
-            "schema": {"type": "integer", "minimum": 1},
-            "required": True,
-        }
-    },
+_PROBLEM_HEADERS = {
+    401: {"WWW-Authenticate": _header("How to send a key.", _TEXT, example='Bearer realm="fieldmark"')},
+    429: {"Retry-After": _header("When to try again, seconds.", {"type": "integer", "minimum": 1}, required=True)},
 }
-_PICTURE_HEADERS: dict[str, Any] = _HEADERS | {
-    "X-Fieldmark-Label": {
-        "description": "The likeliest class, percent-encoded UTF-8.",
-        "schema": {"type": "string"},
-        "example": "Black%20footed%20Albatross",
-    },
-    "X-Fieldmark-Probability": {
-        "description": "Its probability.",
-        "schema": {"type": "number", "minimum": 0, "maximum": 1},
-        "example": 0.93,
-    },
-    "X-Fieldmark-Target": {
-        "description": "The class explained, percent-encoded UTF-8.",
-        "schema": {"type": "string"},
-        "example": "Laysan%20Albatross",
-    },
-    "X-Fieldmark-Model": {
-        "description": "Name and version of the model.",
-        "schema": {"type": "string"},
-        "example": "cub50/1",
-    },
-    "X-Fieldmark-Accepted": {
-        "description": "With `threshold`: whether the likeliest class reaches it.",
-        "schema": {"type": "boolean"},
-        "example": True,
-    },
+_SHARE = {"type": "number", "minimum": 0, "maximum": 1}
+_ACCEPTED = "With `threshold`: whether the likeliest class reaches it."
+_PICTURE_HEADERS = _HEADERS | {
+    "X-Fieldmark-Label": _header("The likeliest class, percent-encoded UTF-8.", _TEXT, example="Yellow%20Warbler"),
+    "X-Fieldmark-Probability": _header("Its probability.", _SHARE, example=0.93),
+    "X-Fieldmark-Target": _header("The class explained, percent-encoded UTF-8.", _TEXT, example="Laysan%20Albatross"),
+    "X-Fieldmark-Model": _header("Name and version of the model.", _TEXT, example="cub50/1"),
+    "X-Fieldmark-Accepted": _header(_ACCEPTED, {"type": "boolean"}, example=True),
 }
 _FILE = {"type": "string", "format": "binary"}
 TIMEOUT = {
@@ -179,12 +153,11 @@ MODELS = operation("models", {"description": "The models.", "model": schemas.Mod
 LIVEZ = operation("livez", {"description": "The process runs.", "model": schemas.Liveness})
 READYZ = operation("readyz", {"description": "Models are loaded and warm.", "model": schemas.Readiness}, 503)
 RELOAD = operation("reload", {"description": "What has changed.", "model": schemas.Reloaded}, 401, 403, 503)
-_TEXT = {"schema": {"type": "string"}}
 METRICS = operation(
     "metrics",
     {
         "description": "Prometheus' text format.",
-        "content": {"text/plain": _TEXT, "application/openmetrics-text": _TEXT},
+        "content": {"text/plain": {"schema": _TEXT}, "application/openmetrics-text": {"schema": _TEXT}},
     },
 )
 
