@@ -1,7 +1,7 @@
-"""Keys, and bounds on the work on images: requests, bytes and time. All are checked before a body is read.
+"""Keys, and limits on the work on images: requests, bytes and time. All are checked before a body is read.
 
-A queue without a bound answers every request too late. Here a request counts from its header on. When too many requests
-or bytes are in hand, or when the measured pace says that its deadline cannot be met, it is refused at once with
+A queue without a limit answers every request too late. Here a request counts from its header on. When too many requests
+or bytes are in flight, or when the measured pace says that its deadline cannot be met, it is refused at once with
 `Retry-After` and its body stays unread: a client that sent `Expect: 100-continue` never sends it.
 
 The work for a client that hangs up is cancelled. Starlette's `is_disconnected` would have to be polled, and never
@@ -32,11 +32,11 @@ _CLOSE = {"Connection": "close"}
 
 
 class AdmissionMiddleware:
-    """Pure ASGI middleware: checks the key of every request, and bounds the work on images.
+    """Pure ASGI middleware: checks the key of every request, and limits the work on images.
 
     Args:
         app: what it guards.
-        runtime: of the service: its bounds, what is in hand, and whether it is stopping.
+        runtime: of the service: its limits, its load, and whether it is stopping.
         keys: of the service.
     """
 
@@ -94,16 +94,16 @@ class AdmissionMiddleware:
             raise TooLarge(f"A request may have up to {shown_size(settings.max_upload_bytes)}.", headers=close)
         expected_s = load.expected_s()
         if load.requests >= settings.max_requests:
-            raise Overloaded("Too many requests are in hand.", retry_after_s=expected_s, headers=close)
+            raise Overloaded("Too many requests are in flight.", retry_after_s=expected_s, headers=close)
         if load.requests and load.bytes + num_bytes > settings.max_bytes_in_flight:
-            raise Overloaded("Too many bytes are in hand.", retry_after_s=expected_s, headers=close)
+            raise Overloaded("Too many bytes are in flight.", retry_after_s=expected_s, headers=close)
         if load.requests and arrived + HEADROOM * expected_s > context.deadline:
             raise Overloaded("The deadline could not be met.", retry_after_s=expected_s, headers=close)
         return num_bytes
 
 
 class _AdmittedRequest:
-    """A request in hand: counts its bytes, and can be cancelled while it is worked on."""
+    """A request in flight: counts its bytes, and can be cancelled while it is worked on."""
 
     def __init__(self, runtime: Runtime, declared: int, receive: Receive, send: Send) -> None:
         self._settings = runtime.settings
@@ -124,7 +124,7 @@ class _AdmittedRequest:
 
         Raises:
             TooLarge: more bytes than allowed.
-            Overloaded: an undeclared body grew beyond the bytes that may be in hand.
+            Overloaded: an undeclared body grew beyond the bytes that may be in flight.
         """
         message = await self._receive()
         if message["type"] == "http.request":
@@ -163,7 +163,7 @@ class _AdmittedRequest:
             self._reserved = self._num_bytes
             if self._load.bytes > self._settings.max_bytes_in_flight and self._load.requests > 1:
                 expected_s = self._load.expected_s()
-                raise Overloaded("Too many bytes are in hand.", retry_after_s=expected_s, headers=_CLOSE)
+                raise Overloaded("Too many bytes are in flight.", retry_after_s=expected_s, headers=_CLOSE)
 
 
 def _timeout_ms(value: str | None, headers: dict[str, str]) -> float:

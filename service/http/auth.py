@@ -24,7 +24,7 @@ _COMMENT = re.compile(rb"(^|\s)#.*")
 
 
 class NoKey(ValueError):
-    """A key file without a key, or none that can be read."""
+    """A key file that holds no key or cannot be read."""
 
 
 class KeyFile:
@@ -79,7 +79,7 @@ class ApiKeys:
         settings: where the files of keys are.
 
     Attributes:
-        needed: whose keys are needed at all.
+        needed: the kinds of keys that this service checks.
 
     Raises:
         NoKey: a key file is set and cannot be read.

@@ -1,4 +1,4 @@
-"""What a client asks for: the options in its query string, and the form of the answer in its `Accept`.
+"""What a client requests: the options in its query string, and the form of the answer in its `Accept`.
 
 `Accept` is read as RFC 9110 has it, section 12.5.1.
 """
@@ -60,7 +60,7 @@ def read_options(query: bytes, kind: type[Options]) -> Options:
 
 
 def accept_of(request: Request) -> str | None:
-    """Return the `Accept` of a request, which may come in several lines."""
+    """Return the `Accept` of a request, which may have several lines."""
     return ", ".join(request.headers.getlist("accept")) or None
 
 
@@ -86,7 +86,7 @@ def choose(accept: str | None, offers: Sequence[str], subject: str = "This") -> 
 
 @lru_cache(maxsize=256)
 def _parse(accept: str) -> tuple[tuple[str, float], ...]:
-    """Return (range, quality) pairs; what cannot be read is left out, and q is clipped to [0, 1]."""
+    """Return (range, quality) pairs; unreadable items are left out, and q is clipped to [0, 1]."""
     ranges = []
     for item in accept.split(","):
         name, *parameters = (part.strip().lower() for part in item.split(";"))
@@ -107,7 +107,7 @@ def _weight(parameters: Sequence[str]) -> float:
 
 
 def _quality(offer: str, ranges: Sequence[tuple[str, float]]) -> float:
-    """Return the weight of the most specific range that holds the offer; 0 where none does."""
+    """Return the weight of the most specific range that matches the offer; 0 where none does."""
     family = offer.partition("/")[0] + "/*"
     for wanted in (offer, family, "*/*"):
         weights = [weight for name, weight in ranges if name == wanted]

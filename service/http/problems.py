@@ -66,7 +66,7 @@ def problem_response(error: Exception, scope: Scope) -> Response:
     context.problem = known.code
     document = problem_document(known, request_id=context.request_id, root_path=context.root_path)
     if re.search(r"/v2(/|$)", scope["path"]):
-        document["error"] = known.detail  # where clients of the Open Inference Protocol look
+        document["error"] = known.detail  # where clients of the Open Inference Protocol read it
     return Response(to_json(document), known.status, known.headers or None, PROBLEM_MEDIA_TYPE)
 
 

@@ -1,4 +1,4 @@
-"""`/classify`, `/explain` and `/models`: read options and images, ask the predictor, give the answer its form."""
+"""`/classify`, `/explain` and `/models`: read options and images, run the predictor, format the answer."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -32,7 +32,7 @@ async def classify(request: Request, options: Annotated[ClassifyOptions, Query()
     """Name the class of each image.
 
     Send one image as the raw body, or one or many as the multipart field `file`. One image gets a flat answer;
-    several get `results` in their order, with a problem in the place of an image that cannot be answered.
+    several get `results` in their order, with a problem in place of an image that cannot be answered.
     """
     choose(accept_of(request), [JSON])
     context = context_of(request)
@@ -119,7 +119,7 @@ async def _uploads(request: Request, context: RequestContext) -> list[Upload]:
 async def _answer_json(
     request: Request, uploads: list[Upload], answer: Callable[[Upload], Awaitable[Answer]]
 ) -> Response:
-    """Answer one image flat and several in a list, where each may fail alone."""
+    """Answer one image flat and several in a list, where each may fail on its own."""
     if len(uploads) == 1:
         return Response(to_json(await answer(uploads[0])), media_type=JSON)
 
@@ -139,7 +139,7 @@ async def _answer_json(
 
 
 def _picture_headers(prediction: Prediction, options: ExplainOptions) -> dict[str, str]:
-    """Return the class in header form: percent-encoded UTF-8, since headers are ASCII."""
+    """Return the class as header fields: percent-encoded UTF-8, since headers are ASCII."""
     label, probability = first_class(prediction)
     labels = prediction.served.manifest.labels
     shown = f"{probability:.6f}"

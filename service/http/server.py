@@ -43,7 +43,7 @@ class DrainingServer(uvicorn.Server):
 
     Args:
         config: of uvicorn.
-        runtime: counts the requests in hand; set to draining when the service is stopping.
+        runtime: counts the requests in flight; set to draining when the service is stopping.
         grace_s: time for accepted requests to finish, seconds.
 
     Attributes:
@@ -69,7 +69,7 @@ class DrainingServer(uvicorn.Server):
         self._stop_by = time.monotonic() + self._grace_s
 
     async def on_tick(self, counter: int) -> bool:
-        """Return whether to stop now: a signal came and nothing is in hand any more, or there is nothing to serve."""
+        """Return whether to stop now: a signal came and nothing is in flight any more, or there is nothing to serve."""
         if await super().on_tick(counter):
             return True
         if self.runtime.models.failed is not None:
@@ -83,7 +83,7 @@ class DrainingServer(uvicorn.Server):
         return self._is_quiet() or time.monotonic() >= self._stop_by
 
     def _is_quiet(self) -> bool:
-        """Return whether nothing is in hand and no request has arrived for a moment; new ones are refused with 503.
+        """Return whether nothing is in flight and no request has arrived for a moment; new ones are refused with 503.
 
         A connection that arrives just as the socket closes is reset. Clients that keep sending requests are waited for
         only so long.
@@ -119,7 +119,7 @@ class DrainingServer(uvicorn.Server):
 
     def _begin_drain(self) -> None:
         self.runtime.draining = True
-        logger.info("stopping: %d requests in hand are finished first", self.runtime.load.requests)
+        logger.info("stopping: %d requests in flight are finished first", self.runtime.load.requests)
         for connection in self.server_state.connections:
             cycle = getattr(connection, "cycle", None)
             if cycle is not None and not cycle.response_complete:
@@ -132,7 +132,7 @@ def serve(settings: Settings) -> int:
     Returns:
         Exit code: 0 after a stop by signal, 1 where serving was not possible.
     """
-    # As the first process of a container a signal without a handler is ignored, and loading takes seconds.
+    # The first process of a container ignores a signal without a handler, and loading takes seconds.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     if _RELOAD is not None:
         signal.signal(_RELOAD, signal.SIG_IGN)  # models are loaded anyway when serving begins
@@ -207,12 +207,12 @@ async def _serve(
 
 async def _reload_on(number: signal.Signals, runtime: Runtime) -> None:
     """Reload the models at each signal: once more for all signals that come during a reload."""
-    asked = asyncio.Event()
+    pending = asyncio.Event()
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(number, asked.set)
+    loop.add_signal_handler(number, pending.set)
     try:
-        while await asked.wait():
-            asked.clear()
+        while await pending.wait():
+            pending.clear()
             try:
                 report = await runtime.models.reload()
             except Exception:

@@ -18,7 +18,7 @@ from service.inference.runtime import Runtime
 from service.metrics import REFUSALS
 
 CLIENT_GONE = 499
-"""Status in logs and metrics, never on the wire, of a request whose client left before the answer."""
+"""Status in logs and metrics, never sent, of a request whose client left before the answer."""
 
 _ACCESS = logging.getLogger("fieldmark.access")
 
@@ -73,7 +73,7 @@ class TelemetryMiddleware:
                 metrics.refused("slow_request")
         except Exception as error:
             response = problem_response(error, scope)
-            if context.status:  # too late for an answer: let the server cut the connection
+            if context.status:  # too late for a problem: the server cuts the connection
                 raise
             await response(scope, receive, send_recorded)
         finally:
@@ -142,7 +142,7 @@ def _common_headers(scope: Scope, context: RequestContext) -> list[tuple[bytes, 
         (b"server-timing", context.server_timing()),
         (b"x-content-type-options", b"nosniff"),
     ]
-    # An answer to a photo is its sender's; a problem says nothing about the next request.
+    # An answer to a photo is private to its sender; a problem does not apply to the next request.
     if scope["method"] == "POST" or context.status >= 400:
         headers.append((b"cache-control", b"no-store"))
     return headers

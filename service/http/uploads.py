@@ -51,7 +51,7 @@ class Upload:
     """One image as it was sent.
 
     Attributes:
-        data: its bytes, not empty-checked.
+        data: its bytes, maybe none.
         filename: last part of the name the client gave, printable; None where it gave none.
     """
 
@@ -67,7 +67,7 @@ async def read_uploads(request: Request, max_files: int) -> tuple[list[Upload], 
         InvalidOption: a part of the form is named like an option, which would be ignored.
         MalformedRequest: the multipart framing is broken.
         TooLarge: more than `max_files` images.
-        UnsupportedImageType: the body is declared to be something else than an image.
+        UnsupportedImageType: the body is declared as something other than an image.
         ClientDisconnect: the client hung up.
     """
     if request.headers.get("content-encoding", "identity").lower() != "identity":
@@ -79,7 +79,7 @@ async def read_uploads(request: Request, max_files: int) -> tuple[list[Upload], 
     data = await request.body()
     if not data:
         raise EmptyInput()
-    # curl and urllib declare a form where nothing was declared: what is an image counts as one.
+    # curl and urllib declare a form by default: a body that is an image is accepted.
     is_default = kind == "application/x-www-form-urlencoded" and sniff(data) is not None
     if not kind.startswith("image/") and kind != "application/octet-stream" and not is_default:
         raise UnsupportedImageType("The Content-Type must be image/*, application/octet-stream or multipart/form-data.")
@@ -88,7 +88,7 @@ async def read_uploads(request: Request, max_files: int) -> tuple[list[Upload], 
 
 @contextmanager
 def named(upload: Upload) -> Iterator[None]:
-    """Put the image's name before what is wrong with it."""
+    """Put the image's name before the detail of its error."""
     try:
         yield
     except (EmptyInput, UnsupportedImageType, UndecodableImage, TooManyPixels) as error:
@@ -98,11 +98,11 @@ def named(upload: Upload) -> Iterator[None]:
 
 
 def recognise(data: bytes, limits: ImageLimits) -> None:
-    """Refuse before the queue what no decoder takes, so that only photos wait for one.
+    """Refuse before the queue what no decoder accepts, so that only photos are queued.
 
     Raises:
         EmptyInput: no bytes.
-        UnsupportedImageType: not a format that is served, by the first bytes.
+        UnsupportedImageType: by its first bytes, not a format that is served.
     """
     try:
         allowed_format(data, limits)

@@ -1,4 +1,4 @@
-"""What the OpenAPI document says beyond what FastAPI reads off the routes: bodies, pictures, problems, keys."""
+"""What FastAPI cannot derive from the routes for the OpenAPI document: bodies, pictures, problems, keys."""
 
 from collections.abc import Iterable
 from copy import deepcopy
@@ -33,7 +33,7 @@ Errors are `application/problem+json` (RFC 9457) with a stable `code`, explained
 carries `X-Request-Id` and `Server-Timing`.
 """
 _TAGS = [
-    {"name": "images", "description": "Classes of images, and the maps behind them."},
+    {"name": "images", "description": "Classes of images, and the maps that explain them."},
     {"name": "models", "description": "What is loaded."},
     {"name": "inference protocol", "description": "Open Inference Protocol v2, as KServe and Triton clients speak it."},
     {"name": "operation", "description": "Probes, metrics, reload."},
@@ -167,8 +167,8 @@ def document(app: FastAPI, bodies: Iterable[type[BaseModel]], settings: Settings
 
     Args:
         app: with all its routes.
-        bodies: models that request bodies refer to by name; those of answers are found by themselves.
-        settings: whose limits count, and the prefix of all addresses, given by a proxy.
+        bodies: models that request bodies refer to by name; FastAPI finds those of answers.
+        settings: with the limits, and the prefix that a proxy gives all addresses.
     """
     if app.openapi_schema is None:
         found = get_openapi(
@@ -176,7 +176,7 @@ def document(app: FastAPI, bodies: Iterable[type[BaseModel]], settings: Settings
             license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
             servers=[{"url": settings.root_path or "/"}],
         )  # fmt: skip
-        found = deepcopy(found)  # it shares its parts with the routes, and these with other applications
+        found = deepcopy(found)  # it shares its parts with the routes, and so with other applications
         _add_limits(found, settings)
         _, definitions = models_json_schema(
             [(model, "validation") for model in bodies], ref_template="#/components/schemas/{model}"
@@ -188,12 +188,12 @@ def document(app: FastAPI, bodies: Iterable[type[BaseModel]], settings: Settings
 
 
 def _add_limits(found: dict[str, Any], settings: Settings) -> None:
-    """Put in what this very server takes."""
+    """Add the limits of this server."""
     limits = (
         f"up to {settings.max_files} images and {shown_size(settings.max_upload_bytes)} in all, "
         f"{settings.max_pixels:,} pixels an image; it is answered within {settings.request_timeout_ms:g} ms"
     )
     for path in ("/classify", "/explain"):
         body = found["paths"][path]["post"]["requestBody"]
-        body["description"] += f" A request holds {limits}."
+        body["description"] += f" A request may hold {limits}."
         body["content"]["multipart/form-data"]["schema"]["properties"]["file"]["maxItems"] = settings.max_files

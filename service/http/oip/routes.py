@@ -1,7 +1,7 @@
 """The Open Inference Protocol v2 under `/v2`, so that KServe, Triton and their clients can talk to this service.
 
-Tensors come as JSON or by the binary extension (raw little-endian bytes behind the JSON). The model's input is
-`image`, pixels prepared by the client, or `encoded`, whole image files that go the way of `/classify`; the other
+Tensors come as JSON or by the binary extension (raw little-endian bytes after the JSON). The model's input is
+`image`, pixels prepared by the client, or `encoded`, whole image files that are processed as by `/classify`; the other
 inputs and the outputs are those of the graph.
 """
 
@@ -37,7 +37,7 @@ from service.inference.targets import check_contrast
 from service.metrics import service_version
 
 _LARGE_JSON = 64 * 1024
-"""JSON longer than this is parsed in a thread, so that the loop goes on."""
+"""JSON longer than this is parsed in a thread, to keep the event loop free."""
 
 ROUTES = Routes("/v2", tags=["inference protocol"])
 
@@ -142,7 +142,7 @@ def _json(members: dict[str, Any]) -> Response:
 
 
 async def _predict(context: RequestContext, served: ServedModel, job: Job) -> list[Prediction]:
-    """Run all images side by side; the first failure fails the request, as a tensor has no place for a problem."""
+    """Run all images side by side; the first failure fails the request, since a tensor cannot hold a problem."""
     lane = "explain" if any(output.name == "gradcam" for output in job.outputs) else "classify"
     predictor = context.runtime.predictor
 

@@ -123,7 +123,7 @@ _INFER_REQUEST: dict[str, Any] = {
             "name": HEADER_LENGTH,
             "in": "header",
             "required": False,
-            "description": "Binary extension: length of the JSON at the body's begin, bytes.",
+            "description": "Binary extension: length of the JSON at the start of the body, bytes.",
             "schema": {"type": "integer", "minimum": 0, "maximum": 2**31},
         },
         openapi.TIMEOUT,

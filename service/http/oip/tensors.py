@@ -47,7 +47,7 @@ def inputs_of(manifest: Manifest) -> list[dict[str, Any]]:
 
 
 def outputs_of(manifest: Manifest) -> list[dict[str, Any]]:
-    """Return the tensors that a model gives, as its metadata lists them."""
+    """Return the tensors that a model returns, as its metadata lists them."""
     return [
         _info("logits", "FP32", -1, manifest.num_classes),
         _info("probabilities", "FP32", -1, manifest.num_classes),
@@ -88,13 +88,13 @@ def read_job(body: bytes, declared: str | None, manifest: Manifest, max_images: 
     Args:
         body: all of it.
         declared: value of the header with the length of the JSON, None without the binary extension.
-        manifest: of the model asked.
+        manifest: of the model.
         max_images: most images of one request.
 
     Raises:
         MalformedRequest: framing, JSON, or a tensor that contradicts itself.
         EmptyInput: no image.
-        InvalidOption: a tensor that this model does not take, or out of range.
+        InvalidOption: a tensor that this model does not accept, or a value out of range.
         TooLarge: too many images.
         UnknownClass: a code that names no class.
     """
@@ -167,11 +167,11 @@ def _from_bytes(tensor: TensorIn, raw: bytes) -> Array:
     if tensor.datatype == "BYTES":
         elements = list(_split_elements(raw))
         if len(elements) != count:
-            raise MalformedRequest("A tensor has another number of elements than its shape says.")
+            raise MalformedRequest("A tensor's number of elements does not match its shape.")
         return np.array(elements, object)
     dtype = _dtype(tensor)
     if len(raw) != count * dtype.itemsize:
-        raise MalformedRequest("A tensor has another number of bytes than its shape says.")
+        raise MalformedRequest("A tensor's number of bytes does not match its shape.")
     return np.frombuffer(raw, dtype).reshape(tensor.shape)
 
 
@@ -194,7 +194,7 @@ def _from_json(tensor: TensorIn) -> Array:
     if tensor.datatype == "BYTES":
         texts = tensor.data if isinstance(tensor.data, list) else []
         if len(texts) != count or not all(isinstance(text, str) for text in texts):
-            raise MalformedRequest("A BYTES tensor in JSON is a list of base64 strings, as many as its shape says.")
+            raise MalformedRequest("A BYTES tensor in JSON is a list of base64 strings, as many as its shape has.")
         return np.array([_from_base64(text) for text in texts], object)
     dtype = _dtype(tensor)
     try:
@@ -202,7 +202,7 @@ def _from_json(tensor: TensorIn) -> Array:
     except (ValueError, OverflowError, TypeError) as error:
         raise MalformedRequest("A tensor's data is not a regular list of numbers.") from error
     if values.size != count:
-        raise MalformedRequest("A tensor has another number of elements than its shape says.")
+        raise MalformedRequest("A tensor's number of elements does not match its shape.")
     limits = np.iinfo(dtype)
     if values.size and (values.dtype.kind not in "iu" or values.min() < limits.min or values.max() > limits.max):
         raise MalformedRequest(f"A tensor's data does not fit {tensor.datatype}.")
