@@ -322,7 +322,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         """Probe a client that has closed its half: until something is sent to it, one that left looks the same.
 
         `100 Continue` is sent, which every client of HTTP/1.1 accepts before its answer (RFC 9110, section 15.2); the
-        system of a client that left responds with a reset. Without this, its work would be done for nobody.
+        system of a client that left responds with a reset. Without this, the work for it would go on.
         """
         with socket.socket(fileno=self.transport.get_extra_info("socket").dup().detach()) as connection:
             try:

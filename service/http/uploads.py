@@ -178,7 +178,7 @@ class _Form:
             return
         upload = Upload(b"".join(self._chunks), _filename(self._part))
         self._chunks = []
-        if self._part.filename == "" and not upload.data:  # a browser's field in which nobody chose a file
+        if self._part.filename == "" and not upload.data:  # a browser's field without a chosen file
             self._unfilled.append(upload)
         elif len(self._uploads) == self._max_files:
             raise TooLarge(f"A request may hold up to {self._max_files} images.")

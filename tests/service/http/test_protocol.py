@@ -19,7 +19,7 @@ from tests.service.running import Running, running, tiny_settings
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """Return a server with little patience."""
+    """Return a server with short timeouts."""
     settings = tiny_settings(
         tmp_path_factory.mktemp("models"), header_timeout_s=0.2, body_timeout_s=0.4, max_header_bytes=4096
     )
@@ -61,20 +61,20 @@ def read_one(connection: socket.socket) -> bytes:
     return head + b"\r\n\r\n" + body
 
 
-def test_silence(server: Running) -> None:
-    """A connection that says nothing is closed without a word."""
+def test_silent_connection(server: Running) -> None:
+    """A connection that sends nothing is closed without an answer."""
     with server.connect() as connection:
         assert b"" == read_all(connection)
 
 
 def test_slow_header(server: Running) -> None:
-    """A header that does not end is answered and closed."""
+    """A header that does not end is answered, and the connection closed."""
     with server.connect() as connection:
         connection.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\n")
         assert "slow_request" == problem(read_all(connection))["code"]
 
 
-def test_slow_header_behind_an_answer(server: Running) -> None:
+def test_slow_header_after_an_answer(server: Running) -> None:
     """The second request of a connection has no more time than the first, and stray line ends do not stop the clock."""
     with server.connect() as connection:
         connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -146,7 +146,7 @@ def test_large_header(server: Running, head: bytes) -> None:
     ],
 )
 def test_garbage(server: Running, garbage: bytes) -> None:
-    """What is no HTTP is refused with a problem like any other."""
+    """Bytes that are not HTTP are refused with a problem."""
     with server.connect() as connection:
         connection.sendall(garbage)
         assert "malformed_request" == problem(read_all(connection))["code"]
@@ -154,7 +154,7 @@ def test_garbage(server: Running, garbage: bytes) -> None:
 
 
 def test_early_answer_arrives(tiny_server: Running) -> None:
-    """The answer to a body that is not read reaches a client that goes on sending."""
+    """The answer to a body that is not read reaches a client that keeps sending."""
     with tiny_server.connect() as connection:
         size = 40 * 1024 * 1024
         connection.sendall(f"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n".encode())
@@ -163,7 +163,7 @@ def test_early_answer_arrives(tiny_server: Running) -> None:
 
 
 def test_endless_body_is_cut(tiny_server: Running) -> None:
-    """A client that sends on and on behind its answer is cut off."""
+    """A client that keeps sending after its answer is cut off."""
     with tiny_server.connect() as connection:
         size = 40 * 1024 * 1024
         connection.sendall(f"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n".encode())
@@ -213,7 +213,7 @@ def test_offer_of_another_protocol(server: Running, red_png: bytes, cut: int, ch
 
 
 def test_header_counts_once(tmp_path: Path) -> None:
-    """A header within its bound is taken in any number of pieces; the address counts too; one refusal is enough."""
+    """A header within its limit is accepted in any number of pieces; the address counts too; there is one refusal."""
     with running(tiny_settings(tmp_path, max_header_bytes=4096, root_path="/birds")) as server:
         with server.connect() as connection:
             connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n")
@@ -238,14 +238,14 @@ def classify(photo: bytes, fields: str = "", length: int | None = None, version:
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 @pytest.mark.parametrize("count", [1, 3])
 def test_half_closed(server: Running, red_png: bytes, version: str, count: int) -> None:
-    """A client that closes its half behind whole requests gets all answers, then the end."""
+    """A client that closes its half after whole requests gets all answers, then the end."""
     count = 1 if version == "1.0" else count
     with server.connect() as connection:
         connection.sendall(classify(red_png, version=version) * count)
         connection.shutdown(socket.SHUT_WR)
         received = read_all(connection)
     if version == "1.1":
-        received = received.replace(INTERIM, b"")  # of a client that waits for long it is looked whether it is there
+        received = received.replace(INTERIM, b"")  # a client that waits for long is probed
     assert count == received.count(b"HTTP/1.1 200 OK") == received.count(b"HTTP/1.1 ")
     server.until(lambda: server.in_flight() == 0)
 
@@ -253,7 +253,7 @@ def test_half_closed(server: Running, red_png: bytes, version: str, count: int) 
 def test_half_closed_while_it_is_worked_on(
     server: Running, red_png: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A client that listens for longer than it takes to look for it gets one interim answer more, and all its own."""
+    """A client that waits for longer than the probe's delay gets one interim answer, and all its answers."""
     monkeypatch.setattr("service.http.protocol.PROBE_S", 0.0)
     with server.connect() as connection:
         for _ in range(20):
@@ -298,7 +298,7 @@ def test_half_closed_in_the_middle(server: Running, red_png: bytes) -> None:
 def test_stray_bytes(
     server: Running, red_png: bytes, stray: bytes, fields: str, half_closed: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What stands behind a whole request costs the next message its answer, never that request."""
+    """Stray bytes after a whole request are refused as the next request; that request is answered."""
     with server.connect() as connection:
         connection.sendall(classify(red_png, fields) + stray)
         if half_closed:
@@ -313,7 +313,7 @@ def test_stray_bytes(
 
 
 def test_length_too_small(server: Running, red_png: bytes) -> None:
-    """The photo is judged by what was declared of it, and its rest is no request."""
+    """The photo ends at its declared length, and the rest is refused as a request."""
     with server.connect() as connection:
         connection.sendall(classify(red_png, length=len(red_png) - 20))
         first, second = read_all(connection).split(b"HTTP/1.1 ")[1:]
@@ -322,7 +322,7 @@ def test_length_too_small(server: Running, red_png: bytes) -> None:
 
 
 def test_continue_is_not_for_old_clients(server: Running, red_png: bytes) -> None:
-    """HTTP/1.0 knows no interim answers."""
+    """HTTP/1.0 has no interim answers."""
     expect = "Expect: 100-continue\r\n"
     with server.connect() as connection:
         connection.sendall(classify(red_png, expect, version="1.0"))

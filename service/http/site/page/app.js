@@ -1,7 +1,7 @@
 // The page of a running service: photos in, class and maps out. No library; talks to /explain and /models only.
 // All addresses are relative, so that the page works behind a path prefix.
 
-const LAYER_SIDE = 896; // longer side of the maps asked for, pixels: enough for the screen, cheap to send
+const LAYER_SIDE = 896; // longer side of the requested maps, pixels: enough for the screen, cheap to send
 const AT_ONCE = 2; // photos under way at the same time
 const RETRIES = 4; // of a busy service
 
@@ -161,7 +161,7 @@ async function showServersView(photo) {
     if (photo === current) $("photo").src = photo.shown;
     drawStrip();
   } catch {
-    // The answer itself tells what is wrong.
+    // The answer describes the error.
   }
 }
 
