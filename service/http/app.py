@@ -36,8 +36,6 @@ _EXPOSED_HEADERS = (
 _ALLOWED_HEADERS = (
     "Authorization", "Content-Type", "X-API-Key", "X-Request-Id", "X-Request-Timeout-Ms", HEADER_LENGTH,
 )  # fmt: skip
-
-
 _DOCUMENT = Routes(include_in_schema=False)
 
 

@@ -37,9 +37,9 @@ from service.http.api.schemas import ExplainOptions
 
 MAX_OTHER_PARTS = 16
 """Most parts of a form that are not images; browsers and proxies add some."""
-MAX_HEADER_FIELDS = 16
-"""Most header fields of a part; a browser sends two."""
-MAX_HEADER_FIELD_BYTES = 4 * 1024
+MAX_HEADER_FIELDS = 8
+"""Most header fields of a part; RFC 7578 knows three, and a browser sends two."""
+MAX_HEADER_FIELD_BYTES = 16 * 1024
 """Longest header field of a part."""
 
 _MAX_FILENAME = 255
