@@ -7,7 +7,6 @@ replace one formatter of twenty lines. Fields travel in `extra={"fields": {…}}
 import json
 import logging
 import sys
-import traceback
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
@@ -56,7 +55,7 @@ class JsonFormatter(logging.Formatter):
             **getattr(record, "fields", {}),
         }
         if record.exc_info and record.exc_info[1] is not None:
-            entry["exception"] = "".join(traceback.format_exception(record.exc_info[1]))
+            entry["exception"] = self.formatException(record.exc_info)
         try:
             return to_json(entry, fallback=str).decode()
         except PydanticSerializationError:  # e.g. a file name that is not valid UTF-8
@@ -72,7 +71,7 @@ class ConsoleFormatter(logging.Formatter):
         fields = " ".join(f"{name}={_shown(value)}" for name, value in getattr(record, "fields", {}).items())
         line = f"{time} {record.levelname.lower():7} {record.getMessage()} {fields}".rstrip()
         if record.exc_info and record.exc_info[1] is not None:
-            line += "\n" + "".join(traceback.format_exception(record.exc_info[1])).rstrip()
+            line += "\n" + self.formatException(record.exc_info)
         return line
 
 

@@ -51,12 +51,11 @@ def read_options(query: bytes, kind: type[Options]) -> Options:
     if len(values) < len(pairs):
         # The answer could not show which of the two values it is for.
         counts = Counter(name for name, _ in pairs)
-        raise invalid_option(((name,), {"type": "repeated"}) for name, count in counts.items() if count > 1)
+        raise invalid_option({"loc": (name,), "type": "repeated"} for name, count in counts.items() if count > 1)
     try:
         return kind.model_validate_strings(values)
     except ValidationError as error:
-        items = error.errors(include_url=False, include_input=False)
-        raise invalid_option((item["loc"], item) for item in items) from error
+        raise invalid_option(error.errors(include_url=False, include_input=False)) from error
 
 
 def accept_of(request: Request) -> str | None:

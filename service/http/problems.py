@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from pydantic_core import to_json
@@ -33,7 +33,6 @@ _REASONS: Final = {
     "string_too_long": "must have at most {max_length} characters",
     "string_too_short": "must not be empty",
 }
-_NO_CONTEXT = {"ge": "", "le": "", "expected": "one of those offered", "max_length": ""}
 
 
 def problem_document(error: FieldmarkError, *, request_id: str, root_path: str = "") -> dict[str, Any]:
@@ -75,20 +74,15 @@ async def answer_problem(request: Request, error: Exception) -> Response:
     return problem_response(error, request.scope)
 
 
-def invalid_option(items: Iterable[tuple[Sequence[Any], Mapping[str, Any]]]) -> InvalidOption:
+def invalid_option(faults: Iterable[Mapping[str, Any]]) -> InvalidOption:
     """Return the error that names each bad parameter and the reason; the value sent is not repeated.
 
     Args:
-        items: place and pydantic's description of each fault.
+        faults: `loc`, `type` and `ctx` of each, as pydantic describes them.
     """
-    problems = [
-        {"name": ".".join(str(part) for part in place), "reason": _reason(item["type"], item.get("ctx", {}))}
-        for place, item in items
-    ]
+    problems = []
+    for fault in faults:
+        reason = _REASONS.get(fault["type"], "has no valid value").format_map(fault.get("ctx", {}))
+        problems.append({"name": ".".join(str(part) for part in fault["loc"]), "reason": reason})
     names = ", ".join(sorted({f"`{problem['name']}`" for problem in problems}))
     return InvalidOption(f"Not valid: {names}.", extensions={"invalid": problems})
-
-
-def _reason(kind: str, context: Mapping[str, Any]) -> str:
-    template = _REASONS.get(kind, "has no valid value")
-    return template.format_map({**_NO_CONTEXT, **context})

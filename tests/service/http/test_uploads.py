@@ -66,6 +66,12 @@ def test_filenames(sent: str, shown: str | None) -> None:
     assert shown == upload.filename
 
 
+def test_filename_that_is_not_utf8() -> None:
+    """A file name in another encoding is shown with marks, not refused."""
+    sent = part(b"x", 'form-data; name="file"; filename="v?gel.jpg"').replace(b"?", b"\xf6")
+    assert [Upload(b"x", "v\ufffdgel.jpg")] == parse(form_of(sent))
+
+
 def test_other_parts_are_ignored() -> None:
     """Fields of other names count against a limit of their own, and are not images."""
     others = [part(b"x", 'form-data; name="note"')] * MAX_OTHER_PARTS
