@@ -212,7 +212,7 @@ function drawAnswer(result) {
     (time ? ` · ${Math.round(Number(time[1]))} ms in the ${current.timing.includes("total;") ? "service" : "model"}` : "");
 }
 
-// The likeliest other class: what people most want to tell it from.
+// The likeliest other class: the one most easily confused with it.
 function rival(result, label) {
   return result.predictions.find((one) => one.label !== label)?.label ?? "";
 }
@@ -293,11 +293,11 @@ function drawStrip() {
 }
 
 function showProblem(problem) {
-  const { document: told, status } = problem;
+  const { document: details, status } = problem;
   $("problem").hidden = false;
-  $("problem-title").textContent = told?.title || "Something went wrong";
-  const nearest = told?.nearest?.length ? ` Similar: ${told.nearest.join(", ")}.` : "";
-  const id = told?.request_id && status >= 500 ? ` (request ${told.request_id})` : "";
+  $("problem-title").textContent = details?.title || "Something went wrong";
+  const nearest = details?.nearest?.length ? ` Similar: ${details.nearest.join(", ")}.` : "";
+  const id = details?.request_id && status >= 500 ? ` (request ${details.request_id})` : "";
   $("problem-detail").textContent = problem.message + nearest + id;
   $("key-form").hidden = status !== 401;
 }
