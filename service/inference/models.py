@@ -173,7 +173,7 @@ class Registry:
         async with self._busy:
             report = await self._look(trust=True, on_purpose=True)
         if not (report.loaded or report.failed or report.removed):
-            self._metrics.reloaded("unchanged")
+            self._metrics.reloads.labels("unchanged").inc()
         return report.as_dict()
 
     # Looking at the files.
@@ -237,7 +237,7 @@ class Registry:
             if again or slot.failed != failed_before:
                 stays = "the loaded one stays" if slot.served else "it is not served"
                 logger.error("model %s is refused, %s: %s", key, stays, slot.failed, exc_info=not expected)
-                self._metrics.reloaded("failed")
+                self._metrics.reloads.labels("failed").inc()
             report.failed.append({"model": key, "reason": slot.failed})
             return
         if slot.served is not None and served.sha256 == slot.served.sha256:
@@ -269,10 +269,10 @@ class Registry:
         old, slot.served = slot.served, served
         self._reindex()
         if old is not None:
-            self._metrics.model_unloaded(*_labels(old))
+            self._metrics.model_info.remove(*_labels(old))
         if served is not None:
-            self._metrics.model_loaded(*_labels(served))
-            self._metrics.reloaded("ok")
+            self._metrics.model_info.labels(*_labels(served)).set(1)
+            self._metrics.reloads.labels("ok").inc()
 
     def _keep_or_retire(self, found: set[str], report: ReloadReport, on_purpose: bool) -> None:
         """Keep serving what has no file any more, and say so once; on purpose, retire all that others replace."""
@@ -307,7 +307,7 @@ class Registry:
         for key in sorted(self._missing & set(self._slots) - missing, key=_by_number):
             logger.info("the file of model %s is back", key)
         self._missing = missing
-        self._metrics.missing_files(len(missing))
+        self._metrics.missing_files.set(len(missing))
 
     def _reindex(self) -> None:
         index: dict[str, dict[int, ServedModel]] = {}

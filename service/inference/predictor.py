@@ -138,7 +138,7 @@ class Predictor:
             lambda: self._decode_and_run(served, data, question, keep_image), lane=lane, deadline=deadline
         )
         seen, outputs, decode_s = done.result
-        self._metrics.batch(1)
+        self._metrics.batch_images.observe(1)
         timings = {"decode": decode_s, "queue": done.queue_s, "infer": done.run_s - decode_s}
         return self._record(served, question, seen, outputs, timings, data)
 
@@ -160,7 +160,7 @@ class Predictor:
             done = await self._workers.cpu.submit(
                 lambda: run(image[np.newaxis], question), lane=lane, deadline=deadline
             )
-            self._metrics.batch(1)
+            self._metrics.batch_images.observe(1)
         side = served.manifest.input_size
         timings = {"queue": done.queue_s, "infer": done.run_s}
         return self._record(served, question, _Seen(None, side, side, "RAW"), done.result, timings, b"")
@@ -236,7 +236,6 @@ class Predictor:
         metrics = self._metrics
         if data:
             metrics.decoded(seen.format)
-        metrics.queue_wait(timings["queue"])
         for stage, seconds in timings.items():
             metrics.stage(stage, seconds)
         return Prediction(

@@ -47,7 +47,7 @@ class Runtime:
             settings.max_pixels, frozenset(settings.formats.split(",")), settings.max_decode_bytes
         )
         self.predictor = Predictor(self.workers, self.limits, self.metrics)
-        self.metrics.in_flight(lambda: self.load.requests)
+        self.metrics.in_flight.set_function(lambda: self.load.requests)
 
     async def start(self) -> None:
         """Start the workers and begin to load; returns at once."""

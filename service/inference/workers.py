@@ -79,11 +79,11 @@ class Workers:
             max_batch_size=settings.max_batch_size,
             max_waiting=room,
             max_wait_s=settings.max_wait_ms / 1000,
-            on_batch=metrics.batch,
+            on_batch=metrics.batch_images.observe,
             expected_wait_s=expected_wait_s,
             revive=revive,
         )
-        metrics.queue_depth(lambda: self.waiting)
+        metrics.queue_depth.set_function(lambda: self.waiting)
 
     @property
     def waiting(self) -> int:
