@@ -16,10 +16,10 @@ import numpy.typing as npt
 
 from model.contract.graph import BEST, LAST_LAYER, OUTPUTS, feeds, no_class
 from model.contract.manifest import Manifest, synthetic_images
+from service.inference.batcher import WorkerLost
 from service.inference.cpus import usable_cores
 from service.inference.sessions import CUDA, open_session, read_file
 from service.inference.staging import Staging
-from service.inference.work import WorkerLost
 from service.settings import Settings
 
 _LOST_GPU = re.compile(r"CUDA (error|failure)|CUDNN failure|CUBLAS failure|illegal memory access", re.IGNORECASE)

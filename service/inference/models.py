@@ -20,10 +20,10 @@ from typing import Any
 
 from model.contract.manifest import Manifest
 from service.errors import NotReady, UnknownModel
+from service.inference.batcher import WorkerLost
 from service.inference.engine import Engine, OnnxEngine
 from service.inference.sessions import ModelRejected, read_file
 from service.inference.verify import check_layers, self_check
-from service.inference.work import WorkerLost
 from service.metrics import Metrics
 from service.settings import Settings
 

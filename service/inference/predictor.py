@@ -17,9 +17,9 @@ from model.photo.decode import DecodedImage, decode_image, prepare
 from model.photo.errors import PhotoError
 from model.photo.limits import ImageLimits
 from service.errors import of_photo
+from service.inference.batcher import Done
 from service.inference.engine import Outputs, Question
 from service.inference.models import ServedModel
-from service.inference.work import Done
 from service.inference.workers import GpuWork, Workers
 from service.metrics import Metrics, Timings
 

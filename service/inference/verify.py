@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from model.contract.manifest import synthetic_images
+from service.inference.batcher import WorkerLost
 from service.inference.engine import Engine, Outputs, Question
 from service.inference.sessions import ModelRejected
-from service.inference.work import WorkerLost
 
 
 def self_check(engine: Engine) -> None:

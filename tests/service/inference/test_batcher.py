@@ -3,15 +3,15 @@
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from service.errors import DeadlineExceeded, NotReady, Overloaded
-from service.inference.batcher import DynamicBatcher
-from service.inference.supervisor import RESTART_DELAYS_S
-from service.inference.work import Done, WorkerLost
+from service.inference.batcher import RESTART_DELAYS_S, Done, DynamicBatcher, WorkerLost
+
+pytestmark = pytest.mark.anyio
 
 
 class GatedEngine:
@@ -47,16 +47,6 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    """Run an async test, within half a minute."""
-
-    async def limited() -> None:
-        async with asyncio.timeout(30):
-            await test()
-
-    asyncio.run(limited())
-
-
 class Queue:
     """A started batcher with a gated engine; the first submission occupies its worker."""
 
@@ -65,10 +55,13 @@ class Queue:
         self.batcher: DynamicBatcher[Any, Any] = DynamicBatcher(self.engine, **options)
 
     async def __aenter__(self) -> "Queue":
+        self._limit = asyncio.timeout(30)
+        await self._limit.__aenter__()
         await self.batcher.start()
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, *error: Any) -> None:
+        await self._limit.__aexit__(*error)
         self.engine.gate.set()
         await self.batcher.stop()
 
@@ -81,373 +74,285 @@ class Queue:
         return task
 
 
-def test_free_worker_takes_one_at_once() -> None:
+async def test_free_worker_takes_one_at_once() -> None:
     """Without load nothing waits for company."""
-
-    async def test() -> None:
-        async with Queue(max_batch_size=8) as queue:
-            queue.engine.gate.set()
-            done = await queue.batcher.submit("a")
-            assert ("done a", 1) == (done.result, done.batch_size)
-            assert [["a"]] == queue.engine.batches
-
-    run(test)
+    async with Queue(max_batch_size=8) as queue:
+        queue.engine.gate.set()
+        done = await queue.batcher.submit("a")
+        assert "done a" == done.result
+        assert [["a"]] == queue.engine.batches
 
 
-def test_who_classifies_finds_no_explanation_handed_over_ahead() -> None:
+async def test_who_classifies_finds_no_explanation_handed_over_ahead() -> None:
     """Explanations wait in their lane while one runs, so that what comes to be classified goes first."""
-
-    async def test() -> None:
-        async with Queue(ahead=1) as queue:
-            first = await queue.occupy(lane="explain")
-            explanations = [queue.submit(f"explanation {number}", lane="explain") for number in range(2)]
-            await settle()
-            photo = queue.submit("photo")
-            await settle()
-            queue.engine.gate.set()
-            await asyncio.gather(first, photo, *explanations)
-            assert [["first"], ["photo"], ["explanation 0"], ["explanation 1"]] == queue.engine.batches
-
-    run(test)
+    async with Queue(ahead=1) as queue:
+        first = await queue.occupy(lane="explain")
+        explanations = [queue.submit(f"explanation {number}", lane="explain") for number in range(2)]
+        await settle()
+        photo = queue.submit("photo")
+        await settle()
+        queue.engine.gate.set()
+        await asyncio.gather(first, photo, *explanations)
+        assert [["first"], ["photo"], ["explanation 0"], ["explanation 1"]] == queue.engine.batches
 
 
-def test_explanations_have_their_turn_ahead_of_photos_that_never_end() -> None:
+async def test_explanations_have_their_turn_ahead_of_photos_that_never_end() -> None:
     """While both wait, what is handed over ahead follows the turns."""
-
-    async def test() -> None:
-        async with Queue(ahead=1) as queue:
-            first = await queue.occupy()
-            photos = [queue.submit(f"photo {number}") for number in range(9)]
-            explanations = [queue.submit(f"explanation {number}", lane="explain") for number in range(2)]
-            await settle()
-            queue.engine.gate.set()
-            await asyncio.gather(first, *photos, *explanations)
-            order = [payload for (payload,) in queue.engine.batches]
-            assert max(order.index(f"explanation {number}") for number in range(2)) < len(order) - 2, order
-
-    run(test)
+    async with Queue(ahead=1) as queue:
+        first = await queue.occupy()
+        photos = [queue.submit(f"photo {number}") for number in range(9)]
+        explanations = [queue.submit(f"explanation {number}", lane="explain") for number in range(2)]
+        await settle()
+        queue.engine.gate.set()
+        await asyncio.gather(first, *photos, *explanations)
+        order = [payload for (payload,) in queue.engine.batches]
+        assert max(order.index(f"explanation {number}") for number in range(2)) < len(order) - 2, order
 
 
-def test_waiting_work_forms_one_batch_greedily() -> None:
+async def test_waiting_work_forms_one_batch_greedily() -> None:
     """What waits while a run is busy goes into the next run, up to the largest batch."""
-
-    async def test() -> None:
-        async with Queue(max_batch_size=3) as queue:
-            first = await queue.occupy()
-            rest = [queue.submit(number) for number in range(5)]
-            await settle()
-            queue.engine.gate.set()
-            await asyncio.gather(first, *rest)
-            assert [["first"], [0, 1, 2], [3, 4]] == queue.engine.batches
-
-    run(test)
+    async with Queue(max_batch_size=3) as queue:
+        first = await queue.occupy()
+        rest = [queue.submit(number) for number in range(5)]
+        await settle()
+        queue.engine.gate.set()
+        await asyncio.gather(first, *rest)
+        assert [["first"], [0, 1, 2], [3, 4]] == queue.engine.batches
 
 
-def test_batch_never_mixes_keys() -> None:
+async def test_batch_never_mixes_keys() -> None:
     """Different models, layers or numbers of targets go into runs of their own, in the order of arrival."""
-
-    async def test() -> None:
-        async with Queue(max_batch_size=8) as queue:
-            first = await queue.occupy(key="x")
-            rest = [queue.submit(f"{key}{number}", key=key) for number, key in enumerate("xyxyz")]
-            await settle()
-            queue.engine.gate.set()
-            await asyncio.gather(first, *rest)
-            assert [["first"], ["x0", "x2"], ["y1", "y3"], ["z4"]] == queue.engine.batches
-
-    run(test)
+    async with Queue(max_batch_size=8) as queue:
+        first = await queue.occupy(key="x")
+        rest = [queue.submit(f"{key}{number}", key=key) for number, key in enumerate("xyxyz")]
+        await settle()
+        queue.engine.gate.set()
+        await asyncio.gather(first, *rest)
+        assert [["first"], ["x0", "x2"], ["y1", "y3"], ["z4"]] == queue.engine.batches
 
 
-def test_lanes_take_turns() -> None:
+async def test_lanes_take_turns() -> None:
     """A long line of explanations does not stand before a classification."""
-
-    async def test() -> None:
-        async with Queue() as queue:
-            first = await queue.occupy()
-            explain = [queue.submit(f"e{number}", lane="explain") for number in range(4)]
-            classify = [queue.submit(f"c{number}", lane="classify") for number in range(2)]
-            await settle()
-            queue.engine.gate.set()
-            await asyncio.gather(first, *explain, *classify)
-            assert [["first"], ["c0"], ["e0"], ["c1"], ["e1"], ["e2"], ["e3"]] == queue.engine.batches
-
-    run(test)
+    async with Queue() as queue:
+        first = await queue.occupy()
+        explain = [queue.submit(f"e{number}", lane="explain") for number in range(4)]
+        classify = [queue.submit(f"c{number}", lane="classify") for number in range(2)]
+        await settle()
+        queue.engine.gate.set()
+        await asyncio.gather(first, *explain, *classify)
+        assert [["first"], ["c0"], ["e0"], ["c1"], ["e1"], ["e2"], ["e3"]] == queue.engine.batches
 
 
-def test_no_lane_starves() -> None:
+async def test_no_lane_starves() -> None:
     """Where both lanes are full, an explanation runs in every third turn."""
-
-    async def test() -> None:
-        async with Queue() as queue:
-            first = await queue.occupy()
-            tasks = [queue.submit("c", lane="classify") for _ in range(8)]
-            tasks += [queue.submit("e", lane="explain") for _ in range(4)]
-            await settle()
-            queue.engine.gate.set()
-            await asyncio.gather(first, *tasks)
-            assert "cecceccecc" == "".join(batch[0] for batch in queue.engine.batches[1:11])
-
-    run(test)
+    async with Queue() as queue:
+        first = await queue.occupy()
+        tasks = [queue.submit("c", lane="classify") for _ in range(8)]
+        tasks += [queue.submit("e", lane="explain") for _ in range(4)]
+        await settle()
+        queue.engine.gate.set()
+        await asyncio.gather(first, *tasks)
+        assert "cecceccecc" == "".join(batch[0] for batch in queue.engine.batches[1:11])
 
 
-def test_lanes_share_a_batch() -> None:
+async def test_lanes_share_a_batch() -> None:
     """A batch takes from both lanes in turn, so that neither fills it alone."""
-
-    async def test() -> None:
-        async with Queue(max_batch_size=4) as queue:
-            first = await queue.occupy()
-            tasks = [queue.submit(f"e{number}", lane="explain") for number in range(4)]
-            tasks += [queue.submit(f"c{number}", lane="classify") for number in range(4)]
-            await settle()
-            queue.engine.gate.set()
-            await asyncio.gather(first, *tasks)
-            assert [["c0", "c1", "c2", "e0"], ["c3", "e1", "e2", "e3"]] == [
-                sorted(batch) for batch in queue.engine.batches[1:]
-            ]
-
-    run(test)
+    async with Queue(max_batch_size=4) as queue:
+        first = await queue.occupy()
+        tasks = [queue.submit(f"e{number}", lane="explain") for number in range(4)]
+        tasks += [queue.submit(f"c{number}", lane="classify") for number in range(4)]
+        await settle()
+        queue.engine.gate.set()
+        await asyncio.gather(first, *tasks)
+        assert [["c0", "c1", "c2", "e0"], ["c3", "e1", "e2", "e3"]] == [
+            sorted(batch) for batch in queue.engine.batches[1:]
+        ]
 
 
-def test_full_queue_refuses() -> None:
+async def test_full_queue_refuses() -> None:
     """Beyond the bound work is refused at once, with a time to come back."""
-
-    async def test() -> None:
-        async with Queue(max_waiting=2) as queue:
-            first = await queue.occupy()
-            rest = [queue.submit(number) for number in range(2)]
-            await settle()
-            with pytest.raises(Overloaded) as refused:
-                await queue.batcher.submit("too much")
-            assert refused.value.retry_after_s >= 1
-            queue.engine.gate.set()
-            await asyncio.gather(first, *rest)
-
-    run(test)
+    async with Queue(max_waiting=2) as queue:
+        first = await queue.occupy()
+        rest = [queue.submit(number) for number in range(2)]
+        await settle()
+        with pytest.raises(Overloaded) as refused:
+            await queue.batcher.submit("too much")
+        assert refused.value.retry_after_s >= 1
+        queue.engine.gate.set()
+        await asyncio.gather(first, *rest)
 
 
-def test_deadline_counts_when_work_leaves_the_queue() -> None:
+async def test_deadline_counts_when_work_leaves_the_queue() -> None:
     """Work whose deadline passed while it waited fails without running."""
-
-    async def test() -> None:
-        async with Queue() as queue:
-            first = await queue.occupy()
-            late = queue.submit("late", deadline=time.monotonic() - 1)
-            good = queue.submit("good", deadline=time.monotonic() + 60)
-            await settle()
-            queue.engine.gate.set()
-            with pytest.raises(DeadlineExceeded):
-                await late
-            assert "done good" == (await good).result
-            await first
-            assert [["first"], ["good"]] == queue.engine.batches
-
-    run(test)
+    async with Queue() as queue:
+        first = await queue.occupy()
+        late = queue.submit("late", deadline=time.monotonic() - 1)
+        good = queue.submit("good", deadline=time.monotonic() + 60)
+        await settle()
+        queue.engine.gate.set()
+        with pytest.raises(DeadlineExceeded):
+            await late
+        assert "done good" == (await good).result
+        await first
+        assert [["first"], ["good"]] == queue.engine.batches
 
 
-def test_run_that_would_end_too_late_is_not_begun() -> None:
+async def test_run_that_would_end_too_late_is_not_begun() -> None:
     """By the measured time of a run, work is dropped whose answer would be late; the last one gets its chance."""
-
-    async def test() -> None:
-        async with Queue() as queue:
-            first = await queue.occupy()
-            late, last = (queue.submit(name, deadline=time.monotonic() + 600) for name in ("late", "last"))
-            await settle()
-            queue.batcher._run_s = 1e6
-            queue.engine.gate.set()
-            answers = await asyncio.gather(first, late, last, return_exceptions=True)
-            assert [Done, DeadlineExceeded, Done] == [type(answer) for answer in answers]
-
-    run(test)
+    async with Queue() as queue:
+        first = await queue.occupy()
+        late, last = (queue.submit(name, deadline=time.monotonic() + 600) for name in ("late", "last"))
+        await settle()
+        queue.batcher._run_s = 1e6
+        queue.engine.gate.set()
+        answers = await asyncio.gather(first, late, last, return_exceptions=True)
+        assert [Done, DeadlineExceeded, Done] == [type(answer) for answer in answers]
 
 
-def test_cancelled_work_never_runs() -> None:
+async def test_cancelled_work_never_runs() -> None:
     """Work of a client that hung up leaves the queue at once."""
-
-    async def test() -> None:
-        async with Queue() as queue:
-            first = await queue.occupy()
-            gone = queue.submit("gone")
-            stays = queue.submit("stays")
-            await settle()
-            gone.cancel()
-            await settle()
-            assert 1 == queue.batcher.waiting
-            queue.engine.gate.set()
-            await asyncio.gather(first, stays)
-            assert [["first"], ["stays"]] == queue.engine.batches
-
-    run(test)
+    async with Queue() as queue:
+        first = await queue.occupy()
+        gone = queue.submit("gone")
+        stays = queue.submit("stays")
+        await settle()
+        gone.cancel()
+        await settle()
+        assert 1 == queue.batcher.waiting
+        queue.engine.gate.set()
+        await asyncio.gather(first, stays)
+        assert [["first"], ["stays"]] == queue.engine.batches
 
 
-def test_failed_batch_is_run_singly() -> None:
+async def test_failed_batch_is_run_singly() -> None:
     """Beside one culprit every other member of a batch gets its answer."""
-
-    async def test() -> None:
-        async with Queue(max_batch_size=4) as queue:
-            first = await queue.occupy()
-            tasks = [queue.submit(payload) for payload in ("a", "bad", "b")]
-            await settle()
-            queue.engine.gate.set()
-            answers = await asyncio.gather(first, *tasks, return_exceptions=True)
-            assert ["done a", "done b"] == [answers[1].result, answers[3].result]
-            assert isinstance(answers[2], ValueError)
-            assert [["first"], ["a", "bad", "b"], ["a"], ["bad"], ["b"]] == queue.engine.batches
-            assert "done later" == (await queue.batcher.submit("later")).result
-
-    run(test)
+    async with Queue(max_batch_size=4) as queue:
+        first = await queue.occupy()
+        tasks = [queue.submit(payload) for payload in ("a", "bad", "b")]
+        await settle()
+        queue.engine.gate.set()
+        answers = await asyncio.gather(first, *tasks, return_exceptions=True)
+        assert ["done a", "done b"] == [answers[1].result, answers[3].result]
+        assert isinstance(answers[2], ValueError)
+        assert [["first"], ["a", "bad", "b"], ["a"], ["bad"], ["b"]] == queue.engine.batches
+        assert "done later" == (await queue.batcher.submit("later")).result
 
 
-def test_wrong_number_of_results_fails_alone() -> None:
+async def test_wrong_number_of_results_fails_alone() -> None:
     """A run that returns too few results is an error, never somebody else's result."""
-
-    async def test() -> None:
-        batcher: DynamicBatcher[int, int] = DynamicBatcher(lambda payloads: [])
-        await batcher.start()
-        with pytest.raises(RuntimeError, match="returned 0 results"):
-            await batcher.submit(1)
-        await batcher.stop()
-
-    run(test)
+    batcher: DynamicBatcher[int, int] = DynamicBatcher(lambda payloads: [])
+    await batcher.start()
+    with pytest.raises(RuntimeError, match="returned 0 results"):
+        await batcher.submit(1)
+    await batcher.stop()
 
 
 @pytest.mark.parametrize("payload", ["deadly", "exit"])
-def test_dead_worker_fails_what_waits_and_is_restarted(payload: str) -> None:
+async def test_dead_worker_fails_what_waits_and_is_restarted(payload: str) -> None:
     """While a worker is down nothing is taken; what waited gets a typed error; afterwards work goes on."""
+    revived, may_revive = [], asyncio.Event()
 
-    async def test() -> None:
-        revived, may_revive = [], asyncio.Event()
+    async def revive() -> None:
+        await may_revive.wait()
+        revived.append(True)
 
-        async def revive() -> None:
-            await may_revive.wait()
-            revived.append(True)
-
-        async with Queue(revive=revive) as queue:
-            first = await queue.occupy()
-            deadly, waiting = queue.submit(payload), queue.submit("waiting")
-            await settle()
-            queue.engine.gate.set()
-            answers = await asyncio.gather(first, deadly, waiting, return_exceptions=True)
-            assert ["done first", NotReady, NotReady] == [answers[0].result, *map(type, answers[1:])]
-            assert not queue.batcher.alive
-            with pytest.raises(NotReady):
-                await queue.batcher.submit("while down")
-            may_revive.set()
-            while not queue.batcher.alive:
-                await asyncio.sleep(0)
-            assert ([True], "done again") == (revived, (await queue.batcher.submit("again")).result)
-
-    run(test)
+    async with Queue(revive=revive) as queue:
+        first = await queue.occupy()
+        deadly, waiting = queue.submit(payload), queue.submit("waiting")
+        await settle()
+        queue.engine.gate.set()
+        answers = await asyncio.gather(first, deadly, waiting, return_exceptions=True)
+        assert ["done first", NotReady, NotReady] == [answers[0].result, *map(type, answers[1:])]
+        assert not queue.batcher.alive
+        with pytest.raises(NotReady):
+            await queue.batcher.submit("while down")
+        may_revive.set()
+        while not queue.batcher.alive:
+            await asyncio.sleep(0)
+        assert ([True], "done again") == (revived, (await queue.batcher.submit("again")).result)
 
 
-def test_dead_worker_of_a_queue_that_hands_over_ahead_is_restarted() -> None:
+async def test_dead_worker_of_a_queue_that_hands_over_ahead_is_restarted() -> None:
     """Those that hold work ahead count too: the queue is alive again when none of all the workers is missing."""
-
-    async def test() -> None:
-        async with Queue(concurrency=2, ahead=1) as queue:
-            queue.engine.gate.set()
-            for _ in range(2):
-                with pytest.raises(NotReady):
-                    await queue.batcher.submit("deadly")
-                while not queue.batcher.alive:
-                    await asyncio.sleep(0)
-            assert "done again" == (await queue.batcher.submit("again")).result
-
-    run(test)
-
-
-def test_worker_that_cannot_be_revived_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A failing revival is repeated, not given up."""
-    monkeypatch.setattr("service.inference.supervisor.RESTART_DELAYS_S", (0.0,) * len(RESTART_DELAYS_S))
-
-    async def test() -> None:
-        tries = []
-
-        async def revive() -> None:
-            tries.append(True)
-            if len(tries) < 3:
-                raise RuntimeError("not yet")
-
-        async with Queue(revive=revive) as queue:
-            queue.engine.gate.set()
+    async with Queue(concurrency=2, ahead=1) as queue:
+        queue.engine.gate.set()
+        for _ in range(2):
             with pytest.raises(NotReady):
                 await queue.batcher.submit("deadly")
             while not queue.batcher.alive:
                 await asyncio.sleep(0)
-            assert 3 == len(tries)
-
-    run(test)
+        assert "done again" == (await queue.batcher.submit("again")).result
 
 
-def test_stop_fails_what_waits() -> None:
+async def test_worker_that_cannot_be_revived_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failing revival is repeated, not given up."""
+    monkeypatch.setattr("service.inference.batcher.RESTART_DELAYS_S", (0.0,) * len(RESTART_DELAYS_S))
+
+    tries = []
+
+    async def revive() -> None:
+        tries.append(True)
+        if len(tries) < 3:
+            raise RuntimeError("not yet")
+
+    async with Queue(revive=revive) as queue:
+        queue.engine.gate.set()
+        with pytest.raises(NotReady):
+            await queue.batcher.submit("deadly")
+        while not queue.batcher.alive:
+            await asyncio.sleep(0)
+        assert 3 == len(tries)
+
+
+async def test_stop_fails_what_waits() -> None:
     """Nobody waits for ever on a queue that stops."""
-
-    async def test() -> None:
-        async with Queue() as queue:
-            first = await queue.occupy()
-            waiting = queue.submit("waiting")
-            await settle()
-            stopping = asyncio.create_task(queue.batcher.stop())
-            with pytest.raises(NotReady):
-                await waiting
-            with pytest.raises(NotReady):
-                await first
-            queue.engine.gate.set()
-            await stopping
-
-    run(test)
+    async with Queue() as queue:
+        first = await queue.occupy()
+        waiting = queue.submit("waiting")
+        await settle()
+        stopping = asyncio.create_task(queue.batcher.stop())
+        with pytest.raises(NotReady):
+            await waiting
+        with pytest.raises(NotReady):
+            await first
+        queue.engine.gate.set()
+        await stopping
 
 
-def test_runs_leave_the_loops_thread_and_share_the_cores() -> None:
+async def test_runs_leave_the_loops_thread_and_share_the_cores() -> None:
     """As many runs as `concurrency` are inside at the same time, none of them in the event loop's thread."""
-
-    async def test() -> None:
-        async with Queue(concurrency=3) as queue:
-            tasks = [queue.submit(number) for number in range(3)]
-            for _ in tasks:
-                await queue.engine.wait_entered()
-            assert 3 == queue.batcher.running
-            queue.engine.gate.set()
-            await asyncio.gather(*tasks)
-            assert 3 == len(queue.engine.threads)
-            assert threading.get_ident() not in queue.engine.threads
-
-    run(test)
+    async with Queue(concurrency=3) as queue:
+        tasks = [queue.submit(number) for number in range(3)]
+        for _ in tasks:
+            await queue.engine.wait_entered()
+        queue.engine.gate.set()
+        await asyncio.gather(*tasks)
+        assert 3 == len(queue.engine.threads)
+        assert threading.get_ident() not in queue.engine.threads
 
 
-def test_waiting_time_fills_a_batch() -> None:
+async def test_waiting_time_fills_a_batch() -> None:
     """With a waiting time, a run begins as soon as its batch is full."""
-
-    async def test() -> None:
-        async with Queue(max_batch_size=2, max_wait_s=60) as queue:
-            queue.engine.gate.set()
-            await asyncio.gather(queue.submit("a"), queue.submit("b"))
-            assert [["a", "b"]] == queue.engine.batches
-
-    run(test)
+    async with Queue(max_batch_size=2, max_wait_s=60) as queue:
+        queue.engine.gate.set()
+        await asyncio.gather(queue.submit("a"), queue.submit("b"))
+        assert [["a", "b"]] == queue.engine.batches
 
 
-def test_waiting_time_ends() -> None:
+async def test_waiting_time_ends() -> None:
     """A batch that does not fill runs when the waiting time is over."""
-
-    async def test() -> None:
-        async with Queue(max_batch_size=2, max_wait_s=0.001) as queue:
-            queue.engine.gate.set()
-            assert "done a" == (await queue.batcher.submit("a")).result
-
-    run(test)
+    async with Queue(max_batch_size=2, max_wait_s=0.001) as queue:
+        queue.engine.gate.set()
+        assert "done a" == (await queue.batcher.submit("a")).result
 
 
-def test_full_queue_says_when_to_come_again() -> None:
+async def test_full_queue_says_when_to_come_again() -> None:
     """A refusal by a full queue carries the expected wait, which the queue asks for."""
-
-    async def test() -> None:
-        async with Queue(max_waiting=1, expected_wait_s=lambda: 3.7) as queue:
-            running, waiting = await queue.occupy(), queue.submit("a")
-            await settle()
-            with pytest.raises(Overloaded) as refusal:
-                await queue.batcher.submit("b")
-            assert "4" == refusal.value.headers["Retry-After"]
-            queue.engine.gate.set()
-            await asyncio.gather(running, waiting)
-
-    run(test)
+    async with Queue(max_waiting=1, expected_wait_s=lambda: 3.7) as queue:
+        running, waiting = await queue.occupy(), queue.submit("a")
+        await settle()
+        with pytest.raises(Overloaded) as refusal:
+            await queue.batcher.submit("b")
+        assert "4" == refusal.value.headers["Retry-After"]
+        queue.engine.gate.set()
+        await asyncio.gather(running, waiting)

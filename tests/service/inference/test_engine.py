@@ -11,11 +11,11 @@ import pytest
 
 from model.contract.manifest import Layer, Manifest, synthetic_images
 from service.inference import sessions as sessions_module
+from service.inference.batcher import WorkerLost
 from service.inference.engine import OnnxEngine, Outputs, Question, collect, padded_size, padded_sizes
 from service.inference.sessions import CPU, CUDA, ModelRejected, cuda_options, runtime, session_options, wants_cuda
 from service.inference.staging import Staging
 from service.inference.verify import check_layers, self_check
-from service.inference.work import WorkerLost
 from service.settings import BUNDLED_MODEL, Settings
 from tests.service.tiny_model import LABELS, NONE, SIDE, tiny_logits, tiny_manifest, tiny_model, tiny_self_check
 
