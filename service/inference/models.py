@@ -1,10 +1,10 @@
 """Which models are served: names, versions, hot swap.
 
 A folder holds `NAME/VERSION.onnx`; a version is a whole number, compared as a number, the newest answers by
-default. The folder is looked at every few seconds: a complete new file is loaded, warmed and checked beside the
-running model, and takes its place in one step. Work in hand keeps the model that it started with, so no request is
-lost; a file that fails its check changes nothing. Storage comes and goes: a version whose file vanished goes on
-answering until somebody asks for a look on purpose, by `POST /admin/reload` or SIGHUP, and something else answers.
+default. The folder is polled every few seconds: a complete new file is loaded, warmed and checked beside the
+running model, and replaces it in one step. Running work keeps the model that it started with, so no request is
+lost; a file that fails its check changes nothing. Storage comes and goes: a version whose file vanished is served
+until an operator reloads, by `POST /admin/reload` or SIGHUP, and another model can answer.
 """
 
 import asyncio
@@ -13,10 +13,10 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from model.contract.manifest import Manifest
 from service.errors import NotReady, UnknownModel
@@ -52,9 +52,8 @@ class ServedModel:
     loaded_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class _Signature:
-    """What tells that a file changed, without reading it."""
+class _Signature(NamedTuple):
+    """Changes when a file changes; found without reading it."""
 
     inode: int
     size: int
@@ -63,7 +62,7 @@ class _Signature:
 
 @dataclass(slots=True)
 class _Slot:
-    """A file's place: what was last seen there, and what is served of it."""
+    """The file of one version: as last seen, as last loaded (`tried`), why that failed, and the model served."""
 
     path: Path
     seen: _Signature | None = None
@@ -74,28 +73,24 @@ class _Slot:
 
 @dataclass(slots=True)
 class ReloadReport:
-    """What a look at the files changed; names as `NAME/VERSION`."""
+    """The changes of one reload; names as `NAME/VERSION`."""
 
     loaded: list[str] = field(default_factory=list)
     unchanged: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
     failed: list[dict[str, str]] = field(default_factory=list)
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the report as plain data."""
-        return {name: getattr(self, name) for name in ("loaded", "unchanged", "removed", "failed")}
-
 
 class Registry:
     """The models of this service.
 
     Args:
-        settings: where the models are and on what they run.
-        metrics: told of models and reloads.
+        settings: path of the models, device and limits.
+        metrics: for models and reloads.
         load: makes an engine of a file's bytes; another one in tests.
 
     Attributes:
-        failed: why nothing could be loaded at the start; None while all is well.
+        failed: why nothing could be loaded at the start; None otherwise.
     """
 
     def __init__(self, settings: Settings, metrics: Metrics, load: Load = OnnxEngine) -> None:
@@ -107,21 +102,21 @@ class Registry:
         self._index: dict[str, dict[int, ServedModel]] = {}
         self._missing: set[str] = set()
         self._busy = asyncio.Lock()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._watching: asyncio.Task[None] | None = None
         self._first_load = asyncio.Event()
 
     def start(self) -> None:
         """Begin to load; returns at once."""
-        self._tasks.append(asyncio.get_running_loop().create_task(self._first()))
+        self._watching = asyncio.get_running_loop().create_task(self._watch())
 
     async def stop(self) -> None:
-        """Stop looking at files."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """Stop polling the files."""
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait([self._watching])
 
     def clear(self) -> None:
-        """Let go of the models."""
+        """Release the models."""
         self._slots.clear()
         self._index.clear()
 
@@ -137,11 +132,11 @@ class Registry:
 
     @property
     def loaded(self) -> bool:
-        """Whether there is a model to ask without naming one."""
+        """Whether a request that names no model can be answered."""
         return bool(self._index) and (self._settings.default_model or min(self._index)) in self._index
 
     def served(self) -> list[ServedModel]:
-        """Return what is served: by name, the newest version first."""
+        """Return all models: by name, the newest version first."""
         return [
             versions[number] for _, versions in sorted(self._index.items()) for number in sorted(versions, reverse=True)
         ]
@@ -166,22 +161,21 @@ class Registry:
         return served
 
     async def reload(self) -> dict[str, Any]:
-        """Look at the files now: every file is complete, failed ones are tried again, versions without one retired.
+        """Check the files now: take all as complete, try failed ones again, retire versions without a file.
 
         Of a name without any file the newest version stays, unless other names answer; see `ReloadReport`.
         """
         async with self._busy:
-            report = await self._look(trust=True, on_purpose=True)
+            report = await self._check(trust=True, retire=True)
         if not (report.loaded or report.failed or report.removed):
             self._metrics.reloads.labels("unchanged").inc()
-        return report.as_dict()
+        return asdict(report)
 
-    # Looking at the files.
-
-    async def _first(self) -> None:
+    async def _watch(self) -> None:
+        """Load what there is, then poll the files."""
         try:
             async with self._busy:
-                report = await self._look(trust=True)
+                report = await self._check(trust=True)
             if not self.loaded:
                 without_default = [_no_default(self._settings, self._index)] if self._index else []
                 self.failed = ModelRejected("; ".join([*without_default, *_why(report, self._settings.model)]))
@@ -191,24 +185,20 @@ class Registry:
             logger.exception("the models cannot be loaded")
             self.failed = ModelRejected(f"the models cannot be loaded: {error}")
         self._first_load.set()
-        if self.failed is None:
-            self._tasks.append(asyncio.get_running_loop().create_task(self._poll()))
-
-    async def _poll(self) -> None:
-        while True:
+        while self.failed is None:
             await asyncio.sleep(self._settings.poll_interval_s)
             try:
                 async with self._busy:
-                    await self._look()
+                    await self._check()
             except Exception:
-                logger.exception("looking at the models failed; the loaded ones stay")
+                logger.exception("polling the models failed; the loaded ones stay")
 
-    async def _look(self, *, trust: bool = False, on_purpose: bool = False) -> ReloadReport:
-        """Load what is new and complete; what vanished stays, unless it is retired on purpose.
+    async def _check(self, *, trust: bool = False, retire: bool = False) -> ReloadReport:
+        """Load new and complete files; versions whose file vanished stay, unless they are to be retired.
 
         Args:
             trust: take every file as complete, rather than wait until it stays the same.
-            on_purpose: somebody asked: try files again that failed before, and retire versions without a file.
+            retire: at an operator's request: try failed files again, and retire versions without a file.
         """
         report = ReloadReport()
         found = await asyncio.to_thread(scan, self._settings.model)
@@ -218,11 +208,11 @@ class Registry:
                 slot.path, slot.tried = path, None
             settled = trust or slot.seen == signature or _is_old(signature, self._settings.poll_interval_s)
             slot.seen = signature
-            if slot.tried == signature and not (on_purpose and slot.failed):
+            if slot.tried == signature and not (retire and slot.failed):
                 report.unchanged.append(key)
             elif settled:
-                await self._try(key, slot, signature, report, again=on_purpose)
-        self._keep_or_retire(set(found), report, on_purpose)
+                await self._try(key, slot, signature, report, again=retire)
+        self._keep_or_retire(set(found), report, retire)
         return report
 
     async def _try(self, key: str, slot: _Slot, signature: _Signature, report: ReloadReport, *, again: bool) -> None:
@@ -233,7 +223,7 @@ class Registry:
             expected = isinstance(error, ModelRejected)
             slot.failed = str(error) if expected else f"{type(error).__name__} while loading"
             if isinstance(error.__cause__, OSError):
-                slot.tried = None  # a fault of the storage or of its rights, which may pass without a trace in the file
+                slot.tried = None  # a fault of the storage or of its rights may end without a change of the file
             if again or slot.failed != failed_before:
                 stays = "the loaded one stays" if slot.served else "it is not served"
                 logger.error("model %s is refused, %s: %s", key, stays, slot.failed, exc_info=not expected)
@@ -265,7 +255,7 @@ class Registry:
         return served
 
     def _swap(self, slot: _Slot, served: ServedModel | None) -> None:
-        """Put a model into its place, or nothing; requests see the one before or the one after."""
+        """Replace the model of a slot, or remove it; requests see the one before or the one after."""
         old, slot.served = slot.served, served
         self._reindex()
         if old is not None:
@@ -274,13 +264,13 @@ class Registry:
             self._metrics.model_info.labels(*_labels(served)).set(1)
             self._metrics.reloads.labels("ok").inc()
 
-    def _keep_or_retire(self, found: set[str], report: ReloadReport, on_purpose: bool) -> None:
-        """Keep serving what has no file any more, and say so once; on purpose, retire all that others replace."""
-        on_purpose = on_purpose and bool(found)  # a folder that shows nothing at all is an outage, not a purpose
+    def _keep_or_retire(self, found: set[str], report: ReloadReport, retire: bool) -> None:
+        """Keep serving versions whose file is gone, or retire those that others replace."""
+        retire = retire and bool(found)  # an empty folder is an outage of the storage
         for key in sorted(set(self._slots) - found, key=_by_number):
             slot = self._slots[key]
-            if slot.served is not None and not (on_purpose and self._has_successor(slot.served, found)):
-                slot.tried = None  # should the file come back, it is looked at again
+            if slot.served is not None and not (retire and self._has_successor(slot.served, found)):
+                slot.tried = None  # a file that comes back is loaded again
                 report.unchanged.append(key)
                 continue
             if slot.served is not None:
@@ -288,21 +278,20 @@ class Registry:
                 self._swap(slot, None)
                 report.removed.append(key)
             del self._slots[key]
-        self._tell_missing(set(self._slots) - found)
+        self._report_missing(set(self._slots) - found)
 
     def _has_successor(self, served: ServedModel, found: set[str]) -> bool:
-        """Return whether requests are still answered without this model: by its name, or by default."""
+        """Return whether requests are still answered without this model: under its name, or by default."""
         if len(self._index[served.name]) > 1:
             return True
         others = {key.rpartition("/")[0] for key in found} & set(self._index) - {served.name}
         return bool(others) and served.name != self._settings.default_model
 
-    def _tell_missing(self, missing: set[str]) -> None:
-        """Set the gauge; log what has gone or come back since the last look."""
+    def _report_missing(self, missing: set[str]) -> None:
+        """Set the gauge; log which files have gone or come back since the last check."""
         for key in sorted(missing - self._missing, key=_by_number):
             logger.warning(
-                "the file of model %s is missing; what is loaded goes on answering, until POST /admin/reload or SIGHUP",
-                key,
+                "the file of model %s is missing; the loaded model is served until POST /admin/reload or SIGHUP", key
             )
         for key in sorted(self._missing & set(self._slots) - missing, key=_by_number):
             logger.info("the file of model %s is back", key)
@@ -317,7 +306,7 @@ class Registry:
         self._index = index
 
     async def revive(self) -> None:
-        """Prove that the models still answer before a dead worker is started again.
+        """Check that the models still answer, before a lost worker is started again.
 
         Raises:
             NotReady: one does not.
@@ -330,7 +319,7 @@ class Registry:
 
 
 def check_there(settings: Settings) -> None:
-    """Raise unless there are files to serve, the default model's among them; nothing is loaded for that.
+    """Raise unless there are files to serve, the default model's among them; loads nothing.
 
     Raises:
         ModelRejected: there is none; the message says what is there.
@@ -344,14 +333,14 @@ def check_there(settings: Settings) -> None:
 
 
 def scan(model: Path) -> dict[str, tuple[Path, _Signature]]:
-    """Return the model files by `NAME/VERSION` (`/VERSION` for a single file), with what tells their changes.
+    """Return the model files by `NAME/VERSION` (`/VERSION` for a single file), with their signatures.
 
     Names that begin with a dot, and stems that are not whole numbers, are not models: unfinished copies, notes.
     """
     try:
         placed = _placed(model)
     except OSError:
-        return {}  # storage that does not answer shows nothing
+        return {}  # the storage does not answer
     found = {}
     for key, path in sorted(placed, key=lambda one: (_by_number(one[0]), one[1])):
         with contextlib.suppress(OSError):

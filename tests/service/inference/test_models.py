@@ -209,7 +209,7 @@ async def test_failing_self_check_rolls_back(tmp_path: Path) -> None:
         assert "self-check" in report["failed"][0]["reason"]
         assert registry.get() is good
         async with registry._busy:
-            assert ["tiny/1"] == (await registry._look(trust=True)).unchanged
+            assert ["tiny/1"] == (await registry._check(trust=True)).unchanged
         assert 1 == len((await registry.reload())["failed"])
         put(tmp_path, "tiny/1", other_model())
         assert ["tiny/1"] == (await registry.reload())["loaded"]
@@ -255,12 +255,12 @@ async def test_watching_never_retires(tmp_path: Path, caplog: pytest.LogCaptureF
         for gone in (lambda: files[2].unlink(), lambda: tmp_path.rename(away)):
             gone()
             for _ in range(3):
-                assert [] == (await registry._look()).removed
+                assert [] == (await registry._check()).removed
             assert (loaded, "10") == (registry.served(), registry.get().version)
         assert 3 == runtime.metrics.registry.get_sample_value("fieldmark_model_files_missing")
         assert 3 == caplog.text.count("is missing")
         away.rename(tmp_path)
-        assert [] == (await registry._look()).loaded
+        assert [] == (await registry._check()).loaded
         assert 1 == runtime.metrics.registry.get_sample_value("fieldmark_model_files_missing")
         assert ["tiny/2", "tiny/9"] == [line.split()[4] for line in caplog.messages if line.endswith("is back")]
         assert ["tiny/10"] == (await registry.reload())["removed"]
@@ -318,7 +318,7 @@ async def test_renamed_version_with_new_content_is_served(tmp_path: Path) -> Non
         before = registry.get()
         path.unlink()
         put(tmp_path, "tiny/001", other_model(), age_s=7200)
-        assert ["tiny/1"] == (await registry._look()).loaded
+        assert ["tiny/1"] == (await registry._check()).loaded
         assert before.sha256 != registry.get().sha256
 
 
@@ -336,10 +336,10 @@ async def test_a_file_that_cannot_be_read_is_tried_again(tmp_path: Path, caplog:
         await registry.wait_ready()
         put(tmp_path, "tiny/2", other_model(), age_s=7200)
         for _ in range(3):
-            assert 1 == len((await registry._look()).failed)
+            assert 1 == len((await registry._check()).failed)
         assert 1 == caplog.text.count("Input/output error")
         readable.append(True)
-        assert ["tiny/2"] == (await registry._look()).loaded
+        assert ["tiny/2"] == (await registry._check()).loaded
 
 
 async def test_polling_waits_for_a_complete_file(tmp_path: Path) -> None:
@@ -351,8 +351,8 @@ async def test_polling_waits_for_a_complete_file(tmp_path: Path) -> None:
         data, growing = other_model(), tmp_path / "tiny" / "2.onnx"
         for size in (10, len(data) // 2, len(data)):
             growing.write_bytes(data[:size])
-            assert [] == (await registry._look()).loaded
-        assert ["tiny/2"] == (await registry._look()).loaded
+            assert [] == (await registry._check()).loaded
+        assert ["tiny/2"] == (await registry._check()).loaded
 
 
 async def test_polling_takes_a_renamed_file_at_once(tmp_path: Path) -> None:
@@ -362,7 +362,7 @@ async def test_polling_takes_a_renamed_file_at_once(tmp_path: Path) -> None:
     async with started_registry(tmp_path) as registry:
         await registry.wait_ready()
         put(tmp_path, "tiny/2", other_model(), age_s=7200)
-        assert ["tiny/2"] == (await registry._look()).loaded
+        assert ["tiny/2"] == (await registry._check()).loaded
 
 
 async def test_polling_runs_by_itself(tmp_path: Path) -> None:
