@@ -48,11 +48,6 @@ class ScaledMap:
     is_zero: bool
     is_flat: bool
 
-    def display(self, size: int) -> Floats:
-        """Return the map enlarged to the network's input, in [0, 1], float32, (size, size)."""
-        enlarged: Floats = np.asarray(_enlarged(self.grid, (size, size)), dtype=np.float32)
-        return enlarged.clip(0, 1)
-
 
 def scale_map(values: npt.ArrayLike, size: int = 224) -> ScaledMap:
     """Scale a raw map for display: bilinear upsampling (half-pixel centres), then one min-max with eps 1e-7.
@@ -136,25 +131,6 @@ def strip_indices(grid: Floats, placement: Placement, strip: tuple[int, int, int
     # Pillow cuts to 0…255 and drops the fraction. Drawn larger than the network's input, a peak exceeds 1.
     values = _enlarged(grid * np.float32(254) + np.float32(0.5), (strip[2] - strip[0], strip[3] - strip[1]), box)
     return values.convert("L").point(_NOT_UNSEEN)
-
-
-def place_map(grid: Floats, placement: Placement) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """Return a map on the original image's pixels, and where it lies.
-
-    Args:
-        grid: of a `ScaledMap`, (h, w).
-        placement: the picture.
-
-    Returns:
-        values in [0, 1], 0 outside, float32, (height, width); whether the network saw the pixel, bool, same shape.
-    """
-    values = np.zeros((placement.height, placement.width), np.float32)
-    seen = np.zeros(values.shape, np.bool_)
-    for strip in placement.strips():
-        left, top, right, bottom = strip
-        values[top:bottom, left:right] = np.asarray(strip_indices(grid, placement, strip), np.float32) / 254
-        seen[top:bottom, left:right] = True
-    return values, seen
 
 
 # ── colour ───────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,6 +1,8 @@
 """The views of an explanation: photo and raw maps in, one file out."""
 
 import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy.typing as npt
@@ -8,7 +10,7 @@ import numpy.typing as npt
 from model.contract.geometry import Resize
 from model.photo.decode import DecodedImage
 from service.drawing.encode import check_size, encode, rgba_png
-from service.drawing.maps import Placement, ScaledMap, heatmap, palette_of, scale_map
+from service.drawing.maps import Floats, Placement, ScaledMap, heatmap, palette_of, scale_map
 from service.drawing.overlay import overlay, picture
 from service.drawing.panel import panel
 from service.errors import InvalidOption
@@ -94,3 +96,38 @@ def render_layer(
     check_size(placement, "image/png")
     layer = rgba_png(scaled.grid, placement, palette_of(colormap))
     return "data:image/png;base64," + base64.b64encode(layer).decode("ascii")
+
+
+@dataclass(frozen=True, slots=True)
+class MapLayer:
+    """One map, drawn.
+
+    Attributes:
+        png: data URL of an RGBA picture in the size of the image.
+        values: raw, (h, w).
+        scaled: what the colours show.
+    """
+
+    png: str
+    values: Floats
+    scaled: ScaledMap
+
+
+def draw_layers(
+    maps: Sequence[Floats], resize: Resize, width: int, height: int, *, colormap: str, size: int | None
+) -> list[MapLayer]:
+    """Return maps as layers over an image.
+
+    Args:
+        maps: raw values, (h, w) each.
+        resize: geometry of the model.
+        width: of the upright image, pixels.
+        height: likewise.
+        colormap: name of the colours.
+        size: longer side of the layers, pixels; None for the image's.
+    """
+    scaled = [scale_map(values, resize.crop) for values in maps]
+    return [
+        MapLayer(render_layer(one, resize, width, height, colormap=colormap, size=size), values, one)
+        for values, one in zip(maps, scaled, strict=True)
+    ]

@@ -9,10 +9,10 @@ from PIL import Image
 
 from model.photo.decode import DecodedImage
 from service.drawing.encode import encode
-from service.drawing.maps import Placement, heatmap, place_map, scale_map
+from service.drawing.maps import Placement, heatmap, scale_map
 from service.drawing.views import render_layer, render_view
 from service.errors import InvalidOption, TooManyPixels
-from tests.service.drawing.conftest import RESIZE, peak, photo
+from tests.service.drawing.conftest import RESIZE, peak, photo, place_map
 
 RANDOM = np.random.default_rng(5)
 

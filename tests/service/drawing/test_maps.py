@@ -5,9 +5,9 @@ import pytest
 
 from model.contract.geometry import Resize
 from service.drawing.colormaps import COLORMAPS
-from service.drawing.maps import UNSEEN, Placement, heatmap, place_map, scale_map
+from service.drawing.maps import UNSEEN, Placement, heatmap, scale_map
 from service.errors import InvalidOption
-from tests.service.drawing.conftest import RESIZE, peak
+from tests.service.drawing.conftest import RESIZE, display, peak, place_map
 
 RANDOM = np.random.default_rng(5)
 
@@ -21,14 +21,14 @@ def test_display_equals_pytorch_grad_cam(shape: tuple[int, int], scale: float) -
         values = (RANDOM.standard_normal(shape).clip(0) * scale).astype(np.float32)
         first = peer.scale_cam_image(values[None], (224, 224))
         expected = peer.scale_cam_image(first)[0]
-        assert np.abs(scale_map(values, 224).display(224) - expected).max() < 1e-4
+        assert np.abs(display(scale_map(values, 224), 224) - expected).max() < 1e-4
 
 
 def test_zero_map_stays_zero_and_says_so() -> None:
     """No evidence is no picture of noise."""
     scaled = scale_map(np.zeros((7, 7)))
     assert (0.0, 0.0, True) == (scaled.min, scaled.max, scaled.is_zero)
-    assert scaled.display(224).max() == 0
+    assert display(scaled, 224).max() == 0
 
 
 def test_not_a_number_counts_as_zero() -> None:
@@ -48,7 +48,7 @@ def test_square_image_equals_the_display() -> None:
     scaled = scale_map(peak(2, 4))
     values, seen = place_map(scaled.grid, Placement.on(Resize(size=224, crop=224), 224, 224))
     assert seen.all()
-    assert np.abs(values - scaled.display(224)).max() <= 0.5 / 254 + 1e-6
+    assert np.abs(values - display(scaled, 224)).max() <= 0.5 / 254 + 1e-6
 
 
 @pytest.mark.parametrize("size", [(640, 480), (480, 640), (1000, 100), (100, 1000), (301, 299), (5, 4), (3000, 2000)])

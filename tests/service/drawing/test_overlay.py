@@ -4,9 +4,9 @@ import numpy as np
 from PIL import Image
 
 from model.photo.decode import DecodedImage
-from service.drawing.maps import Placement, heatmap, place_map, scale_map
+from service.drawing.maps import Placement, heatmap, scale_map
 from service.drawing.overlay import overlay, picture
-from tests.service.drawing.conftest import RESIZE, photo
+from tests.service.drawing.conftest import RESIZE, photo, place_map
 
 RANDOM = np.random.default_rng(5)
 
