@@ -62,17 +62,21 @@ class Plan:
 
 @dataclass
 class Outcome:
-    """What a run of load measured.
+    """Measurements of one run of load.
 
     Attributes:
         seconds: from the first request to the last answer.
         requests: [time of the request, latency, code, photo] of every request, seconds.
         probe_s: latencies of the probe, seconds.
+        cpu_s: CPU time of the server, None where unknown; not measured by the generator itself.
+        loop_cpu_s: CPU time of the server's event loop thread; likewise.
     """
 
     seconds: float = 0.0
     requests: list[tuple[float, float, int, int]] = field(default_factory=list)
     probe_s: list[float] = field(default_factory=list)
+    cpu_s: float | None = None
+    loop_cpu_s: float | None = None
 
 
 class Connection(asyncio.Protocol):

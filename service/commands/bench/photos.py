@@ -1,11 +1,11 @@
-"""Photos to send: real ones brought to a size, or synthetic ones."""
+"""Photos to send: real ones scaled to a size, or synthetic ones."""
 
 import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from model.photo.decode import decode_image
 from model.photo.errors import PhotoError
@@ -25,16 +25,8 @@ def synthetic_photo(width: int, height: int, seed: int = 0) -> bytes:
 
 
 def photos_of_size(paths: Sequence[Path], size: tuple[int, int]) -> list[bytes]:
-    """Return photos cropped to the proportions of a size and scaled to it, as JPEG."""
-    found = []
-    for path in paths:
-        rgb = _decode(path)
-        scale = min(rgb.width / size[0], rgb.height / size[1])
-        width, height = size[0] * scale, size[1] * scale
-        left, top = (rgb.width - width) / 2, (rgb.height - height) / 2
-        box = (left, top, left + width, top + height)
-        found.append(_jpeg(rgb.resize(size, Image.Resampling.LANCZOS, box=box)))
-    return found
+    """Return photos as JPEG, cropped to the proportions of a size and scaled to it."""
+    return [_jpeg(ImageOps.fit(_decode(path), size, Image.Resampling.LANCZOS)) for path in paths]
 
 
 def _decode(path: Path) -> Image.Image:
