@@ -20,7 +20,7 @@ from model.photo.limits import shown_size
 from service.errors import Draining, InvalidOption, MalformedRequest, Overloaded, TooLarge
 from service.http.auth import Keys
 from service.http.context import RequestContext, context_of
-from service.inference.load import InHand
+from service.inference.load import LoadTracker
 from service.inference.runtime import Runtime
 from service.settings import Settings
 
@@ -136,7 +136,7 @@ class _Body:
         send: Send,
         declared: int | None,
         settings: Settings,
-        in_hand: InHand,
+        in_hand: LoadTracker,
         watchers: set[Callable[[], None]] | None,
     ) -> None:
         self._receive = receive

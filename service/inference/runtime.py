@@ -5,7 +5,7 @@ from typing import Any
 from model.photo.budget import return_large_blocks
 from model.photo.limits import ImageLimits
 from service.inference.engine import OnnxEngine
-from service.inference.load import InHand
+from service.inference.load import LoadTracker
 from service.inference.models import Load, Registry
 from service.inference.predictor import Predictor
 from service.inference.workers import Workers, num_parallel
@@ -41,7 +41,7 @@ class Runtime:
         self.metrics = metrics or Metrics()
         self.draining = False
         self.models = Registry(settings, self.metrics, load)
-        self.load = InHand(num_parallel(settings))
+        self.load = LoadTracker(num_parallel(settings))
         self.workers = Workers(settings, self.metrics, self.load.expected_s, self.models.revive)
         self.limits = ImageLimits(
             settings.max_pixels, frozenset(settings.formats.split(",")), settings.max_decode_bytes
