@@ -1,4 +1,4 @@
-"""The views of an explanation: photo and raw maps in, one file out."""
+"""The views of an explanation: photo and raw maps in, files and layers out."""
 
 import base64
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ def render_view(
     size: int | None = None,
     media_type: str = "image/png",
 ) -> bytes:
-    """Return one answer of `/explain` as an encoded picture; for a worker thread.
+    """Return one view as an encoded picture; for a worker thread.
 
     Args:
         decoded: the photo.
@@ -42,11 +42,11 @@ def render_view(
         gradcam: raw map, (h, w); needed by all views but `attention`.
         attention: raw map, (h, w), or None where the model has none; needed by view `attention`.
         caption: the class, for the panel.
-        question: what the Grad-CAM answers, for the panel, e.g. `why A and not B`.
+        question: the title of the Grad-CAM, for the panel, e.g. `why A and not B`.
         probability: of the class, for the panel, 0 to 1.
         colormap: one of `COLORMAPS`.
         opacity: of the maps over the photo, 0 to 1.
-        size: longer side of the picture, in a panel of each of its pictures, pixels; None: the original's.
+        size: longer side of the picture (in a panel: of each picture), pixels; None: the original's.
         media_type: `image/png`, `image/webp` or `image/jpeg`.
 
     Raises:
@@ -78,7 +78,7 @@ def render_view(
 def render_layer(
     scaled: ScaledMap, resize: Resize, width: int, height: int, *, colormap: str = "turbo", size: int | None = None
 ) -> str:
-    """Return a map as a data URL: an RGBA PNG of the original's sides, transparent where the network did not look.
+    """Return a map as a data URL: an RGBA PNG of the original's sides, transparent outside the network's crop.
 
     Args:
         scaled: the map, ready for display.
@@ -100,7 +100,7 @@ def render_layer(
 
 @dataclass(frozen=True, slots=True)
 class MapLayer:
-    """One map, drawn.
+    """One map as a layer over the image.
 
     Attributes:
         png: data URL of an RGBA picture in the size of the image.

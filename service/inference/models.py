@@ -322,7 +322,7 @@ def check_there(settings: Settings) -> None:
     """Raise unless there are files to serve, the default model's among them; loads nothing.
 
     Raises:
-        ModelRejected: there is none; the message says what is there.
+        ModelRejected: there is none; the message names what was found.
     """
     found = scan(settings.model)
     if not found:

@@ -1,4 +1,4 @@
-"""One running service: its settings, models, workers and load, and whether it is stopping."""
+"""One running service: settings, models, workers and load, and whether it is stopping."""
 
 from typing import Any
 
@@ -14,21 +14,21 @@ from service.settings import Settings
 
 
 class Runtime:
-    """All that answers images, without HTTP: the service, the commands and jobs over folders each have one.
+    """Everything that answers images, without HTTP; the service has one, and so has each command.
 
     Args:
         settings: every option.
-        metrics: where it records; a new one where absent.
+        metrics: a new one where absent.
         load: makes an engine of a file's bytes; another one in tests.
 
     Attributes:
         settings: as given.
         metrics: as given.
-        models: what is served.
+        models: the served models.
         load: requests admitted and not yet answered, and their pace.
         workers: the queues that all models share.
         limits: of photos.
-        predictor: the one way from an image to a prediction.
+        predictor: from an image to a prediction.
         draining: set when the service is stopping.
 
     Raises:
@@ -55,7 +55,7 @@ class Runtime:
         self.models.start()
 
     async def stop(self) -> None:
-        """Stop looking at files, stop the workers, let go of the models."""
+        """Stop polling files, stop the workers, release the models."""
         self.draining = True
         await self.models.stop()
         await self.workers.stop()
@@ -63,7 +63,7 @@ class Runtime:
 
     @property
     def ready(self) -> bool:
-        """Whether requests can be answered: a model is warm, no worker is down, nothing is stopping."""
+        """Whether requests can be answered: a model is warm, no worker is down, the service is not stopping."""
         return self.models.loaded and self.workers.alive and not self.draining
 
     def status(self) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""`fieldmark bench`: how fast is this server, and how fast could this machine be?
+"""`fieldmark bench`: how fast is this server, and how fast could it be on this machine?
 
 Closed and open loop against a running server, or against one that it starts; the load comes from a light process
 of its own (`service.commands.bench.loadgen`). In the same run, on the same machine, it measures the ceiling: decode,
-prepare and model on every core without HTTP. The ratio of the two is what the service costs.
+prepare and model on every core without HTTP. The ratio of the two is the cost of the service.
 """
 
 import argparse

@@ -88,7 +88,7 @@ def take(server: Server, plan: Plan, warmup_s: float = 0.0) -> Outcome:
 
 
 def measure(server: Server, plan: Plan, name: str, warmup_s: float = 0.0) -> Load:
-    """Run a plan, after a warm-up that does not count, and sum up."""
+    """Run a plan, after a warm-up that does not count, and sum it up."""
     return summarise(name, take(server, plan, warmup_s))
 
 

@@ -16,7 +16,7 @@ JPEG_QUALITY = 90
 
 
 def synthetic_photo(width: int, height: int, seed: int = 0) -> bytes:
-    """Return a JPEG that decodes and compresses about like a photo: smooth shapes under fine grain."""
+    """Return a JPEG that decodes and compresses about like a photo: smooth shapes with fine grain."""
     source = np.random.default_rng(seed)
     coarse = Image.fromarray(source.integers(0, 256, (max(2, height // 40), max(2, width // 40), 3), dtype=np.uint8))
     smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), dtype=np.int16)
@@ -43,7 +43,7 @@ def _jpeg(image: Image.Image) -> bytes:
 
 
 def find_photos(paths: Sequence[Path], most: int) -> list[Path]:
-    """Return image files of files and folders, spread evenly over what is found."""
+    """Return at most `most` image files of files and folders, evenly spread."""
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
@@ -55,7 +55,7 @@ def find_photos(paths: Sequence[Path], most: int) -> list[Path]:
 
 
 def write_photos(folder: Path, sources: Sequence[Path], size: tuple[int, int], count: int = 8) -> list[Path]:
-    """Write photos of one size into a folder: made of real ones where there are any."""
+    """Write photos of one size into a folder: real ones where there are any, else synthetic ones."""
     if sources:
         encoded = photos_of_size(sources[:count], size)
     else:

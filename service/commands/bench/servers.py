@@ -1,4 +1,4 @@
-"""Servers to measure: one that runs already, or one started here."""
+"""Servers to measure: a running one, or one started here."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ START_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True)
 class Server:
-    """Where a server listens, and its process if it was started here."""
+    """Address of a server, and its process if it was started here."""
 
     url: str
     process: "subprocess.Popen[bytes] | None" = None

@@ -167,7 +167,7 @@ def branch_without_numbers(model: onnx.ModelProto, _: list[Layer]) -> None:
         (exchanged, r"`features\.1` has the shape"),
         (one_too_many, r"lists the layer `features\.0`, the graph has only 5"),
         (one_too_few, "more layers than the 4"),
-        (failing_branch, r"asked for layer `features\.6`, the graph fails"),
+        (failing_branch, r"the graph fails at layer `features\.6`"),
         (branch_without_numbers, r"`features\.6` has numbers that are not finite"),
     ],
 )
