@@ -1,4 +1,4 @@
-"""The commands print what the service would answer, and say plainly what is wrong."""
+"""The commands print the service's answers, and errors in one plain line."""
 
 import io
 import json
@@ -41,7 +41,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_every_setting_is_a_flag_of_serve(capsys: pytest.CaptureFixture[str]) -> None:
-    """What a variable can set, a flag can."""
+    """Every setting has a flag."""
     with pytest.raises(SystemExit):
         main(["serve", "--help"])
     text = capsys.readouterr().out
@@ -57,7 +57,7 @@ def test_an_empty_value_is_refused(flag: str, value: str, capsys: pytest.Capture
 
 
 def test_classify_prints_the_likeliest_first(model: str, photo: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """People get the size, percentages, bars and labels."""
+    """The output has the size, percentages, bars and labels."""
     assert main(["classify", photo, "--model", model, "--top-k", "2"]) == 0
     head, first, *rest = capsys.readouterr().out.splitlines()
     assert f"{photo}  40×20" == head
@@ -82,7 +82,7 @@ def test_classify_as_json_is_the_services_answer(model: str, photo: str, capsys:
 def test_one_bad_photo_does_not_stop_the_others(
     model: str, photo: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Results come in order, a bad photo has a problem in its place, and the exit code tells."""
+    """Results are in order, a bad photo has a problem in its place, and the exit code is 1."""
     (tmp_path / "note.txt").write_text("hello")
     (tmp_path / "empty.jpg").touch()
     photos = [str(tmp_path / "note.txt"), photo, str(tmp_path / "nothing.jpg"), str(tmp_path / "empty.jpg"), photo]
@@ -132,7 +132,7 @@ def test_explain_as_json(model: str, photo: str, tmp_path: Path, capsys: pytest.
 def test_explain_takes_a_layer(
     model: str, photo: str, tmp_path: Path, layer: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By its name or by its index."""
+    """A layer is chosen by its name or by its index."""
     assert main(["explain", photo, "-o", str(tmp_path / "o.png"), "--model", model, "--json", "--layer", layer]) == 0
     assert "pixels" == json.loads(capsys.readouterr().out)["layer"]
 
@@ -153,7 +153,7 @@ def test_explain_takes_a_layer(
         (["-o", "/nowhere/picture.png"], "No such file"),
     ],
 )
-def test_explain_says_what_is_wrong(
+def test_explain_names_the_error(
     model: str, photo: str, tmp_path: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One line on stderr, an exit code, no traceback and no picture."""
@@ -176,7 +176,7 @@ def test_inspect_as_json_is_the_manifest(model: str, capsys: pytest.CaptureFixtu
 
 
 def test_inspect_is_readable(model: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """People see classes, input, layers and precision."""
+    """The output names classes, input, layers and precision."""
     assert main(["inspect", model]) == 0
     text = capsys.readouterr().out
     for fact in ("4: Red bird", "RGB 8×8", "0: pixels, 3 channels, 8×8", "fp32"):
@@ -193,7 +193,7 @@ def test_inspect_is_readable(model: str, capsys: pytest.CaptureFixture[str]) -> 
 def test_inspect_refuses_what_the_service_would(
     manifest: Manifest, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A file that loads, and does not compute what its manifest says, is no model."""
+    """A file that loads, but does not compute as its manifest states, is refused."""
     path = tmp_path / "1.onnx"
     path.write_bytes(tiny_model(manifest))
     assert main(["inspect", str(path)]) == 1
@@ -234,7 +234,7 @@ def test_serve_without_its_keys(tmp_path: Path) -> None:
         (b"caf\xe9.jpg".decode("utf-8", "surrogateescape"), "caf\\udce9.jpg: No such file or directory."),
     ],
 )
-def test_what_is_no_photo_is_named_with_what_to_do(
+def test_what_is_no_photo_is_refused_with_advice(
     model: str, photo: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One line each, from both commands."""
@@ -248,7 +248,7 @@ def test_what_is_no_photo_is_named_with_what_to_do(
 def test_explain_checks_its_target_before_the_model(
     out: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A model that is none is not even looked at."""
+    """An unwritable target is refused before the model is read."""
     (tmp_path / "file").touch()
     (tmp_path / "folder.png").mkdir()
     assert main(["explain", "none.jpg", "-o", str(tmp_path / out), "--model", "none.onnx"]) == 1
@@ -257,7 +257,7 @@ def test_explain_checks_its_target_before_the_model(
 
 
 def test_a_bad_model_is_named(tmp_path: Path, photo: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every message about a file has the file's name."""
+    """Every message about a file contains its name."""
     bad = tmp_path / "bad.onnx"
     bad.write_bytes(b"\xff\xff")
     for command in (["inspect", str(bad)], ["classify", photo, "--model", str(bad)]):
@@ -269,8 +269,8 @@ def test_a_bad_model_is_named(tmp_path: Path, photo: str, capsys: pytest.Capture
 
 
 @pytest.mark.parametrize("wrong", ["--sizes=abc", "--sizes=4x", "--sizes=0x4", "--concurrency=x", "--concurrency=0"])
-def test_bench_refuses_what_is_no_number(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Before anything starts, with the command's own usage."""
+def test_bench_refuses_wrong_numbers(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Wrong sizes and counts are refused before anything starts, with the command's usage."""
     with pytest.raises(SystemExit) as stopped:
         main(["bench", wrong, "--model", "none"])
     shown = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What Prometheus reads: names by its rules, bounded series, and a real Prometheus that scrapes it."""
+"""Metrics for Prometheus: names by its rules, bounded series, and a scrape by a real Prometheus."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ from tests.service.running import Running, running, tiny_settings
 
 
 def test_classes_are_bounded() -> None:
-    """Classes beyond the bound are counted together."""
+    """Classes beyond the limit are counted together."""
     metrics = Metrics()
     for index in range(MAX_CLASS_SERIES + 5):
         metrics.predicted(f"class {index}")
@@ -29,7 +29,7 @@ def test_classes_are_bounded() -> None:
 
 
 def test_methods_and_routes_are_bounded(client: httpx.Client, tiny_server: Running) -> None:
-    """Strange methods and addresses make no series of their own."""
+    """Unknown methods and paths create no series."""
     for index in range(20):
         client.request(f"ODD{index}" if index % 2 else "GET", f"/strange/{index}")
     page = client.get("/metrics").text
@@ -39,7 +39,7 @@ def test_methods_and_routes_are_bounded(client: httpx.Client, tiny_server: Runni
     assert value("fieldmark_http_requests_total", {"route": "unmatched", "method": "GET", "code": "404"})
 
 
-def test_first_events_are_seen() -> None:
+def test_series_of_alerts_start_at_zero() -> None:
     """Series that alerts watch exist as zero from the start."""
     value = Metrics().registry.get_sample_value
     assert 0 == value("fieldmark_model_reloads_total", {"outcome": "failed"})
@@ -47,8 +47,8 @@ def test_first_events_are_seen() -> None:
     assert 0 == value("fieldmark_stage_duration_seconds_count", {"stage": "render"})
 
 
-def test_unloaded_models_vanish() -> None:
-    """A model's series goes with it."""
+def test_unloaded_models_are_removed() -> None:
+    """A model's series is removed with it."""
     metrics = Metrics()
     labels = ("cub", "1", "ab", "CPUExecutionProvider", "fp32")
     metrics.model_info.labels(*labels).set(1)
@@ -68,7 +68,7 @@ def test_gpu_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def used_page(client: httpx.Client, photo: bytes) -> str:
-    """Return the metrics of a server that has worked and refused."""
+    """Return the metrics of a server that has answered and refused requests."""
     headers = {"Content-Type": "image/png"}
     for address in ("/classify", "/explain"):
         client.post(address, content=photo, headers=headers).raise_for_status()
@@ -132,7 +132,7 @@ def test_refusals_count_wherever_they_happen(tmp_path: Path, red_png: bytes) -> 
 
 
 def test_openmetrics_on_request(client: httpx.Client) -> None:
-    """A scraper that asks for OpenMetrics gets it."""
+    """A scraper that accepts OpenMetrics gets it."""
     answer = client.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
     assert answer.headers["content-type"].startswith("application/openmetrics-text")
     assert answer.text.endswith("# EOF\n")

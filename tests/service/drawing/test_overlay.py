@@ -12,7 +12,7 @@ RANDOM = np.random.default_rng(5)
 
 
 def test_picture_of_a_reduced_image_has_the_originals_geometry() -> None:
-    """A photo decoded at a quarter is enlarged to where its pixels belong."""
+    """A photo decoded at a quarter is enlarged to its original geometry."""
     reduced = Image.new("RGB", (26, 20))
     reduced.paste("white", (13, 0, 26, 20))
     shown = picture(DecodedImage(reduced, 101, 79, "JPEG", scale=4), Placement.on(RESIZE, 101, 79))

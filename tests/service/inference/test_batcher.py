@@ -1,4 +1,4 @@
-"""The queue, driven by an engine whose runs end when the test says so: batch shapes are forced, never timed."""
+"""The queue, with an engine whose runs end when the test opens a gate: batch shapes are forced, never timed."""
 
 import asyncio
 import threading
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.anyio
 
 
 class GatedEngine:
-    """Runs a batch once the test opens the gate, and remembers what it was given and where."""
+    """Runs a batch once the test opens the gate, and records payloads and threads."""
 
     def __init__(self) -> None:
         self.gate = threading.Event()
@@ -42,7 +42,7 @@ class GatedEngine:
 
 
 async def settle() -> None:
-    """Let every task that can go on do so."""
+    """Run the event loop until no task can continue."""
     for _ in range(10):
         await asyncio.sleep(0)
 
@@ -75,7 +75,7 @@ class Queue:
 
 
 async def test_free_worker_takes_one_at_once() -> None:
-    """Without load nothing waits for company."""
+    """Without load, work runs at once, in a batch of one."""
     async with Queue(max_batch_size=8) as queue:
         queue.engine.gate.set()
         done = await queue.batcher.submit("a")
@@ -83,8 +83,8 @@ async def test_free_worker_takes_one_at_once() -> None:
         assert [["a"]] == queue.engine.batches
 
 
-async def test_who_classifies_finds_no_explanation_handed_over_ahead() -> None:
-    """Explanations wait in their lane while one runs, so that what comes to be classified goes first."""
+async def test_an_explanation_ahead_does_not_block_a_classification() -> None:
+    """While an explanation runs, further ones stay in their lane, so that a new classification runs first."""
     async with Queue(ahead=1) as queue:
         first = await queue.occupy(lane="explain")
         explanations = [queue.submit(f"explanation {number}", lane="explain") for number in range(2)]
@@ -96,8 +96,8 @@ async def test_who_classifies_finds_no_explanation_handed_over_ahead() -> None:
         assert [["first"], ["photo"], ["explanation 0"], ["explanation 1"]] == queue.engine.batches
 
 
-async def test_explanations_have_their_turn_ahead_of_photos_that_never_end() -> None:
-    """While both wait, what is handed over ahead follows the turns."""
+async def test_batches_ahead_follow_the_turns() -> None:
+    """While both lanes have work, batches queued ahead follow the turns."""
     async with Queue(ahead=1) as queue:
         first = await queue.occupy()
         photos = [queue.submit(f"photo {number}") for number in range(9)]
@@ -110,7 +110,7 @@ async def test_explanations_have_their_turn_ahead_of_photos_that_never_end() -> 
 
 
 async def test_waiting_work_forms_one_batch_greedily() -> None:
-    """What waits while a run is busy goes into the next run, up to the largest batch."""
+    """Work that arrives during a run forms the next batch, up to the largest size."""
     async with Queue(max_batch_size=3) as queue:
         first = await queue.occupy()
         rest = [queue.submit(number) for number in range(5)]
@@ -121,7 +121,7 @@ async def test_waiting_work_forms_one_batch_greedily() -> None:
 
 
 async def test_batch_never_mixes_keys() -> None:
-    """Different models, layers or numbers of targets go into runs of their own, in the order of arrival."""
+    """Different models, layers or numbers of targets run in separate batches, in the order of arrival."""
     async with Queue(max_batch_size=8) as queue:
         first = await queue.occupy(key="x")
         rest = [queue.submit(f"{key}{number}", key=key) for number, key in enumerate("xyxyz")]
@@ -132,7 +132,7 @@ async def test_batch_never_mixes_keys() -> None:
 
 
 async def test_lanes_take_turns() -> None:
-    """A long line of explanations does not stand before a classification."""
+    """Many waiting explanations do not block a classification."""
     async with Queue() as queue:
         first = await queue.occupy()
         explain = [queue.submit(f"e{number}", lane="explain") for number in range(4)]
@@ -144,7 +144,7 @@ async def test_lanes_take_turns() -> None:
 
 
 async def test_no_lane_starves() -> None:
-    """Where both lanes are full, an explanation runs in every third turn."""
+    """While both lanes are full, every third run is an explanation."""
     async with Queue() as queue:
         first = await queue.occupy()
         tasks = [queue.submit("c", lane="classify") for _ in range(8)]
@@ -170,7 +170,7 @@ async def test_lanes_share_a_batch() -> None:
 
 
 async def test_full_queue_refuses() -> None:
-    """Beyond the bound work is refused at once, with a time to come back."""
+    """Beyond the limit, work is refused at once, with a time to retry."""
     async with Queue(max_waiting=2) as queue:
         first = await queue.occupy()
         rest = [queue.submit(number) for number in range(2)]
@@ -198,7 +198,7 @@ async def test_deadline_counts_when_work_leaves_the_queue() -> None:
 
 
 async def test_run_that_would_end_too_late_is_not_begun() -> None:
-    """By the measured time of a run, work is dropped whose answer would be late; the last one gets its chance."""
+    """Work whose answer would be late, by the measured time of a run, is dropped; the last item is always tried."""
     async with Queue() as queue:
         first = await queue.occupy()
         late, last = (queue.submit(name, deadline=time.monotonic() + 600) for name in ("late", "last"))
@@ -210,7 +210,7 @@ async def test_run_that_would_end_too_late_is_not_begun() -> None:
 
 
 async def test_cancelled_work_never_runs() -> None:
-    """Work of a client that hung up leaves the queue at once."""
+    """Work of a client that disconnected leaves the queue at once."""
     async with Queue() as queue:
         first = await queue.occupy()
         gone = queue.submit("gone")
@@ -225,7 +225,7 @@ async def test_cancelled_work_never_runs() -> None:
 
 
 async def test_failed_batch_is_run_singly() -> None:
-    """Beside one culprit every other member of a batch gets its answer."""
+    """If one member makes a batch fail, all others get their answers."""
     async with Queue(max_batch_size=4) as queue:
         first = await queue.occupy()
         tasks = [queue.submit(payload) for payload in ("a", "bad", "b")]
@@ -239,7 +239,7 @@ async def test_failed_batch_is_run_singly() -> None:
 
 
 async def test_wrong_number_of_results_fails_alone() -> None:
-    """A run that returns too few results is an error, never somebody else's result."""
+    """A run that returns too few results is an error; no result goes to the wrong caller."""
     batcher: DynamicBatcher[int, int] = DynamicBatcher(lambda payloads: [])
     await batcher.start()
     with pytest.raises(RuntimeError, match="returned 0 results"):
@@ -249,7 +249,7 @@ async def test_wrong_number_of_results_fails_alone() -> None:
 
 @pytest.mark.parametrize("payload", ["deadly", "exit"])
 async def test_dead_worker_fails_what_waits_and_is_restarted(payload: str) -> None:
-    """While a worker is down nothing is taken; what waited gets a typed error; afterwards work goes on."""
+    """While a worker is down no work is accepted; waiting work gets a typed error; afterwards work continues."""
     revived, may_revive = [], asyncio.Event()
 
     async def revive() -> None:
@@ -272,8 +272,8 @@ async def test_dead_worker_fails_what_waits_and_is_restarted(payload: str) -> No
         assert ([True], "done again") == (revived, (await queue.batcher.submit("again")).result)
 
 
-async def test_dead_worker_of_a_queue_that_hands_over_ahead_is_restarted() -> None:
-    """Those that hold work ahead count too: the queue is alive again when none of all the workers is missing."""
+async def test_dead_worker_of_a_queue_with_batches_ahead_is_restarted() -> None:
+    """A queue with batches ahead accepts work again after each restart."""
     async with Queue(concurrency=2, ahead=1) as queue:
         queue.engine.gate.set()
         for _ in range(2):
@@ -285,7 +285,7 @@ async def test_dead_worker_of_a_queue_that_hands_over_ahead_is_restarted() -> No
 
 
 async def test_worker_that_cannot_be_revived_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A failing revival is repeated, not given up."""
+    """A failed restart is repeated until it succeeds."""
     monkeypatch.setattr("service.inference.batcher.RESTART_DELAYS_S", (0.0,) * len(RESTART_DELAYS_S))
 
     tries = []
@@ -305,7 +305,7 @@ async def test_worker_that_cannot_be_revived_is_tried_again(monkeypatch: pytest.
 
 
 async def test_stop_fails_what_waits() -> None:
-    """Nobody waits for ever on a queue that stops."""
+    """A queue that stops fails all unanswered work."""
     async with Queue() as queue:
         first = await queue.occupy()
         waiting = queue.submit("waiting")
@@ -320,7 +320,7 @@ async def test_stop_fails_what_waits() -> None:
 
 
 async def test_runs_leave_the_loops_thread_and_share_the_cores() -> None:
-    """As many runs as `concurrency` are inside at the same time, none of them in the event loop's thread."""
+    """There are `concurrency` runs at the same time, none of them in the event loop's thread."""
     async with Queue(concurrency=3) as queue:
         tasks = [queue.submit(number) for number in range(3)]
         for _ in tasks:
@@ -346,8 +346,8 @@ async def test_waiting_time_ends() -> None:
         assert "done a" == (await queue.batcher.submit("a")).result
 
 
-async def test_full_queue_says_when_to_come_again() -> None:
-    """A refusal by a full queue carries the expected wait, which the queue asks for."""
+async def test_full_queue_sets_retry_after() -> None:
+    """A full queue refuses work with the expected wait as `Retry-After`."""
     async with Queue(max_waiting=1, expected_wait_s=lambda: 3.7) as queue:
         running, waiting = await queue.occupy(), queue.submit("a")
         await settle()

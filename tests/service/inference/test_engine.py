@@ -1,4 +1,4 @@
-"""The engine on a tiny real ONNX model: what it answers, what it refuses, how it falls back."""
+"""The engine on a tiny real ONNX model: outputs, refusals, fallback to the CPU."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -37,7 +37,7 @@ def ask(count: int, *codes: int) -> tuple[np.ndarray, Question]:
 
 @pytest.mark.parametrize("count", [1, 2, 7])
 def test_run_answers_every_image(tiny: OnnxEngine, count: int) -> None:
-    """Logits, probabilities, maps and explained classes come back for each image and target."""
+    """A run returns logits, probabilities, maps and explained classes for each image and target."""
     images, question = ask(count, -1, 2)
     outputs = tiny.run(images, question)
     np.testing.assert_allclose(outputs.logits, tiny_logits(images), atol=1e-5)
@@ -49,12 +49,12 @@ def test_run_answers_every_image(tiny: OnnxEngine, count: int) -> None:
 
 
 def test_run_takes_a_list_of_images(tiny: OnnxEngine) -> None:
-    """A batch may be a list of images, which the queue has at hand."""
+    """A batch may be a list of images, as the queue passes it."""
     images, question = ask(3, -1)
     np.testing.assert_array_equal(tiny.run(list(images), question).logits, tiny.run(images, question).logits)
 
 
-def test_on_the_cpu_runs_are_single_and_as_many_as_asked(tiny: OnnxEngine) -> None:
+def test_cpu_runs_have_one_image_and_the_configured_number(tiny: OnnxEngine) -> None:
     """Without a GPU a run holds one image, and there are as many runs as cores or as set."""
     assert (CPU, 1, 3) == (tiny.provider, tiny.max_batch_size, tiny.concurrency)
 
@@ -88,7 +88,7 @@ def test_padded_sizes(largest: int, sizes: list[int]) -> None:
 
 
 def test_self_check_passes_and_fails(tiny: OnnxEngine) -> None:
-    """The expected logits of the manifest tell a model that computes as exported from one that does not."""
+    """The logits of the manifest distinguish a model that computes as exported from one that does not."""
     self_check(tiny)
     wrong = OnnxEngine(tiny_model(tiny_manifest(self_check=tiny_self_check(offset=0.5))), ON_CPU)
     with pytest.raises(ModelRejected, match=r"off by 0\.5"):
@@ -96,7 +96,7 @@ def test_self_check_passes_and_fails(tiny: OnnxEngine) -> None:
 
 
 def test_self_check_refuses_numbers_that_are_not_finite() -> None:
-    """A model that answers NaN is no model."""
+    """A model that returns NaN is refused."""
     broken = OnnxEngine(tiny_model(tiny_manifest(), weights=np.full((3, 4), np.nan, dtype=np.float32)), ON_CPU)
     with pytest.raises(ModelRejected, match="not finite"):
         self_check(broken)
@@ -146,7 +146,7 @@ def branch_of_features_6(model: onnx.ModelProto) -> onnx.GraphProto:
 
 
 def failing_branch(model: onnx.ModelProto, _: list[Layer]) -> None:
-    """Let the map of `features.6` come out of a shape that cannot be."""
+    """Make the map of `features.6` fail by an impossible shape."""
     (rows,) = (node for node in branch_of_features_6(model).node if node.output[0] == "layer2/rows")
     rows.attribute[0].ints[:] = [-1, 31, 36, 36]
 
@@ -174,21 +174,21 @@ def branch_without_numbers(model: onnx.ModelProto, _: list[Layer]) -> None:
 def test_layers_must_be_those_of_the_manifest(
     edit: Callable[[onnx.ModelProto, list[Layer]], None], message: str
 ) -> None:
-    """A layer that the graph lacks, fails at, or answers in another shape is told by name before any request."""
+    """A layer that the graph lacks, fails at, or computes in another shape is reported by name before any request."""
     engine = bundled(edit)
     self_check(engine)
     with pytest.raises(ModelRejected, match=message):
         check_layers(engine)
 
 
-def test_layers_of_the_manifest_are_asked(tiny: OnnxEngine) -> None:
+def test_layers_of_the_manifest_are_checked(tiny: OnnxEngine) -> None:
     """A model of one layer, and the bundled one of several, keep what their manifests state."""
     check_layers(tiny)
     check_layers(bundled(lambda model, layers: None))
 
 
 def test_lost_gpu_is_no_fault_of_a_layer() -> None:
-    """Where the GPU goes away during the check, that is told, and not a bad model."""
+    """If the GPU is lost during the check, this is reported, and not a bad model."""
 
     class Lost(OnnxEngine):
         def run(self, *_: object) -> Outputs:
@@ -249,7 +249,7 @@ def move_weights_outside(model: onnx.ModelProto) -> None:
     ],
 )
 def test_files_without_the_contract_are_refused(edit: Callable[[onnx.ModelProto], None], message: str) -> None:
-    """What does not keep the graph contract is refused by name, before any request meets it."""
+    """A file that violates the graph contract is refused before any request, and the message names the reason."""
     with pytest.raises(ModelRejected, match=message):
         OnnxEngine(tiny_model(edit=edit), ON_CPU)
 
@@ -268,20 +268,20 @@ def test_broken_files_are_refused(data: bytes) -> None:
 
 
 def test_unreadable_file_is_refused(tmp_path: Path) -> None:
-    """A path that is not there says so."""
+    """The message names a missing file."""
     with pytest.raises(ModelRejected, match="cannot be read"):
         OnnxEngine(tmp_path / "none.onnx", ON_CPU)
 
 
-def test_missing_runtime_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_runtime_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without ONNX Runtime the message names both extras."""
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ModelRejected, match=r"fieldmark\[cpu\].*fieldmark\[gpu\]"):
         runtime()
 
 
-def test_device_cuda_refuses_to_start_without_one() -> None:
-    """`device=cuda` is a promise, not a wish."""
+def test_device_cuda_refuses_to_start_without_cuda() -> None:
+    """`device=cuda` without CUDA is an error, not a fallback."""
     if CUDA in runtime().get_available_providers():
         pytest.skip("this runtime has CUDA")
     with pytest.raises(ModelRejected, match="device=cuda"):
@@ -289,7 +289,7 @@ def test_device_cuda_refuses_to_start_without_one() -> None:
 
 
 class _BlindRuntime:
-    """A runtime that lists CUDA and cannot use it: no driver, as on a host that lost its GPU."""
+    """A runtime that lists CUDA and cannot use it, as on a host without a driver."""
 
     def __init__(self, real: Any) -> None:
         self._real = real
@@ -310,8 +310,8 @@ class _BlindRuntime:
         return self._real.InferenceSession(data, options, providers=[CPU])
 
 
-def test_fallback_to_the_cpu_is_loud(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """A GPU that cannot be used is told in the log, and the provider says what really runs."""
+def test_fallback_to_the_cpu_is_logged(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """An unusable GPU is logged, and the provider is that of the CPU."""
     blind = _BlindRuntime(runtime())
     monkeypatch.setattr(sessions_module, "runtime", lambda: blind)
     engine = OnnxEngine(tiny_model(), Settings(device="auto"))
@@ -330,7 +330,7 @@ def test_sessions_have_one_thread_and_do_not_spin() -> None:
 
 
 def test_cuda_options() -> None:
-    """The options of CUDA are the ones that the design names; TF32 and a memory limit on request."""
+    """CUDA has its fixed options; TF32 and a memory limit are settings."""
     options = cuda_options(Settings())
     assert options == {
         "cudnn_conv_algo_search": "HEURISTIC",
@@ -349,8 +349,8 @@ def test_cuda_options() -> None:
         ("Non-zero status code returned while running Gather", RuntimeError),
     ],
 )
-def test_lost_gpu_is_told_from_a_failing_batch(message: str, expected: type[Exception]) -> None:
-    """A GPU that is gone ends the worker; memory that is short, or a bad batch, fails the batch only."""
+def test_lost_gpu_is_distinguished_from_a_failing_batch(message: str, expected: type[Exception]) -> None:
+    """A lost GPU fails the worker; too little memory, or a bad batch, fails the batch only."""
 
     class Failing:
         def run(self, *_: object) -> None:

@@ -22,7 +22,7 @@ def clock() -> Clock:
 
 
 def serve_requests(load: LoadTracker, clock: Clock, *, at_once: int, rounds: int, seconds: float) -> None:
-    """Work on `at_once` requests for some seconds, again and again."""
+    """Work on `at_once` requests for some seconds, `rounds` times."""
     for _ in range(rounds):
         for _ in range(at_once):
             load.begin_work()
@@ -57,8 +57,8 @@ def test_pace_follows_a_change(clock: Clock) -> None:
     assert pytest.approx(0.030, rel=0.02) == load.request_s
 
 
-def test_expected_time_grows_with_what_is_in_hand(clock: Clock) -> None:
-    """A newcomer waits for all that is in hand, and then for its own work."""
+def test_expected_time_grows_with_the_requests_in_flight(clock: Clock) -> None:
+    """A new request waits for all requests in flight and for its own work."""
     load = LoadTracker(parallel=2, clock=clock)
     serve_requests(load, clock, at_once=2, rounds=10, seconds=0.010)
     assert pytest.approx(0.010) == load.expected_s()

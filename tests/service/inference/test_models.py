@@ -1,4 +1,4 @@
-"""Models on disk and models served: what is loaded when, what is refused, what stays."""
+"""Models on disk and models served: when files are loaded, refused, kept and retired."""
 
 import asyncio
 import os
@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from service.errors import NotReady, UnknownModel
@@ -66,7 +65,7 @@ async def started_registry(model: Path, *options: Any, **named: Any) -> AsyncIte
 
 
 def names(registry: Registry) -> list[str]:
-    """Return what is served, as NAME/VERSION."""
+    """Return the served models, as NAME/VERSION."""
     return [f"{served.name}/{served.version}" for served in registry.served()]
 
 
@@ -87,7 +86,7 @@ async def test_folder_is_served_newest_first(tmp_path: Path) -> None:
 
 
 async def test_default_model_is_a_setting(tmp_path: Path) -> None:
-    """With several names, a setting says which one answers without `?model=`."""
+    """With several names, a setting chooses the one that answers without `?model=`."""
     for key in ("a/1", "b/1"):
         put(tmp_path, key, tiny_model())
 
@@ -97,7 +96,7 @@ async def test_default_model_is_a_setting(tmp_path: Path) -> None:
 
 
 async def test_default_model_that_is_not_there(tmp_path: Path) -> None:
-    """It is never ready with a default model that would not answer: neither a folder's nor a file's, nor a bad one."""
+    """A service whose default model is missing or refused is never ready, for a folder and for a file."""
     path = put(tmp_path, "a/1", tiny_model())
     put(tmp_path, "bad/1", BROKEN)
     for model, name in ((tmp_path, "b"), (path, "b"), (tmp_path, "bad")):  # the last is there, and refused
@@ -107,7 +106,7 @@ async def test_default_model_that_is_not_there(tmp_path: Path) -> None:
             assert not runtime.ready
 
 
-def test_files_are_looked_for_before_anything_starts(tmp_path: Path) -> None:
+def test_files_are_checked_before_anything_starts(tmp_path: Path) -> None:
     """A path without models, and a default model that no folder has, are refused without loading anything."""
     put(tmp_path, "a/1", b"not looked into")
     check_there(Settings(model=tmp_path, default_model="a"))
@@ -160,7 +159,7 @@ async def test_not_ready_before_the_first_load(tmp_path: Path) -> None:
     ],
 )
 async def test_nothing_to_serve(tmp_path: Path, files: dict[str, bytes], message: str) -> None:
-    """Where no model can be served, waiting for one says why."""
+    """If no model can be served, waiting for one raises the reason."""
     for key, data in files.items():
         put(tmp_path, key, data)
 
@@ -171,7 +170,7 @@ async def test_nothing_to_serve(tmp_path: Path, files: dict[str, bytes], message
 
 
 async def test_one_bad_model_does_not_stop_the_others(tmp_path: Path) -> None:
-    """What can be served is served."""
+    """The good models are served beside a refused one."""
     put(tmp_path, "bad/1", BROKEN)
     put(tmp_path, "tiny/1", tiny_model())
 
@@ -197,7 +196,7 @@ async def test_reload_swaps_and_reports(tmp_path: Path) -> None:
 
 
 async def test_failing_self_check_rolls_back(tmp_path: Path) -> None:
-    """A file that does not compute as exported changes nothing, and is tried again only when asked to."""
+    """A file that fails its self-check changes nothing, and is tried again by a reload only."""
     put(tmp_path, "tiny/1", tiny_model())
 
     async with started_registry(tmp_path) as registry:
@@ -216,7 +215,7 @@ async def test_failing_self_check_rolls_back(tmp_path: Path) -> None:
 
 
 async def test_reasons_hold_no_folders(tmp_path: Path) -> None:
-    """Reasons reach clients of `/admin/reload`: the host's folders do not."""
+    """Reasons reach clients of `/admin/reload`, so they contain no folders of the host."""
     put(tmp_path, "tiny/1", tiny_model())
 
     async with started_registry(tmp_path) as registry:
@@ -226,8 +225,8 @@ async def test_reasons_hold_no_folders(tmp_path: Path) -> None:
         assert str(tmp_path) not in str(await registry.reload())
 
 
-async def test_retired_on_purpose_but_never_the_last(tmp_path: Path) -> None:
-    """A version without a file goes when a reload is asked for; the last one of all stays, whatever is asked."""
+async def test_a_reload_retires_but_never_the_last(tmp_path: Path) -> None:
+    """A reload retires a version without a file, but never the last one of all."""
     old, new = put(tmp_path, "tiny/1", tiny_model()), put(tmp_path, "tiny/2", other_model())
 
     async with started_registry(tmp_path) as registry:
@@ -242,8 +241,8 @@ async def test_retired_on_purpose_but_never_the_last(tmp_path: Path) -> None:
         assert ["tiny/1"] == (await registry.reload())["loaded"]
 
 
-async def test_watching_never_retires(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Files that come and go change no answer; one warning each and a gauge say that they are missing."""
+async def test_polling_never_retires(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Vanished files change no answer; each is reported by one warning and by the gauge."""
     files = [put(tmp_path, f"tiny/{number}", tiny_model()) for number in (2, 9, 10)]
 
     caplog.set_level("INFO", "service.inference.models")
@@ -269,7 +268,7 @@ async def test_watching_never_retires(tmp_path: Path, caplog: pytest.LogCaptureF
 
 
 async def test_reload_without_any_file_retires_nothing(tmp_path: Path) -> None:
-    """A folder that shows nothing at all is an outage: nobody removed everything on purpose."""
+    """An empty folder counts as an outage of the storage: nothing is retired."""
     for number in (9, 10):
         put(tmp_path, f"tiny/{number}", tiny_model())
 
@@ -283,7 +282,7 @@ async def test_reload_without_any_file_retires_nothing(tmp_path: Path) -> None:
 
 
 async def test_versions_are_retired_and_reported_as_numbers(tmp_path: Path) -> None:
-    """Of a name without files the oldest versions go first; reports are in the order of numbers."""
+    """Of a name without files the oldest versions are retired first; reports are in numerical order."""
     for key in ("kept/9", "kept/10", "tiny/9", "tiny/10", "tiny/100"):
         put(tmp_path, key, tiny_model())
     assert ["kept/9", "kept/10", "tiny/9", "tiny/10", "tiny/100"] == list(scan(tmp_path))
@@ -298,7 +297,7 @@ async def test_versions_are_retired_and_reported_as_numbers(tmp_path: Path) -> N
 
 
 async def test_a_name_is_retired_when_another_answers(tmp_path: Path) -> None:
-    """A reload leaves what a start would leave, as long as the default model answers."""
+    """A reload retires a name without files, as long as another name answers by default."""
     put(tmp_path, "a/1", tiny_model())
     put(tmp_path, "b/1", tiny_model())
 
@@ -323,7 +322,7 @@ async def test_renamed_version_with_new_content_is_served(tmp_path: Path) -> Non
 
 
 async def test_a_file_that_cannot_be_read_is_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A fault of the storage passes without a trace in the file; it is logged once."""
+    """A fault of the storage ends without a change of the file; it is logged once."""
     put(tmp_path, "tiny/1", tiny_model())
     readable: list[bool] = []
 
@@ -343,7 +342,7 @@ async def test_a_file_that_cannot_be_read_is_tried_again(tmp_path: Path, caplog:
 
 
 async def test_polling_waits_for_a_complete_file(tmp_path: Path) -> None:
-    """A file that is still being written is left alone until it stayed the same for one look."""
+    """A file that is still being written is loaded once two polls find it unchanged."""
     put(tmp_path, "tiny/1", tiny_model())
 
     async with started_registry(tmp_path) as registry:
@@ -356,7 +355,7 @@ async def test_polling_waits_for_a_complete_file(tmp_path: Path) -> None:
 
 
 async def test_polling_takes_a_renamed_file_at_once(tmp_path: Path) -> None:
-    """A file that was written a while ago and renamed into place is complete at first sight."""
+    """A file that was written a while ago and renamed into place is loaded by the first poll."""
     put(tmp_path, "tiny/1", tiny_model())
 
     async with started_registry(tmp_path) as registry:
@@ -366,7 +365,7 @@ async def test_polling_takes_a_renamed_file_at_once(tmp_path: Path) -> None:
 
 
 async def test_polling_runs_by_itself(tmp_path: Path) -> None:
-    """Without anybody asking, a new version is found."""
+    """A new version is loaded without a reload."""
     put(tmp_path, "tiny/1", tiny_model())
 
     async with started_registry(tmp_path, poll_interval_s=0.01) as registry:
@@ -377,7 +376,7 @@ async def test_polling_runs_by_itself(tmp_path: Path) -> None:
 
 
 async def test_twenty_swaps_under_load_lose_nothing(tmp_path: Path) -> None:
-    """Requests in hand keep the model that they began with; every one is answered by one of the two models."""
+    """Running requests keep the model that they began with; every one is answered by one of the two models."""
     put(tmp_path, "tiny/1", tiny_model())
     photo = encoded("red")
 
@@ -403,7 +402,7 @@ async def test_twenty_swaps_under_load_lose_nothing(tmp_path: Path) -> None:
 
 
 async def test_metrics_name_what_is_loaded(tmp_path: Path) -> None:
-    """The model's name, version, hash and provider are a metric, and go with the model."""
+    """The model's name, version, hash and provider are a metric, which is removed with the model."""
     put(tmp_path, "tiny/1", tiny_model())
 
     async with started_runtime(tmp_path) as runtime:
@@ -417,18 +416,14 @@ async def test_metrics_name_what_is_loaded(tmp_path: Path) -> None:
         assert old not in page
 
 
-class _SlowEngine(OnnxEngine):
-    """An engine that takes a long time to be made, in a thread."""
-
-    def __init__(self, data: bytes, settings: Settings) -> None:
-        np.linalg.inv(np.eye(4))
-        super().__init__(data, settings)
+class _OtherEngine(OnnxEngine):
+    """Another engine."""
 
 
 async def test_another_loader_can_be_given(tmp_path: Path) -> None:
-    """The registry asks for engines; where they come from is not its business."""
+    """Tests and other programs can pass their own loader of engines."""
     put(tmp_path, "tiny/1", tiny_model())
 
-    async with started_registry(tmp_path, _SlowEngine) as registry:
+    async with started_registry(tmp_path, _OtherEngine) as registry:
         await registry.wait_ready()
-        assert isinstance(registry.get().engine, _SlowEngine)
+        assert isinstance(registry.get().engine, _OtherEngine)

@@ -1,4 +1,4 @@
-"""From bytes to a result: the same answer by every way, none of it in the event loop's thread."""
+"""From bytes to a prediction: the same on CPU and GPU paths, no work in the event loop's thread."""
 
 import asyncio
 import resource
@@ -30,7 +30,7 @@ BEST = Question.about(tiny_manifest())
 
 
 class BatchingEngine:
-    """The tiny model as if it ran on a GPU: batches, and a note of the threads that ran them."""
+    """The tiny model as if it ran on a GPU; records its batches and their threads."""
 
     def __init__(self, data: bytes, settings: Settings) -> None:
         self._engine = OnnxEngine(data, settings)
@@ -68,7 +68,7 @@ WAYS = pytest.mark.parametrize("load", [OnnxEngine, BatchingEngine], ids=["cpu",
 
 @WAYS
 async def test_prediction_is_the_models_answer(tmp_path: Path, load: Any) -> None:
-    """Bytes and prepared pixels give what the graph gives, with every map in its place."""
+    """Bytes and prepared pixels give the graph's outputs, every map of its own target."""
     async with predicting(tmp_path, load) as (predictor, runtime):
         served, data = runtime.models.get(), encoded("teal", (20, 14))
         pixels = prepare(decode_image(data), served.manifest.resize)
@@ -114,7 +114,7 @@ async def test_work_leaves_the_loops_thread(tmp_path: Path, load: Any, monkeypat
 
 
 async def test_batches_form_behind_a_busy_run(tmp_path: Path) -> None:
-    """With a batching engine, many images share few runs, and T of one never meets T of another."""
+    """With a batching engine many images share few runs, and different numbers of targets never share one."""
     async with predicting(tmp_path, BatchingEngine) as (predictor, runtime):
         served = runtime.models.get()
         engine = served.engine
@@ -142,7 +142,7 @@ async def test_batches_form_behind_a_busy_run(tmp_path: Path) -> None:
 
 @WAYS
 async def test_three_hundred_good_beside_twenty_corrupt(tmp_path: Path, load: Any) -> None:
-    """Thirty-two at a time: every good image is answered, every corrupt one gets its typed error."""
+    """With 32 at a time, every good image is answered, and every corrupt one gets its typed error."""
     good, corrupt = encoded("green", image_format="JPEG"), encoded("green", (64, 64), image_format="JPEG")[:300]
 
     async with predicting(tmp_path, load) as (predictor, runtime):
@@ -160,7 +160,7 @@ async def test_three_hundred_good_beside_twenty_corrupt(tmp_path: Path, load: An
 
 @WAYS
 async def test_deadline_and_empty_input(tmp_path: Path, load: Any) -> None:
-    """A deadline that has passed costs no run; no bytes are told as such."""
+    """A passed deadline costs no run; an empty body has an error of its own."""
     async with predicting(tmp_path, load) as (predictor, runtime):
         with pytest.raises(DeadlineExceeded):
             await predictor.predict(runtime.models.get(), encoded(), BEST, deadline=time.monotonic() - 1)
@@ -170,7 +170,7 @@ async def test_deadline_and_empty_input(tmp_path: Path, load: Any) -> None:
 
 @pytest.mark.parametrize("image_format", ["PNG", "JPEG"])
 async def test_large_images_are_not_kept(tmp_path: Path, image_format: str) -> None:
-    """What waits holds few pixels; who draws gets them all, and the geometry of both is the same."""
+    """A kept image has few pixels; drawing gets all of them, and both have the same geometry."""
     data = encoded("navy", (2001, 1501), image_format)
 
     async with predicting(tmp_path) as (predictor, runtime):
@@ -188,7 +188,7 @@ async def test_large_images_are_not_kept(tmp_path: Path, image_format: str) -> N
 
 
 async def test_the_next_image_takes_the_memory_of_the_last(tmp_path: Path) -> None:
-    """Pixels given back to the system, or freed in another thread, cost a page fault for every 4 kB: a hundred each."""
+    """Pixels returned to the system, or freed in another thread, cost a page fault for every 4 kB."""
     data = encoded("navy", (640, 480), "JPEG")
     images = 40
 

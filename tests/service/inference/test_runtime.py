@@ -1,4 +1,4 @@
-"""One running service: what it owns, and the state it reports."""
+"""One running service: its parts and its state."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from tests.service.tiny_model import tiny_model
 
 @pytest.mark.anyio
 async def test_it_is_ready_between_its_first_model_and_its_stop(tmp_path: Path) -> None:
-    """Not before a model is warm, not while it drains; after the stop no work is taken and no model is held."""
+    """Ready once a model is warm, until it drains; after the stop no work is accepted and no model is held."""
     path = tmp_path / "tiny" / "1.onnx"
     path.parent.mkdir()
     path.write_bytes(tiny_model())
@@ -36,6 +36,6 @@ async def test_it_is_ready_between_its_first_model_and_its_stop(tmp_path: Path) 
 
 
 def test_limits_of_photos_are_the_settings() -> None:
-    """What is decoded is said once, for the door and for the decoder."""
+    """Admission and decoder have the same limits."""
     limits = Runtime(Settings(device="cpu", max_pixels=9, formats="PNG,GIF", max_decode_bytes=2**21)).limits
     assert (9, {"PNG", "GIF"}, 2**21) == (limits.max_pixels, limits.formats, limits.max_decode_bytes)

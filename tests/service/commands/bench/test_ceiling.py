@@ -1,4 +1,4 @@
-"""The ceiling: what it runs, and what it makes of the times."""
+"""The ceiling: the work that it runs, and its figures."""
 
 from pathlib import Path
 from typing import Any
@@ -66,8 +66,8 @@ def test_every_image_is_decoded_and_run(model: Path, photos: list[Path], monkeyp
         np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
-def test_it_is_measured_in_a_process_of_its_own(model: Path, photos: list[Path]) -> None:
-    """Options go in and measurements come out as JSON; one core alone reaches the rate of one image."""
+def test_it_is_measured_in_its_own_process(model: Path, photos: list[Path]) -> None:
+    """A process of its own returns consistent figures."""
     found = run_ceiling(model, photos[:1], 0.2)
     assert found.image_s >= max(found.decode_s, found.run_s) > 0
     assert found.images_per_s * found.cpu_s <= ceiling.usable_cores() + 0.5

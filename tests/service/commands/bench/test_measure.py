@@ -67,20 +67,20 @@ def test_rounds_are_summed_up_together() -> None:
 
 
 def test_open_loop_sends_what_was_planned(tiny_server: Running, photos: list[Path]) -> None:
-    """Requests leave at their times whatever becomes of the earlier ones."""
+    """Requests are sent at their times, whether or not earlier ones are answered."""
     load = measure(Server(tiny_server.url), plan_for(tiny_server, photos[:1], seconds=0.5, rate=60.0), "open")
     assert {"200": 30} == load.codes
 
 
 def test_refused_connections_are_counted(photos: list[Path]) -> None:
-    """A server that is not there refuses every request, and the load ends nevertheless."""
+    """Without a server every request counts as refused, and the load ends."""
     plan = Plan("127.0.0.1", free_port(), "/classify", [str(photos[0])], 5.0, concurrency=2, max_requests=6)
     outcome = run_load(plan)
     assert {REFUSED} == {code for _, _, code, _ in outcome.requests}
 
 
 def test_summary_takes_good_answers_only() -> None:
-    """Latency is that of good answers; refusals have a line of their own."""
+    """Latencies are of good answers only; refusals have their own figure."""
     requests = [(0.0, 0.010, 200, 0)] * 99 + [(0.0, 1.0, 200, 0)] + [(0.0, 0.002, 429, 0)] * 50 + [(0.0, 9.0, 500, 0)]
     load = summarise("x", Outcome(10.0, requests, [0.001, 0.003], cpu_s=1.51))
     assert (10.0, 10.0) == (load.per_s, pytest.approx(load.p50_ms))
