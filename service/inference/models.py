@@ -8,7 +8,6 @@ until an operator reloads, by `POST /admin/reload` or SIGHUP, and another model 
 """
 
 import asyncio
-import contextlib
 import hashlib
 import logging
 import time
@@ -16,7 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from model.contract.manifest import Manifest
 from service.errors import NotReady, UnknownModel
@@ -24,6 +23,7 @@ from service.inference.batcher import WorkerLost
 from service.inference.engine import Engine, OnnxEngine
 from service.inference.sessions import ModelRejected, read_file
 from service.inference.verify import check_layers, self_check
+from service.inference.versions import Signature, by_number, is_number, scan
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -52,21 +52,13 @@ class ServedModel:
     loaded_at: datetime
 
 
-class _Signature(NamedTuple):
-    """Changes when a file changes; found without reading it."""
-
-    inode: int
-    size: int
-    modified_ns: int
-
-
 @dataclass(slots=True)
 class _Slot:
     """The file of one version: as last seen, as last loaded (`tried`), why that failed, and the model served."""
 
     path: Path
-    seen: _Signature | None = None
-    tried: _Signature | None = None
+    seen: Signature | None = None
+    tried: Signature | None = None
     failed: str = ""
     served: ServedModel | None = None
 
@@ -155,7 +147,7 @@ class Registry:
             raise UnknownModel(extensions={"models": sorted(self._index)})
         if version is None:
             return versions[max(versions)]
-        served = versions.get(int(version)) if _is_number(str(version)) else None
+        served = versions.get(int(version)) if is_number(str(version)) else None
         if served is None:
             raise UnknownModel("That version is not loaded.", extensions={"versions": sorted(versions)})
         return served
@@ -206,7 +198,7 @@ class Registry:
             slot = self._slots.setdefault(key, _Slot(path))
             if slot.path != path:  # 1.onnx is 001.onnx now: the same place, another file
                 slot.path, slot.tried = path, None
-            settled = trust or slot.seen == signature or _is_old(signature, self._settings.poll_interval_s)
+            settled = trust or slot.seen == signature or signature.is_older_than(self._settings.poll_interval_s)
             slot.seen = signature
             if slot.tried == signature and not (retire and slot.failed):
                 report.unchanged.append(key)
@@ -215,7 +207,7 @@ class Registry:
         self._keep_or_retire(set(found), report, retire)
         return report
 
-    async def _try(self, key: str, slot: _Slot, signature: _Signature, report: ReloadReport, *, again: bool) -> None:
+    async def _try(self, key: str, slot: _Slot, signature: Signature, report: ReloadReport, *, again: bool) -> None:
         failed_before, slot.tried, slot.failed = slot.failed, signature, ""
         try:
             served = await asyncio.to_thread(self._make, key, slot)
@@ -267,7 +259,7 @@ class Registry:
     def _keep_or_retire(self, found: set[str], report: ReloadReport, retire: bool) -> None:
         """Keep serving versions whose file is gone, or retire those that others replace."""
         retire = retire and bool(found)  # an empty folder is an outage of the storage
-        for key in sorted(set(self._slots) - found, key=_by_number):
+        for key in sorted(set(self._slots) - found, key=by_number):
             slot = self._slots[key]
             if slot.served is not None and not (retire and self._has_successor(slot.served, found)):
                 slot.tried = None  # a file that comes back is loaded again
@@ -289,11 +281,11 @@ class Registry:
 
     def _report_missing(self, missing: set[str]) -> None:
         """Set the gauge; log which files have gone or come back since the last check."""
-        for key in sorted(missing - self._missing, key=_by_number):
+        for key in sorted(missing - self._missing, key=by_number):
             logger.warning(
                 "the file of model %s is missing; the loaded model is served until POST /admin/reload or SIGHUP", key
             )
-        for key in sorted(self._missing & set(self._slots) - missing, key=_by_number):
+        for key in sorted(self._missing & set(self._slots) - missing, key=by_number):
             logger.info("the file of model %s is back", key)
         self._missing = missing
         self._metrics.missing_files.set(len(missing))
@@ -312,10 +304,10 @@ class Registry:
             NotReady: one does not.
         """
         for served in self.served():
-            with contextlib.suppress(WorkerLost):
+            try:
                 await asyncio.to_thread(self_check, served.engine)
-                continue
-            raise NotReady("The GPU does not answer.")
+            except WorkerLost as error:
+                raise NotReady("The GPU does not answer.") from error
 
 
 def check_there(settings: Settings) -> None:
@@ -330,48 +322,6 @@ def check_there(settings: Settings) -> None:
     names = {key.rpartition("/")[0] for key in found}
     if settings.default_model and settings.default_model not in names and settings.model.is_dir():
         raise ModelRejected(_no_default(settings, names))
-
-
-def scan(model: Path) -> dict[str, tuple[Path, _Signature]]:
-    """Return the model files by `NAME/VERSION` (`/VERSION` for a single file), with their signatures.
-
-    Names that begin with a dot, and stems that are not whole numbers, are not models: unfinished copies, notes.
-    """
-    try:
-        placed = _placed(model)
-    except OSError:
-        return {}  # the storage does not answer
-    found = {}
-    for key, path in sorted(placed, key=lambda one: (_by_number(one[0]), one[1])):
-        with contextlib.suppress(OSError):
-            stat = path.stat()
-            found[key] = (path, _Signature(stat.st_ino, stat.st_size, stat.st_mtime_ns))
-    return found
-
-
-def _placed(model: Path) -> list[tuple[str, Path]]:
-    if model.is_dir():
-        return [(f"{path.parent.name}/{int(path.stem)}", path) for path in model.glob("*/*.onnx") if _is_model(path)]
-    return [(f"/{int(model.stem) if _is_number(model.stem) else 1}", model)]
-
-
-def _by_number(key: str) -> tuple[str, int]:
-    """Return what sorts `NAME/VERSION` by name, then by version as a number."""
-    name, _, number = key.rpartition("/")
-    return name, int(number)
-
-
-def _is_model(path: Path) -> bool:
-    return _is_number(path.stem) and not path.parent.name.startswith(".") and path.is_file()
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdecimal() and len(text) <= 18
-
-
-def _is_old(signature: _Signature, seconds: float) -> bool:
-    """Return whether a file was last written long enough ago to be complete: renamed in, or copied with its time."""
-    return time.time() - signature.modified_ns / 1e9 > seconds
 
 
 def _why(report: ReloadReport, model: Path) -> list[str]:

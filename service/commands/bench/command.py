@@ -8,9 +8,7 @@ prepare and model on every core without HTTP. The ratio of the two is the cost o
 import argparse
 import contextlib
 import json
-import sys
 import tempfile
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -200,14 +198,3 @@ def _row(load: dict[str, Any]) -> str:
 
 def _shown(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run `python -m service.commands.bench.command`."""
-    parser = argparse.ArgumentParser(prog="fieldmark bench", description=__doc__)
-    add_arguments(parser)
-    return run(parser.parse_args(arguments))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -11,7 +11,7 @@ import pytest
 
 from service.errors import NotReady, UnknownModel
 from service.inference.engine import Engine, OnnxEngine, Question
-from service.inference.models import Registry, check_there, scan
+from service.inference.models import Registry, check_there
 from service.inference.runtime import Runtime
 from service.inference.sessions import ModelRejected
 from service.settings import Settings
@@ -125,15 +125,6 @@ async def test_single_file_is_named_by_its_manifest(tmp_path: Path) -> None:
     async with started_registry(path) as registry:
         await registry.wait_ready()
         assert ["tiny/1"] == names(registry)
-
-
-def test_what_is_not_a_model_is_ignored(tmp_path: Path) -> None:
-    """Unfinished copies, notes and hidden folders are no models."""
-    for key in ("tiny/1", "tiny/draft", "tiny/1.5", ".trash/1", "tiny/-3"):
-        put(tmp_path, key, tiny_model())
-    (tmp_path / "tiny" / "2.onnx.tmp").write_bytes(b"half")
-    (tmp_path / "tiny" / "3.onnx").mkdir()
-    assert ["tiny/1"] == list(scan(tmp_path))
 
 
 async def test_not_ready_before_the_first_load(tmp_path: Path) -> None:
@@ -285,7 +276,6 @@ async def test_versions_are_retired_and_reported_as_numbers(tmp_path: Path) -> N
     """Of a name without files the oldest versions are retired first; reports are in numerical order."""
     for key in ("kept/9", "kept/10", "tiny/9", "tiny/10", "tiny/100"):
         put(tmp_path, key, tiny_model())
-    assert ["kept/9", "kept/10", "tiny/9", "tiny/10", "tiny/100"] == list(scan(tmp_path))
 
     async with started_registry(tmp_path, default_model="tiny") as registry:
         await registry.wait_ready()
