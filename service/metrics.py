@@ -5,6 +5,7 @@ bounded: routes are templates, methods and codes come from short lists, and clas
 """
 
 from collections.abc import Iterator
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
 from prometheus_client import (
@@ -88,9 +89,44 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         self.registry.register(GpuMemoryCollector())
-        self._make_http_instruments()
-        self._make_work_instruments()
-        self._make_model_instruments()
+        counter = partial(Counter, registry=self.registry)
+        gauge = partial(Gauge, registry=self.registry)
+        histogram = partial(Histogram, registry=self.registry)
+        self._requests = counter("fieldmark_http_requests_total", "Requests answered.", ["route", "method", "code"])
+        self._request_seconds = histogram(
+            "fieldmark_http_request_duration_seconds",
+            "Time from the request's header to the end of the answer.",
+            ["route"],
+            buckets=_SECONDS,
+        )
+        self.in_flight = gauge("fieldmark_requests_in_flight", "Requests admitted, not yet answered.")
+        self._refused = counter(
+            "fieldmark_requests_refused_total", "Requests refused for load, size or time, by problem code.", ["reason"]
+        )
+        self._stage_seconds = histogram(
+            "fieldmark_stage_duration_seconds",
+            "Time of one stage of one image: decode, queue, infer, render.",
+            ["stage"],
+            buckets=_SECONDS,
+        )
+        self.batch_images = histogram("fieldmark_batch_images", "Images in one run.", buckets=_IMAGES)
+        self.queue_depth = gauge("fieldmark_queue_depth_images", "Images waiting for a run.")
+        self._decoded = counter("fieldmark_images_decoded_total", "Images decoded.", ["format"])
+        self._confidence = histogram(
+            "fieldmark_prediction_confidence_ratio",
+            "Calibrated probability of the first class of each image.",
+            buckets=_RATIOS,
+        )
+        self._predicted = counter("fieldmark_predictions_total", "Images by their first class.", ["label"])
+        self.model_info = gauge(
+            "fieldmark_model_info",
+            "Models loaded, with the provider that runs them; always 1.",
+            ["name", "version", "sha256", "provider", "precision"],
+        )
+        self.reloads = counter("fieldmark_model_reloads_total", "Reloads of models.", ["outcome"])
+        self.missing_files = gauge("fieldmark_model_files_missing", "Models loaded whose file is gone.")
+        build = gauge("fieldmark_build_info", "Version of the service; always 1.", ["version"])
+        build.labels(service_version()).set(1)
         self._known_classes: set[str] = set()
         # Children that exist from the start are scraped as 0, so that `increase()` sees their first event.
         for stage in STAGES:
@@ -99,67 +135,6 @@ class Metrics:
             self._refused.labels(reason)
         for outcome in RELOAD_OUTCOMES:
             self.reloads.labels(outcome)
-
-    def _make_http_instruments(self) -> None:
-        registry = self.registry
-        self._requests = Counter(
-            "fieldmark_http_requests_total", "Requests answered.", ["route", "method", "code"], registry=registry
-        )
-        self._request_seconds = Histogram(
-            "fieldmark_http_request_duration_seconds",
-            "Time from the request's header to the end of the answer.",
-            ["route"],
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self.in_flight = Gauge(
-            "fieldmark_requests_in_flight", "Requests admitted, not yet answered.", registry=registry
-        )
-        self._refused = Counter(
-            "fieldmark_requests_refused_total",
-            "Requests refused for load, size or time, by problem code.",
-            ["reason"],
-            registry=registry,
-        )
-
-    def _make_work_instruments(self) -> None:
-        registry = self.registry
-        self._stage_seconds = Histogram(
-            "fieldmark_stage_duration_seconds",
-            "Time of one stage of one image: decode, queue, infer, render.",
-            ["stage"],
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self.batch_images = Histogram(
-            "fieldmark_batch_images", "Images in one run.", buckets=_IMAGES, registry=registry
-        )
-        self.queue_depth = Gauge("fieldmark_queue_depth_images", "Images waiting for a run.", registry=registry)
-        self._decoded = Counter("fieldmark_images_decoded_total", "Images decoded.", ["format"], registry=registry)
-        self._confidence = Histogram(
-            "fieldmark_prediction_confidence_ratio",
-            "Calibrated probability of the first class of each image.",
-            buckets=_RATIOS,
-            registry=registry,
-        )
-        self._predicted = Counter(
-            "fieldmark_predictions_total", "Images by their first class.", ["label"], registry=registry
-        )
-
-    def _make_model_instruments(self) -> None:
-        registry = self.registry
-        self.model_info = Gauge(
-            "fieldmark_model_info",
-            "Models loaded, with the provider that runs them; always 1.",
-            ["name", "version", "sha256", "provider", "precision"],
-            registry=registry,
-        )
-        self.reloads = Counter("fieldmark_model_reloads_total", "Reloads of models.", ["outcome"], registry=registry)
-        self.missing_files = Gauge(
-            "fieldmark_model_files_missing", "Models loaded whose file is gone.", registry=registry
-        )
-        build = Gauge("fieldmark_build_info", "Version of the service; always 1.", ["version"], registry=registry)
-        build.labels(service_version()).set(1)
 
     def stage(self, name: str, seconds: float) -> None:
         """Observe one stage of one image; `name` is one of `STAGES`."""

@@ -170,13 +170,9 @@ class Generator:
         return self._outcome
 
     async def _closed(self, started: float) -> None:
-        connection: Connection | None = None
+        """Send the next request when the last is answered."""
         while time.perf_counter() - started < self._plan.seconds and self._more():
-            if connection is None or not connection.reusable:
-                connection = await self._connect()
-            await self._one(connection, time.perf_counter(), started)
-        if connection is not None:
-            connection.close()
+            await self._send(None, started)
 
     async def _open(self, started: float) -> None:
         """Send at fixed times, over as many connections as needed."""
@@ -187,37 +183,33 @@ class Generator:
             due = started + offset
             if (pause := due - time.perf_counter()) > 0:
                 await asyncio.sleep(pause)
-            task = asyncio.create_task(self._arrive(due, started))
+            task = asyncio.create_task(self._send(due, started))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
         if tasks:
             await asyncio.wait(set(tasks))
 
-    async def _arrive(self, due: float, started: float) -> None:
-        connection = self._take_free() or await self._connect()
-        await self._one(connection, due, started)
+    async def _send(self, due: float | None, started: float) -> None:
+        """Send one request; its latency counts from `due`, else from the time it is sent."""
+        connection = await self._connected()
+        due = time.perf_counter() if due is None else due
+        photo = self._next % len(self._bodies)
+        self._next += 1
+        code = await connection.send(self._bodies[photo])
+        self._outcome.requests.append((due - started, time.perf_counter() - due, code, photo))
         if connection.reusable and len(self._free) < MAX_CONNECTIONS:
             self._free.append(connection)
         else:
             connection.close()
 
-    def _take_free(self) -> Connection | None:
-        while self._free:
-            connection = self._free.pop()
-            if connection.reusable:
-                return connection
-        return None
-
-    async def _one(self, connection: Connection, began: float, started: float) -> None:
-        photo = self._next % len(self._bodies)
-        self._next += 1
-        code = await connection.send(self._bodies[photo])
-        self._outcome.requests.append((began - started, time.perf_counter() - began, code, photo))
-
     def _more(self) -> bool:
         return not self._plan.max_requests or self._next < self._plan.max_requests
 
-    async def _connect(self) -> Connection:
+    async def _connected(self) -> Connection:
+        """Return a free connection, or a new one."""
+        while self._free:
+            if (connection := self._free.pop()).reusable:
+                return connection
         loop = asyncio.get_running_loop()
         try:
             _, connection = await loop.create_connection(Connection, self._plan.host, self._plan.port)
@@ -228,10 +220,10 @@ class Generator:
 
     async def _probe(self) -> None:
         request = f"GET {self._plan.probe} HTTP/1.1\r\nHost: {self._plan.host}\r\n\r\n".encode()
-        connection = await self._connect()
+        connection = Connection()
         while True:
             if not connection.reusable:
-                connection = await self._connect()
+                connection = await self._connected()
             began = time.perf_counter()
             if await connection.send(request) > LOST:
                 self._outcome.probe_s.append(time.perf_counter() - began)
