@@ -228,6 +228,9 @@ class DynamicBatcher(Generic[P, R]):
             self._busy += 1
             self._handed.update(batch)
             self._batches.put(batch)
+        if self._fill_timer is not None and not self._queued:
+            self._fill_timer.cancel()
+            self._fill_timer = None
 
     def _take(self) -> list[_Item[P, R]]:
         """Take a batch out of the lanes in turn: one key, at most `max_batch_size`, only what is still wanted.

@@ -120,6 +120,14 @@ async def test_waiting_work_forms_one_batch_greedily() -> None:
         assert [["first"], [0, 1, 2], [3, 4]] == queue.engine.batches
 
 
+async def test_work_of_one_turn_of_the_loop_forms_a_batch() -> None:
+    """Work that is submitted together runs together, though a thread is free."""
+    async with Queue(max_batch_size=3) as queue:
+        queue.engine.gate.set()
+        await asyncio.gather(*(queue.submit(number) for number in range(4)))
+        assert [[0, 1, 2], [3]] == queue.engine.batches
+
+
 async def test_batch_never_mixes_keys() -> None:
     """Different models, layers or numbers of targets run in separate batches, in the order of arrival."""
     async with Queue(max_batch_size=8) as queue:
@@ -284,6 +292,47 @@ async def test_dead_worker_of_a_queue_with_batches_ahead_is_restarted() -> None:
         assert "done again" == (await queue.batcher.submit("again")).result
 
 
+async def test_two_threads_that_lose_the_worker_restart_it_once() -> None:
+    """The second loss finds the worker down already."""
+    revived = []
+
+    async def revive() -> None:
+        revived.append(True)
+
+    async with Queue(concurrency=2, revive=revive) as queue:
+        tasks = [queue.submit("deadly") for _ in range(2)]
+        for _ in tasks:
+            await queue.engine.wait_entered()
+        restart = queue.batcher._restart
+        both_failed = asyncio.gather(*tasks, return_exceptions=True)
+
+        async def restart_late() -> None:
+            await both_failed
+            await restart()
+
+        queue.batcher._restart = restart_late  # type: ignore[method-assign]
+        queue.engine.gate.set()
+        assert [NotReady, NotReady] == [type(error) for error in await both_failed]
+        while not queue.batcher.alive:
+            await asyncio.sleep(0)
+        assert [True] == revived
+        assert "done again" == (await queue.batcher.submit("again")).result
+
+
+async def test_stop_ends_a_restart() -> None:
+    """A queue that stops does not come back."""
+    async with Queue(revive=asyncio.Event().wait) as queue:
+        queue.engine.gate.set()
+        with pytest.raises(NotReady):
+            await queue.batcher.submit("deadly")
+        await settle()
+        await queue.batcher.stop()
+        await settle()
+        assert not queue.batcher.alive
+        assert queue.batcher._restarting is not None
+        assert queue.batcher._restarting.cancelled()
+
+
 async def test_worker_that_cannot_be_revived_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """A failed restart is repeated until it succeeds."""
     monkeypatch.setattr("service.inference.batcher.RESTART_DELAYS_S", (0.0,) * len(RESTART_DELAYS_S))
@@ -337,6 +386,20 @@ async def test_waiting_time_fills_a_batch() -> None:
         queue.engine.gate.set()
         await asyncio.gather(queue.submit("a"), queue.submit("b"))
         assert [["a", "b"]] == queue.engine.batches
+
+
+async def test_waiting_time_holds_back_a_batch_that_is_not_full() -> None:
+    """Behind a run, work that came since waits for its own time; with a full batch it runs at once."""
+    async with Queue(max_batch_size=2, max_wait_s=60) as queue:
+        first, second = queue.submit("first"), queue.submit("second")
+        await queue.engine.wait_entered()
+        third = queue.submit("third")
+        queue.engine.gate.set()
+        await asyncio.gather(first, second)
+        await settle()
+        assert [["first", "second"]] == queue.engine.batches
+        await asyncio.gather(third, queue.submit("fourth"))
+        assert [["first", "second"], ["third", "fourth"]] == queue.engine.batches
 
 
 async def test_waiting_time_ends() -> None:
