@@ -289,15 +289,15 @@ class DynamicBatcher(Generic[P, R]):
         error = run.error
         if error is None:
             self._losses = 0
-            if run.items:
-                self._run_s += (run.run_s - self._run_s) * (_SMOOTHING if self._run_s else 1)
-                if self._on_batch is not None:
-                    self._on_batch(len(run.items))
             for item, result in zip(run.items, run.results, strict=True):
                 if not item.future.done():
                     item.future.set_result(Done(result, run.started - item.since, run.run_s))
             if len(run.items) < len(batch):
                 _fail(batch, DeadlineExceeded(_TOO_LATE))
+            if run.items:
+                self._run_s += (run.run_s - self._run_s) * (_SMOOTHING if self._run_s else 1)
+                if self._on_batch is not None:
+                    self._on_batch(len(run.items))
         elif isinstance(error, WorkerLost) or not isinstance(error, Exception):
             _fail(batch, NotReady("The worker stopped in the middle of this request."))
             self._lose_worker(error)

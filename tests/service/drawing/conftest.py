@@ -30,7 +30,7 @@ def display(scaled: ScaledMap, size: int) -> Floats:
 
 
 def place_map(grid: Floats, placement: Placement) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """Return a map on the original image's pixels, and where it lies.
+    """Return a map on the original image's pixels, and whether the network saw them.
 
     Args:
         grid: of a `ScaledMap`, (h, w).

@@ -65,7 +65,7 @@ def test_map_is_placed_on_the_networks_crop(size: tuple[int, int], resize: Resiz
     if min(size) > 50:
         rows, columns = np.nonzero(hot)
         step_x, step_y = (right - left) / 7, (bottom - top) / 7
-        # A hot cell at the border reaches the border, so its middle lies a quarter cell further out.
+        # A hot cell at the border reaches the border, so its middle is a quarter cell further out.
         expected = top + (cell[0] + 0.5) * step_y, left + (cell[1] + 0.5) * step_x
         assert abs(rows.mean() + 0.5 - expected[0]) < 0.3 * step_y
         assert abs(columns.mean() + 0.5 - expected[1]) < 0.3 * step_x
