@@ -1,8 +1,7 @@
 """Answers of `/explain`: options → the question to the graph, and a prediction's maps → JSON members or a picture."""
 
 from model.contract.manifest import Manifest
-from service.drawing.layers import MapLayer, draw_layers
-from service.drawing.views import render_view
+from service.drawing.views import MapLayer, draw_layers, render_view
 from service.errors import InvalidOption
 from service.http.answers import Answer, score
 from service.http.api.schemas import ExplainOptions

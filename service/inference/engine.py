@@ -1,7 +1,7 @@
-"""What runs a model: a question about images in, the graph's outputs out.
+"""Engines run a model: a question about images in, the graph's outputs out.
 
-On the CPU one run has one thread and holds one image: as many runs as cores at the same time beat every batch.
-On CUDA one run at a time holds a padded batch of a size that was warmed before, its images copied from pinned memory.
+On the CPU one run has one thread and one image: as many runs as cores at the same time are faster than any batch.
+On CUDA one run at a time has a padded batch of a size that was warmed before, its images copied from pinned memory.
 """
 
 import re
@@ -16,10 +16,10 @@ import numpy.typing as npt
 
 from model.contract.graph import BEST, LAST_LAYER, OUTPUTS, feeds, no_class
 from model.contract.manifest import Manifest, synthetic_images
+from service.inference.batcher import WorkerLost
 from service.inference.cpus import usable_cores
 from service.inference.sessions import CUDA, open_session, read_file
 from service.inference.staging import Staging
-from service.inference.work import WorkerLost
 from service.settings import Settings
 
 _LOST_GPU = re.compile(r"CUDA (error|failure)|CUDNN failure|CUBLAS failure|illegal memory access", re.IGNORECASE)
@@ -31,7 +31,7 @@ Images = npt.NDArray[np.uint8] | Sequence[npt.NDArray[np.uint8]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Question:
-    """What a model is asked about each of N images, in the graph's own codes; from a request's options to the run.
+    """The inputs of a run beside its N images, in the graph's codes; made from a request's options.
 
     Attributes:
         target: classes to explain, 0…K−1 a class, −1…−K a rank, (N, T).
@@ -51,10 +51,10 @@ class Question:
         versus: Sequence[int] | None = None,
         layer: int = LAST_LAYER,
     ) -> "Question":
-        """Return a question about one image; nearly all requests share one, which is made once.
+        """Return a question about one image; cached, since nearly all requests have the same.
 
         Args:
-            manifest: of the model that is asked.
+            manifest: of the model.
             targets: codes, T.
             versus: codes, as many as targets; None for no contrast.
             layer: index into the manifest's layers.
@@ -69,11 +69,11 @@ class Question:
         return cls(target, np.concatenate([question.versus for question in questions]), questions[0].layer)
 
     def repeated(self, count: int) -> "Question":
-        """Return the question asked of `count` times as many images."""
+        """Return the question about `count` times as many images."""
         return Question(self.target.repeat(count, axis=0), self.versus.repeat(count, axis=0), self.layer)
 
     def padded(self, size: int, none: int) -> "Question":
-        """Return the question about `size` images; the further ones are asked for their best class.
+        """Return the question about `size` images; for the padding it asks for the best class.
 
         Args:
             size: of the batch.
@@ -85,11 +85,11 @@ class Question:
 
     @property
     def kind(self) -> tuple[int, int]:
-        """What questions must share to be asked in one run: layer and T."""
+        """Questions of the same kind may share a run: layer and T."""
         return self.layer, self.target.shape[1]
 
     def feeds(self, images: Images) -> dict[str, Any]:
-        """Return the inputs of the graph by name, the images as they are given."""
+        """Return the inputs of the graph by name, the images unchanged."""
         return feeds(images, self.target, self.versus, self.layer)
 
 
@@ -102,7 +102,7 @@ def _question(targets: tuple[int, ...], versus: tuple[int, ...], layer: int) -> 
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """What the graph answers for N images and T targets each.
+    """The graph's outputs for N images and T targets each.
 
     Attributes:
         logits: (N, K).
@@ -119,11 +119,11 @@ class Outputs:
     explained: npt.NDArray[np.int64]
 
     def rows(self, count: int) -> "Outputs":
-        """Return the first `count` images: drops the padding."""
+        """Return the first `count` images, without the padding."""
         return self._map(lambda values: values[:count])
 
     def image(self, index: int) -> "Outputs":
-        """Return one image as a batch of one, copied, so that it does not keep its whole batch alive."""
+        """Return one image as a batch of one; a copy, so that it does not keep the whole batch in memory."""
         return self._map(lambda values: values[index : index + 1].copy())
 
     def _map(self, take: Any) -> "Outputs":
@@ -132,13 +132,13 @@ class Outputs:
 
 
 class Engine(Protocol):
-    """What runs a model.
+    """Runs a model.
 
     Attributes:
         manifest: of the model.
-        provider: ONNX Runtime's name of what runs it.
-        max_batch_size: most images worth putting into one run.
-        concurrency: runs worth having at the same time.
+        provider: ONNX Runtime's name for the device in use.
+        max_batch_size: most images of one run.
+        concurrency: runs at the same time.
     """
 
     manifest: Manifest
@@ -194,7 +194,7 @@ class OnnxEngine:
             raise
 
     def warm_up(self) -> None:
-        """Run every padded batch size once, so that no request pays for a first time."""
+        """Run every padded batch size once, so that no request waits for a first run."""
         image = synthetic_images(0, 1, self.manifest.input_size)
         question = Question.about(self.manifest)
         for count in padded_sizes(self.max_batch_size):
@@ -210,12 +210,12 @@ def padded_sizes(largest: int) -> list[int]:
 
 
 def padded_size(count: int, largest: int) -> int:
-    """Return the warmed size that holds `count` images; `count` itself where none does."""
+    """Return the smallest warmed size for `count` images; `count` itself where all are smaller."""
     return next((size for size in padded_sizes(largest) if size >= count), count)
 
 
 def collect(names: Sequence[str], values: Sequence[Any]) -> Outputs:
-    """Return fetched outputs by their names."""
+    """Return the outputs of a run, given their names and values."""
     found = dict(zip(names, values, strict=True))
     attention = found.get("attention")
     return Outputs(

@@ -1,14 +1,16 @@
-"""The way of a batch to the GPU and back, through page-locked host memory.
+"""Copies batches to the GPU from page-locked (pinned) host memory.
 
-The GPU copies from such memory without a detour, about three times as fast as from ordinary memory. ONNX Runtime's
-Python binding offers none, so the CUDA runtime that it loaded into this process is asked directly.
+The GPU reads such memory directly, about three times as fast as ordinary memory. ONNX Runtime's Python binding offers
+none, so this calls the CUDA runtime that it loaded into this process.
 
 Source: CUDA Runtime API, cudaHostAlloc / cudaFreeHost.
 """
 
+import contextlib
 import ctypes
 import logging
 import math
+import re
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
@@ -26,16 +28,15 @@ logger = logging.getLogger(__name__)
 
 
 def pinned_array(shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-    """Return a zeroed uint8 array in pinned memory; in ordinary memory, with a log line, where there is none."""
+    """Return a zeroed uint8 array in pinned memory, or in ordinary memory, with a log line, where there is none."""
     num_bytes = math.prod(shape)
-    runtime = _cuda_runtime()
+    cuda = _cuda_runtime()
     pointer = ctypes.c_void_p()
-    if runtime is None or runtime.cudaHostAlloc(ctypes.byref(pointer), ctypes.c_size_t(num_bytes), 0) != 0:
-        logger.warning("no pinned memory: copies to the GPU take the slow way")
+    if cuda is None or cuda.cudaHostAlloc(ctypes.byref(pointer), ctypes.c_size_t(num_bytes), 0) or not pointer.value:
+        logger.warning("no pinned memory: copies to the GPU are slower")
         return np.zeros(shape, dtype=np.uint8)
-    assert pointer.value is not None  # noqa: S101 - cudaHostAlloc answered success
     buffer = (ctypes.c_uint8 * num_bytes).from_address(pointer.value)
-    weakref.finalize(buffer, runtime.cudaFreeHost, ctypes.c_void_p(pointer.value))
+    weakref.finalize(buffer, cuda.cudaFreeHost, pointer)
     array: npt.NDArray[np.uint8] = np.ctypeslib.as_array(buffer).reshape(shape)
     array[...] = 0
     return array
@@ -43,25 +44,16 @@ def pinned_array(shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
 
 def _cuda_runtime(maps: Path = _MAPS) -> ctypes.CDLL | None:
     """Return the CUDA runtime library that this process has loaded, or None."""
-    try:
-        lines = maps.read_text().splitlines()
-    except OSError:
-        return None
-    paths = sorted({line.split(maxsplit=5)[5] for line in lines if "libcudart" in line and line.count("/")})
-    for path in paths:
-        try:
-            library = ctypes.CDLL(path)
-        except OSError:
-            continue
-        if hasattr(library, "cudaHostAlloc"):
-            return library
+    with contextlib.suppress(OSError):
+        for path in sorted(set(re.findall("/.*libcudart.*", maps.read_text()))):
+            with contextlib.suppress(OSError):
+                if hasattr(library := ctypes.CDLL(path), "cudaHostAlloc"):
+                    return library
     return None
 
 
 class Staging:
-    """The way of a batch to the GPU and back: pinned host memory, a device tensor and a binding for every size.
-
-    Used by one thread at a time: CUDA has one worker.
+    """Runs padded batches on the GPU, with pinned host memory and a device tensor for every size.
 
     Args:
         session: of ONNX Runtime.
@@ -79,17 +71,17 @@ class Staging:
         self._one_at_a_time = threading.Lock()
 
     def run(self, feeds: Mapping[str, Any], size: int) -> list[Any]:
-        """Run a batch padded to `size` and return its outputs; the padding's are the last rows.
+        """Run a batch padded to `size` and return its outputs; the last rows are padding.
 
         Args:
-            feeds: inputs by name; the images are at most `size`, the others padded to it already.
+            feeds: inputs by name; the images are at most `size`, the other inputs are padded already.
             size: of the batch that runs.
         """
         with self._one_at_a_time:
             host, on_device = self._slot(size)
             for row, image in zip(host, feeds["image"], strict=False):
                 row[...] = image
-            # Rows beyond hold an earlier batch: they are computed and dropped.
+            # The other rows hold an earlier batch: their outputs are dropped.
             on_device.update_inplace(host)
             binding = self._session.io_binding()
             binding.bind_ortvalue_input("image", on_device)

@@ -15,7 +15,7 @@ import pytest
 
 from service.http.admission import DRAIN_BYTES
 from service.inference.engine import Images, OnnxEngine, Outputs, Question
-from service.inference.load import InHand
+from service.inference.load import LoadTracker
 from service.inference.runtime import Runtime
 from tests.service.conftest import encoded
 from tests.service.running import Running, running, tiny_settings
@@ -89,7 +89,7 @@ class Guarded:
     callers: contextlib.ExitStack
 
     @property
-    def in_hand(self) -> InHand:
+    def in_hand(self) -> LoadTracker:
         """What the server counts."""
         return self.server.runtime.load
 

@@ -11,7 +11,7 @@ from service.inference.staging import _cuda_runtime, pinned_array
 
 
 def test_without_cuda_memory_is_ordinary(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """Where no CUDA runtime is loaded, the array is an ordinary one and the log says so."""
+    """Without a CUDA runtime the array is in ordinary memory, and a warning is logged."""
     monkeypatch.setattr(staging, "_cuda_runtime", lambda: None)
     array = pinned_array((2, 3, 3, 3))
     assert ((2, 3, 3, 3), np.uint8, 0) == (array.shape, array.dtype, array.max())
@@ -19,7 +19,7 @@ def test_without_cuda_memory_is_ordinary(monkeypatch: pytest.MonkeyPatch, caplog
 
 
 class _Runtime:
-    """A CUDA runtime's two functions over the C library's heap."""
+    """The two functions of the CUDA runtime, by the C library's heap."""
 
     def __init__(self) -> None:
         libc = ctypes.CDLL(None)
@@ -38,8 +38,8 @@ class _Runtime:
         return 0
 
 
-def test_pinned_memory_is_zeroed_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The array lies in the runtime's memory, and that is freed with the last view of it."""
+def test_pinned_memory_is_zeroed_and_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The array is in the runtime's memory, which is freed with its last view."""
     runtime = _Runtime()
     monkeypatch.setattr(staging, "_cuda_runtime", lambda: runtime)
     array = pinned_array((4, 5, 5, 3))
@@ -52,7 +52,7 @@ def test_pinned_memory_is_zeroed_and_given_back(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_runtime_is_found_among_the_loaded_libraries(tmp_path: Path) -> None:
-    """Only a library that this process has loaded, and that has the function, is taken."""
+    """Only a library that this process has loaded, and that has the function, is used."""
     maps = tmp_path / "maps"
     maps.write_text(f"7f00-7f01 r-xp 00000000 00:00 1 {tmp_path}/libcudart.so.13\n7f01-7f02 rw-p 0 00:00 0\n")
     assert _cuda_runtime(maps) is None
