@@ -1,8 +1,8 @@
 """Service against the bare CUDA session: images a second at several sizes and precisions, and CUDA against the CPU.
 
-For each model file: the bare session (numpy in and out, and with inputs bound on the device), the engine (padding,
-pinned memory, binding), the queue in front of it, and the whole service over HTTP; then how far CUDA's answers are
-from the CPU's with TF32 off. One JSON document on stdout or in --out.
+For each model file: the bare session (numpy in and out, and with inputs bound on the device), the engine (padding),
+the queue in front of it, and the whole service over HTTP; then how far CUDA's answers are from the CPU's with TF32
+off. One JSON document on stdout or in --out.
 
     PYTHONPATH=. python benchmarks/gpu_throughput.py [--device cuda] [--models FILE…] [--out FILE] [--quick]
 
@@ -64,15 +64,20 @@ def rate(run: Callable[[], object], images: int, seconds: float) -> float:
     return runs * images / (time.perf_counter() - started)
 
 
+def session_of(engine: OnnxEngine, count: int) -> Any:
+    """Return the session that runs batches of this size; the CPU has one for all."""
+    return engine._sessions.get(count, engine._sessions[1])
+
+
 def bare(engine: OnnxEngine, count: int, seconds: float) -> float:
     """Return the rate of a plain session: numpy in, numpy out."""
-    batch, session = feeds(engine, count), engine._session
+    batch, session = feeds(engine, count), session_of(engine, count)
     return rate(lambda: session.run(None, batch), count, seconds)
 
 
 def bound(engine: OnnxEngine, count: int, seconds: float) -> float:
     """Return the rate with all inputs on the device already, an upper bound for any server."""
-    ort, session, device = runtime(), engine._session, "cuda" if engine.provider == CUDA else "cpu"
+    ort, session, device = runtime(), session_of(engine, count), "cuda" if engine.provider == CUDA else "cpu"
     binding = session.io_binding()
     held = {name: ort.OrtValue.ortvalue_from_numpy(value, device, 0) for name, value in feeds(engine, count).items()}
     for name, value in held.items():

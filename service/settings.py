@@ -32,7 +32,11 @@ class Settings(BaseSettings):
     max_batch_size: int = Field(32, ge=1, le=256, description="Most images in one CUDA batch.")
     max_wait_ms: float = Field(0, ge=0, le=1000, description="How long a CUDA batch waits to fill.")
     gpu_tf32: bool = Field(False, description="Let CUDA round to TF32: faster, maps differ by about 1e-3.")
-    gpu_memory_limit_bytes: int = Field(0, ge=0, description="Limit of the CUDA arena; 0: none.")
+    gpu_memory_limit_bytes: int = Field(
+        0,
+        ge=0,
+        description="Most GPU memory of the session of each batch size (1, 2, 4, … MAX_BATCH_SIZE); 0: no limit.",
+    )
 
     max_upload_bytes: int = Field(20 * MIB, ge=1024, description="Most bytes of one request body.")
     max_files: int = Field(32, ge=1, le=1024, description="Most images in one request.")

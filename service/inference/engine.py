@@ -1,7 +1,7 @@
 """Engines run a model: a question about images in, the graph's outputs out.
 
 On the CPU one run has one thread and one image: as many runs as cores at the same time are faster than any batch.
-On CUDA one run at a time has a padded batch of a size that was warmed before, its images copied from pinned memory.
+On CUDA one run at a time has a batch, padded to a size that has a warm session of its own.
 """
 
 import re
@@ -19,7 +19,6 @@ from model.contract.manifest import Manifest, synthetic_images
 from service.inference.batcher import WorkerLost
 from service.inference.cpus import usable_cores
 from service.inference.sessions import CUDA, open_session, read_file
-from service.inference.staging import Staging
 from service.settings import Settings
 
 _LOST_GPU = re.compile(r"CUDA (error|failure)|CUDNN failure|CUBLAS failure|illegal memory access", re.IGNORECASE)
@@ -157,7 +156,12 @@ class Engine(Protocol):
 
 
 class OnnxEngine:
-    """One ONNX Runtime session that is verified, and warm once `warm_up` has returned.
+    """A model in ONNX Runtime, verified; warm once `warm_up` has returned.
+
+    On CUDA every batch size has a session of its own. ONNX Runtime plans its convolutions anew whenever the batch size
+    of a session changes (microsoft/onnxruntime#23006): on an H200, 2026-11-26, with the bundled model and
+    onnxruntime-gpu 1.31.1, a run after a change took 2.4–2.7 s, one of the same size 2–5 ms. Images are passed from
+    ordinary memory: pinned memory made batches of 64 1.05–1.09× as fast and single images 0.86–0.93× there.
 
     Args:
         model: path or content of an ONNX file with a manifest.
@@ -168,13 +172,16 @@ class OnnxEngine:
     """
 
     def __init__(self, model: Path | bytes, settings: Settings) -> None:
-        self._session, self.manifest = open_session(model if isinstance(model, bytes) else read_file(model), settings)
-        self.provider: str = self._session.get_providers()[0]
-        self._outputs = [node.name for node in self._session.get_outputs() if node.name in OUTPUTS]
+        data = model if isinstance(model, bytes) else read_file(model)
+        session, self.manifest = open_session(data, settings)
+        self.provider: str = session.get_providers()[0]
+        self._outputs = [node.name for node in session.get_outputs() if node.name in OUTPUTS]
         on_gpu = self.provider == CUDA
         self.max_batch_size = settings.max_batch_size if on_gpu else 1
         self.concurrency = 1 if on_gpu else settings.cpu_runs or usable_cores()
-        self._staging = Staging(self._session, self.manifest.input_size, self._outputs) if on_gpu else None
+        self._pads = on_gpu
+        sizes = padded_sizes(self.max_batch_size)
+        self._sessions = {sizes[0]: session} | {size: open_session(data, settings)[0] for size in sizes[1:]}
 
     def run(self, images: Images, question: Question) -> Outputs:
         """Run the graph on a batch; see `Engine.run`.
@@ -183,15 +190,18 @@ class OnnxEngine:
             WorkerLost: the GPU is gone; no further run can work.
         """
         try:
-            if self._staging is None:
-                return collect(self._outputs, self._session.run(self._outputs, question.feeds(np.asarray(images))))
+            if not self._pads:
+                return self._run(1, question.feeds(np.asarray(images)))
             size = padded_size(len(images), self.max_batch_size)
-            padded = question.padded(size, no_class(self.manifest.num_classes)).feeds(images)
-            return collect(self._outputs, self._staging.run(padded, size)).rows(len(images))
+            padded = question.padded(size, no_class(self.manifest.num_classes)).feeds(pad(images, size))
+            return self._run(size, padded).rows(len(images))
         except Exception as error:
             if self.provider == CUDA and _LOST_GPU.search(str(error)) and not _NO_MEMORY.search(str(error)):
                 raise WorkerLost("the GPU failed") from error
             raise
+
+    def _run(self, size: int, inputs: dict[str, Any]) -> Outputs:
+        return collect(self._outputs, self._sessions[size].run(self._outputs, inputs))
 
     def warm_up(self) -> None:
         """Run every padded batch size once, so that no request waits for a first run."""
@@ -210,8 +220,16 @@ def padded_sizes(largest: int) -> list[int]:
 
 
 def padded_size(count: int, largest: int) -> int:
-    """Return the smallest warmed size for `count` images; `count` itself where all are smaller."""
-    return next((size for size in padded_sizes(largest) if size >= count), count)
+    """Return the smallest size that holds `count` images, at most `largest`."""
+    return next(size for size in padded_sizes(largest) if size >= count)
+
+
+def pad(images: Images, size: int) -> npt.NDArray[np.uint8]:
+    """Return N images as a batch of `size`, the rest black."""
+    batch = np.zeros((size, *np.shape(images[0])), dtype=np.uint8)
+    for row, image in zip(batch, images, strict=False):
+        row[...] = image
+    return batch
 
 
 def collect(names: Sequence[str], values: Sequence[Any]) -> Outputs:

@@ -1,15 +1,18 @@
 """The engine on a tiny real ONNX model: outputs, padding, a lost GPU."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from model.contract.manifest import synthetic_images
+from service.inference import engine as engine_module
 from service.inference.batcher import WorkerLost
-from service.inference.engine import OnnxEngine, Outputs, Question, collect, padded_size, padded_sizes
+from service.inference.engine import OnnxEngine, Outputs, Question, padded_size, padded_sizes
 from service.inference.sessions import CPU, CUDA
-from service.inference.staging import Staging
+from service.settings import Settings
 from tests.service.inference.conftest import ON_CPU
-from tests.service.tiny_model import NONE, SIDE, tiny_logits, tiny_manifest, tiny_model
+from tests.service.tiny_model import SIDE, tiny_logits, tiny_manifest, tiny_model
 
 
 def ask(count: int, *codes: int) -> tuple[np.ndarray, Question]:
@@ -49,24 +52,39 @@ def test_one_image_of_a_batch_is_a_copy() -> None:
     assert (1, 2) == outputs.image(2).logits.shape
 
 
-def test_staging_pads_and_drops_the_padding(tiny: OnnxEngine) -> None:
-    """A batch padded to a larger size, again with leftovers of an earlier one, gives the same answers."""
-    staging = Staging(tiny._session, SIDE, tiny._outputs, device="cpu")
-    for count in (4, 3, 1):
+class Recording:
+    """A session that notes the batch sizes it has run."""
+
+    def __init__(self, session: Any) -> None:
+        self.session, self.seen = session, set[int]()
+
+    def run(self, outputs: list[str], inputs: dict[str, Any]) -> Any:
+        """Run the session."""
+        self.seen.add(len(inputs["image"]))
+        return self.session.run(outputs, inputs)
+
+
+def test_every_batch_size_has_its_session(tiny: OnnxEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on CUDA: padded batches give the plain answers, and no session ever sees a second size."""
+    monkeypatch.setattr(engine_module, "CUDA", CPU)
+    engine = OnnxEngine(tiny_model(), Settings(device="cpu", max_batch_size=4))
+    engine._sessions = {size: Recording(session) for size, session in engine._sessions.items()}
+    engine.warm_up()
+    for count in (4, 3, 1, 2, 3):
         images, question = ask(count, -1, 0)
-        fetched = staging.run(question.padded(4, NONE).feeds(images), 4)
-        padded = collect(tiny._outputs, fetched).rows(count)
-        plain = tiny.run(images, question)
+        padded, plain = engine.run(images, question), tiny.run(images, question)
         np.testing.assert_allclose(padded.logits, plain.logits, atol=1e-6)
         np.testing.assert_allclose(padded.gradcam, plain.gradcam, atol=1e-6)
         np.testing.assert_array_equal(padded.explained, plain.explained)
+    assert {1: {1}, 2: {2}, 4: {4}} == {size: session.seen for size, session in engine._sessions.items()}
 
 
 @pytest.mark.parametrize(("largest", "sizes"), [(1, [1]), (2, [1, 2]), (8, [1, 2, 4, 8]), (12, [1, 2, 4, 8, 12])])
 def test_padded_sizes(largest: int, sizes: list[int]) -> None:
     """Batches are padded to powers of two, and to the largest."""
     assert sizes == padded_sizes(largest)
-    assert [3 if largest < 3 else 4, largest] == [padded_size(3, largest), padded_size(largest, largest)]
+    assert largest == padded_size(largest, largest)
+    assert [1, min(2, largest), min(4, largest)] == [padded_size(min(count, largest), largest) for count in (1, 2, 3)]
 
 
 @pytest.mark.parametrize(
@@ -86,6 +104,6 @@ def test_lost_gpu_is_distinguished_from_a_failing_batch(message: str, expected: 
 
     engine = OnnxEngine(tiny_model(), ON_CPU)
     engine.provider = CUDA
-    engine._session = Failing()
+    engine._sessions = {1: Failing()}
     with pytest.raises(expected):
         engine.run(*ask(1, -1))
