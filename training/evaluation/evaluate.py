@@ -143,15 +143,31 @@ def evaluate_run(
 
 
 def evaluate_file(
-    path: Path, dataset: Dataset, samples: Sequence[Sample], workers: int, visible: bool, threads: int = 0
+    path: Path,
+    dataset: Dataset,
+    samples: Sequence[Sample],
+    workers: int,
+    visible: bool,
+    threads: int = 0,
+    *,
+    every_layer: bool = False,
 ) -> Evaluation:
     """Evaluate an exported file through the graph contract, in ONNX Runtime on the CPU.
+
+    Args:
+        path: of the file.
+        dataset: of the samples.
+        samples: to evaluate on.
+        workers: processes that decode photos.
+        visible: show progress.
+        threads: of a run; 0: as many as cores.
+        every_layer: explain at every layer of the file; else at the last.
 
     Raises:
         DatasetError: the data set has a class that the network does not know.
         ManifestError: the file has none.
     """
-    predict, manifest = onnx_predictor(path, threads)
+    predict, manifest = onnx_predictor(path, threads, every_layer=every_layer)
     samples = with_labels(manifest.labels, dataset, samples)
     photos = _photo_files(samples, manifest.resize, dataset.banner)
     prediction, annotations = _predict(predict, AnnotatedPhotos(samples, photos, manifest.resize), workers, visible)
@@ -165,6 +181,12 @@ def evaluate_file(
         dataset.parts,
         with_classes(manifest.labels, dataset),
     )
+
+
+def spread(samples: Sequence[Sample], most: int) -> Sequence[Sample]:
+    """Return at most so many of the samples, spread evenly over all."""
+    chosen = np.linspace(0, len(samples) - 1, min(most, len(samples))).round().astype(int)
+    return [samples[index] for index in chosen]
 
 
 def _photo_files(samples: Sequence[Sample], resize: Resize, banner: int) -> PhotoFiles:

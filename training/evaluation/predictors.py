@@ -90,8 +90,13 @@ def predictor_of(model: Path) -> Predict:
     return torch_predictor(selected.network(), Normalise(data.mean, data.std, torch.device("cpu")))
 
 
-def onnx_predictor(path: Path, threads: int = 0) -> tuple[Predict, Manifest]:
-    """Return a function that classifies and explains with an exported file at every layer, and the file's manifest.
+def onnx_predictor(path: Path, threads: int = 0, *, every_layer: bool = False) -> tuple[Predict, Manifest]:
+    """Return a function that classifies and explains with an exported file, and the file's manifest.
+
+    Args:
+        path: of the file.
+        threads: of a run; 0: as many as cores.
+        every_layer: explain at every layer; else at the last, which costs next to nothing.
 
     Raises:
         ManifestError: the file has none, or cannot be loaded.
@@ -108,7 +113,7 @@ def onnx_predictor(path: Path, threads: int = 0) -> tuple[Predict, Manifest]:
         raise ManifestError(f"{path.name} cannot be loaded: {error}") from error
     manifest = Manifest.from_metadata({MANIFEST_KEY: session.get_modelmeta().custom_metadata_map.get(MANIFEST_KEY)})
     outputs = ["gradcam", "logits", *(["attention"] if manifest.has_attention else [])]
-    names = [layer.name for layer in manifest.layers]
+    names = [layer.name for layer in manifest.layers[: None if every_layer else 1]]
     # Two maps a photo: of the likeliest class, and of it against the next.
     target, versus = [[BEST, BEST]], [[no_class(manifest.num_classes), SECOND if manifest.num_classes > 1 else BEST]]
 

@@ -81,25 +81,38 @@ def figures_of(evaluation: Evaluation, rows: list[MapRow]) -> dict[str, Value]:
     return figures
 
 
-def map_rows(evaluation: Evaluation, held_out: Evaluation | None = None) -> list[MapRow]:
+def map_rows(
+    evaluation: Evaluation, held_out: Evaluation | None = None, every_layer: Evaluation | None = None
+) -> list[MapRow]:
     """Return the table of maps; empty where nothing is known of where things are.
 
     Args:
-        evaluation: the answers.
+        evaluation: the answers, with maps of the last layer.
         held_out: those for photos that were held out in training: BoxAcc's threshold is chosen on them, a kind of map
             at a time; without them there is no BoxAcc.
+        every_layer: answers for some of the photos with maps of every layer, of which the earlier ones are measured.
     """
     if not any(annotation.parts or annotation.region(1) is not None for annotation in evaluation.annotations):
         return []
     thresholds = {} if held_out is None else _thresholds(held_out)
-    values = {key: _measured(evaluation, key, maps, thresholds) for key, maps in _maps(evaluation)}
+    rows = [
+        row
+        for key, maps in _maps(evaluation)
+        for row in _rows(evaluation, key, _measured(evaluation, key, maps, thresholds))
+    ]
+    done = {(row.name, row.layer) for row in rows}
+    if every_layer is not None:
+        for key, maps in _maps(every_layer):
+            if key[1] and key not in done:
+                rows += _rows(every_layer, key, _measured(every_layer, key, maps, {}))
+    return rows
+
+
+def _rows(evaluation: Evaluation, key: tuple[str, str], measured: Mapping[str, Floats]) -> list[MapRow]:
+    """Return the lines of one kind of map: of all photos, of those classified rightly, and of the others."""
     right = evaluation.right
     subsets = {"all": np.ones_like(right), "right": right, "wrong": ~right}
-    rows = (
-        MapRow(name, layer, photos, _figures(measured, chosen))
-        for (name, layer), measured in values.items()
-        for photos, chosen in subsets.items()
-    )
+    rows = [MapRow(*key, photos, _figures(measured, chosen)) for photos, chosen in subsets.items()]
     return [row for row in rows if row.figures]
 
 
