@@ -8,6 +8,7 @@ import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,9 @@ from model.contract.graph import codes_of_best, feeds, softmax
 from model.contract.manifest import MANIFEST_KEY, Manifest, ManifestError
 from model.explain.gradcam import activation_map, channel_gradients
 from model.network.network import Network
-from training.checkpoint import Selected, load_selected
+from training.checkpoint import Selected
 from training.data.batches import Items, one_thread, served_photos
-from training.data.features import AsFloats, FeatureCache, cached_step
+from training.data.features import FeatureCache, as_floats, cached_step
 from training.data.samples import Dataset, Sample, hold_out
 from training.data.store import PhotoFiles, Photos, as_served
 from training.data.transforms import Normalise, box_on_input
@@ -53,6 +54,7 @@ class Evaluation:
         resize: the geometry.
         temperature: of the probabilities.
         names: labels of the classes.
+        predict: the network.
     """
 
     samples: tuple[Sample, ...]
@@ -63,6 +65,7 @@ class Evaluation:
     resize: Resize
     temperature: float
     names: tuple[str, ...]
+    predict: Predict
 
     @property
     def labels(self) -> Ints:
@@ -136,7 +139,7 @@ def evaluate_run(
         step = cached_step(network, recipe)
         if step is not None:
             kept = FeatureCache(network, step, recipe, cache, device, workers, progress=visible)
-            features, normalise = kept.prepared(photos, samples), AsFloats(device)
+            features, normalise = kept.prepared(photos, samples), partial(as_floats, device=device)
     boxed = BoxedPhotos(samples, photos, data.resize, features)
     predict = torch_predictor(network, normalise, step)
     return _evaluate(predict, selected.labels, boxed, selected.temperature, workers, visible)
@@ -180,15 +183,6 @@ def torch_predictor(network: Network, normalise: Callable[[Tensor], Tensor], ste
         return logits.cpu().numpy(), gradcam.cpu().numpy(), attention
 
     return predict
-
-
-def predictor_of(model: Path) -> Predict:
-    """Return the function of a run's folder or of an exported file, on the CPU."""
-    if model.suffix == ".onnx":
-        return onnx_predictor(model)[0]
-    selected = load_selected(model)
-    data = selected.recipe.data
-    return torch_predictor(selected.network(), Normalise(data.mean, data.std, torch.device("cpu")))
 
 
 def onnx_predictor(path: Path, threads: int = 0) -> tuple[Predict, Manifest]:
@@ -259,6 +253,7 @@ def _evaluate(
         photos.resize,
         temperature,
         names,
+        predict,
     )
 
 

@@ -9,7 +9,6 @@ Source: Zhang et al. 2018, "Top-down neural attention by excitation backprop", a
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 from torch.nn.functional import interpolate
 
 from training.evaluation.scores import Floats
@@ -37,7 +36,8 @@ def localisation_figures(gradcam: Floats, attention: Floats | None, boxes: Float
         return {}
     boxes = boxes[known]
     gaussian = np.broadcast_to(centred_gaussian(size), (len(boxes), size, size))
-    figures = {"boxes": float(len(boxes)), "box_area": float(_areas(boxes, size).mean())}
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    figures = {"boxes": float(len(boxes)), "box_area": float((areas / size**2).mean())}
     maps = {"gradcam": gradcam[known], "gaussian": gaussian}
     if attention is not None:
         maps["attention"] = attention[known]
@@ -74,7 +74,10 @@ def energy_in_box(maps: Floats, boxes: Floats, size: int) -> Floats:
     """Return the share of each map's sum that lies inside its box, (n,); 0 for a map of zeros."""
     shares = []
     centres = torch.arange(size) + 0.5
-    for enlarged, box in _enlarged(maps, boxes, size):
+    for at in range(0, len(maps), CHUNK):
+        coarse = torch.from_numpy(maps[at : at + CHUNK].astype(np.float32))
+        enlarged = interpolate(coarse[:, None], (size, size), mode="bilinear")[:, 0]  # as maps are displayed
+        box = torch.from_numpy(boxes[at : at + CHUNK].astype(np.float32))
         columns = (centres >= box[:, :1]) & (centres <= box[:, 2:3])
         rows = (centres >= box[:, 1:2]) & (centres <= box[:, 3:4])
         inside = (enlarged * (rows[:, :, None] & columns[:, None, :])).sum((1, 2))
@@ -89,18 +92,3 @@ def centred_gaussian(size: int) -> Floats:
     profile = np.exp(-0.5 * (distance / GAUSSIAN_SIGMA) ** 2)
     result: Floats = np.outer(profile, profile).astype(np.float32)
     return result
-
-
-def _enlarged(maps: Floats, boxes: Floats, size: int) -> list[tuple[Tensor, Tensor]]:
-    """Return maps at the input's size (half-pixel bilinear, as they are displayed) and boxes, in chunks."""
-    chunks = []
-    for at in range(0, len(maps), CHUNK):
-        coarse = torch.from_numpy(maps[at : at + CHUNK].astype(np.float32))
-        enlarged = interpolate(coarse[:, None], (size, size), mode="bilinear")[:, 0]
-        chunks.append((enlarged, torch.from_numpy(boxes[at : at + CHUNK].astype(np.float32))))
-    return chunks
-
-
-def _areas(boxes: Floats, size: int) -> Floats:
-    areas: Floats = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / size**2
-    return areas

@@ -1,7 +1,8 @@
 """The network of a run with its loss and optimiser: one call is one training step."""
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -12,7 +13,7 @@ from model.network.backbone import Weights
 from model.network.network import Network, build_network
 from training.checkpoint import network_config
 from training.data.batches import step_seed
-from training.data.features import AsFloats, cached_step, frozen_step
+from training.data.features import as_floats, cached_step, frozen_step
 from training.data.transforms import Normalise, batch_mixing
 from training.fit.losses import Losses, Objective
 from training.fit.optim import averaged_model, create_optimizer, learning_rate_factor, set_learning_rate
@@ -41,8 +42,10 @@ class Learner:
     """
 
     def __init__(self, recipe: Recipe, num_classes: int, weights: Weights, processes: ProcessGroup) -> None:
-        self._recipe, self._device = recipe, processes.device
-        _prefer_speed(processes.device)
+        self._recipe, self._device, self._alone = recipe, processes.device, processes.size == 1
+        if processes.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True
+            torch.set_float32_matmul_precision("high")
         torch.manual_seed(recipe.seed)
         self.network: Network = build_network(network_config(recipe, num_classes), weights)
         self.network.to(processes.device)
@@ -55,11 +58,9 @@ class Learner:
         self._average = averaged_model(self.network, recipe.run.ema_decay) if recipe.run.ema_decay else None
         self._amp = _amp(recipe.run.amp, processes.device)
         self._scaler = torch.amp.GradScaler(processes.device.type, enabled=self._amp is torch.float16)
-        self.normalise: Callable[[Tensor], Tensor] = (
-            Normalise(recipe.data.mean, recipe.data.std, processes.device, recipe.run.channels_last)
-            if self.after is None
-            else AsFloats(processes.device)
-        )
+        self.normalise: Callable[[Tensor], Tensor] = partial(as_floats, device=processes.device)
+        if self.after is None:
+            self.normalise = Normalise(recipe.data.mean, recipe.data.std, processes.device, recipe.run.channels_last)
         self._mix = batch_mixing(recipe.augment, num_classes)
 
     @property
@@ -83,7 +84,7 @@ class Learner:
         begin = batch - batch % recipe.accumulate
         group = min(recipe.accumulate, batches - begin)
         ends = batch == begin + group - 1
-        with nullcontext() if ends else self._without_sync():
+        with nullcontext() if ends or self._alone else cast(DistributedDataParallel, self._objective).no_sync():
             with torch.autocast(self._device.type, self._amp, enabled=self._amp is not None):
                 losses: Losses = self._objective(images, shares)
             self._scaler.scale(losses.total / group).backward()  # type: ignore[no-untyped-call]  # torch's
@@ -126,18 +127,6 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         if self._average is not None:
             self._average.update_parameters(self.network)
-
-    def _without_sync(self) -> AbstractContextManager[None]:
-        if isinstance(self._objective, DistributedDataParallel):
-            context: AbstractContextManager[None] = self._objective.no_sync()
-            return context
-        return nullcontext()
-
-
-def _prefer_speed(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
-        torch.set_float32_matmul_precision("high")
 
 
 def _on_all(objective: torch.nn.Module, processes: ProcessGroup) -> torch.nn.Module:

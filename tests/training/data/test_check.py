@@ -62,7 +62,7 @@ def test_copies_of_training_photos_are_kept_out_of_the_test(parts: Path, tmp_pat
         shutil.copy(path, parts / "test" / path.parent.name / f"copy-of-{path.name}")
     dataset = look(parts, tmp_path / "cache")
     assert (len(dataset.train), len(dataset.test)) == (12, 6)
-    assert any(notice.startswith("2 test photos are trained on, too") for notice in dataset.notices)
+    assert any(notice.startswith("2 test photos are also training photos") for notice in dataset.notices)
 
 
 def test_a_photo_in_two_classes_is_named(parts: Path, tmp_path: Path) -> None:
