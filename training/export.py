@@ -11,7 +11,7 @@ from model.contract.manifest import Layer, Manifest, Provenance, synthetic_image
 from model.export.export import load_network
 from model.export.gate import HeldOut
 from model.network.network import Network
-from training.checkpoint import Selected, load_selected
+from training.checkpoint import Selected, load_selected, network_config
 from training.data.prepared import NUM_PARITY_IMAGES, kept_parity_images, parity_images, prepared_images
 from training.data.samples import Dataset, hold_out
 from training.errors import TrainingError
@@ -79,7 +79,7 @@ def manifest_of(selected: Selected, name: str) -> Manifest:
         mean=recipe.data.mean,
         std=recipe.data.std,
         temperature=selected.temperature,
-        network=selected.network_config().to_dict(),
+        network=network_config(recipe, len(selected.labels)).to_dict(),
         attention=recipe.network.attention,
         # The exporter replaces it with the layers of the graph.
         layers=(Layer(name="last", channels=1, grid=(1, 1)),),

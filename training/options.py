@@ -215,18 +215,12 @@ def project_commit() -> str:
     """Return the commit of fieldmark: `FIELDMARK_COMMIT`, else from git, else `unknown`."""
     if commit := os.environ.get("FIELDMARK_COMMIT"):
         return commit
+    command = ["git", "rev-parse", "HEAD"]
+    folder = Path(__file__).parent
     try:
-        done = subprocess.run(
-            ["git", "rev-parse", "HEAD"],  # noqa: S607  # the user's git
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        return subprocess.check_output(command, cwd=folder, stderr=subprocess.DEVNULL, text=True, timeout=10).strip()  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return done.stdout.strip() or "unknown"
 
 
 OPTIONS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {

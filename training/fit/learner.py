@@ -80,7 +80,9 @@ class Learner:
         """
         recipe = self._recipe.optim
         torch.manual_seed(step_seed(self._recipe.seed, epoch, batch))
-        images, shares = self._mixed(self.normalise(inputs), targets)
+        images, shares = self.normalise(inputs), targets
+        if self._mix is not None and torch.rand(()) < self._recipe.augment.mix_probability:
+            images, shares = self._mix(images, shares)
         begin = batch - batch % recipe.accumulate
         group = min(recipe.accumulate, batches - begin)
         ends = batch == begin + group - 1
@@ -111,12 +113,6 @@ class Learner:
         if self._average is not None:
             self._average.n_averaged.fill_(values["average"]["steps"] + 1)
             self._average.module.load_state_dict(values["average"]["state"])
-
-    def _mixed(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        if self._mix is not None and torch.rand(()) < self._recipe.augment.mix_probability:
-            mixed: tuple[Tensor, Tensor] = self._mix(images, targets)
-            return mixed
-        return images, targets
 
     def _update(self) -> None:
         if self._recipe.optim.clip_norm:
