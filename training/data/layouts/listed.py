@@ -33,7 +33,7 @@ def load_csv(folder: Path) -> Dataset:
 
 
 def load_tables(folder: Path) -> Dataset:
-    """Read one table per part; rows name photos by file, which may lie anywhere below the folder.
+    """Read one table per part; rows name photos by file, which may be anywhere below the folder.
 
     Raises:
         DatasetError: a table is damaged, or its photos cannot be found.
