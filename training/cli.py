@@ -71,7 +71,7 @@ def fit_command(options: argparse.Namespace) -> int:
         _print(result, options.json)
     if outcome.finished:
         return 0
-    _say(f"stopped after epoch {outcome.epoch}; the same command goes on")
+    _say(f"stopped after epoch {outcome.epoch}; the same command resumes")
     return INTERRUPTED if outcome.interrupted else UNFINISHED
 
 
@@ -237,7 +237,7 @@ def compare_command(options: argparse.Namespace) -> int:
     elif results:
         sys.stdout.write((options.out / "table.md").read_text(encoding="utf-8"))
     if not done:
-        _say("not all runs are done; the same command goes on")
+        _say("not all runs are done; the same command resumes")
     return 0 if done else UNFINISHED
 
 
