@@ -45,6 +45,9 @@ def test_cub_key_points_are_read_where_visible(cub_like: Path, tmp_path: Path) -
     (root / "parts").mkdir()
     (root / "parts" / "part_locs.txt").write_text("1 1 12.5 20.0 1\n1 2 0.0 0.0 0\n1 3 30.0 25.0 1\n")
     assert load_dataset(root).train[0].points == ((12.5, 20.0), (30.0, 25.0))
+    (root / "parts" / "part_locs.txt").write_text("1 1 left 20.0 1\n")
+    with pytest.raises(DatasetError, match=r"part_locs.txt: .*'left'"):
+        load_dataset(root)
 
 
 @pytest.mark.parametrize(

@@ -26,11 +26,8 @@ def load_cub(folder: Path) -> Dataset:
     if (folder / "bounding_boxes.txt").is_file():
         for key, (left, top, width, height) in read_numbers(folder / "bounding_boxes.txt", 5, float).items():
             boxes[key] = (left, top, left + width, top + height)
-    points: dict[str, list[tuple[float, float]]] = {}
-    if (folder / "parts" / "part_locs.txt").is_file():
-        for key, (_, x, y, visible) in read_table(folder / "parts" / "part_locs.txt", 5):
-            if visible == "1":
-                points.setdefault(key, []).append((float(x), float(y)))
+    locations = folder / "parts" / "part_locs.txt"
+    points = _points(locations) if locations.is_file() else {}
     for name, keys in (("image_class_labels.txt", labels), ("train_test_split.txt", is_train)):
         if missing := [paths[key] for key in paths if key not in keys]:
             raise DatasetError(f"{folder / name} has no line for {len(missing)} images of images.txt ({missing[0]}, …)")
@@ -46,6 +43,18 @@ def load_cub(folder: Path) -> Dataset:
         tuple(test),
         licence=NON_COMMERCIAL,
     )
+
+
+def _points(path: Path) -> dict[str, list[tuple[float, float]]]:
+    """Return the locations of the visible parts of every image."""
+    points: dict[str, list[tuple[float, float]]] = {}
+    try:
+        for key, (_, x, y, visible) in read_table(path, 5):
+            if visible == "1":
+                points.setdefault(key, []).append((float(x), float(y)))
+    except ValueError as error:
+        raise DatasetError(f"{path}: {error}") from error
+    return points
 
 
 def _classes(path: Path) -> dict[int, str]:
