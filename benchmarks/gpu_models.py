@@ -30,7 +30,7 @@ def network_of(backbone: str, bundled: Path) -> tuple[Network, Manifest]:
     if manifest.network.get("backbone") == backbone:
         return network, manifest
     torch.manual_seed(0)
-    config = NetworkConfig(backbone, "guided", manifest.num_classes)
+    config = NetworkConfig(backbone, "guided", num_classes=manifest.num_classes)
     return build_network(config).eval(), manifest
 
 

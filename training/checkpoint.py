@@ -1,8 +1,9 @@
-"""Checkpoints: written whole or not at all, read without running code, and everything an export needs.
+"""Checkpoints: written whole or not at all, and read without running code from them.
 
-A run's folder holds `checkpoint.pt` (the last position: resume) and `best.pt` (the selected weights: evaluate, export).
+A run's folder contains `checkpoint.pt` (to resume) and `best.pt` (the selected weights, to evaluate and export).
 """
 
+import dataclasses
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,14 +25,14 @@ SELECTED = "best.pt"
 
 @dataclass(frozen=True)
 class Selected:
-    """The weights of a run that are evaluated and exported, with what is known of them.
+    """The weights of a run that are evaluated and exported, and everything an export needs.
 
     Attributes:
         recipe: of the run.
         labels: of the classes, in order.
         state_dict: of the network; averaged weights where the recipe averages.
-        epoch: after how many epochs.
-        temperature: fitted on the held-out part; 1 without one.
+        epoch: number of epochs they were trained.
+        temperature: fitted on the held-out part; 1 if there is none.
         metrics: measured on the held-out part.
         facts: data set, number of training images, licence, commit, tools: for the manifest's provenance.
     """
@@ -44,53 +45,33 @@ class Selected:
     metrics: dict[str, float]
     facts: dict[str, Any]
 
-    def network_config(self) -> NetworkConfig:
-        """Return what the network is built from."""
-        return network_config(self.recipe, len(self.labels))
-
     def network(self) -> Network:
         """Return the network with these weights, in evaluation mode."""
-        network = build_network(self.network_config())
+        network = build_network(network_config(self.recipe, len(self.labels)))
         network.load_state_dict(self.state_dict)
         return network.eval()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values and tensors, for `write`."""
-        return {
-            "recipe": self.recipe.to_dict(),
-            "labels": list(self.labels),
-            "state_dict": self.state_dict,
-            "epoch": self.epoch,
-            "temperature": self.temperature,
-            "metrics": self.metrics,
-            "facts": self.facts,
-        }
+        return {**vars(self), "recipe": self.recipe.to_dict(), "labels": list(self.labels)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Selected":
-        """Read what `to_dict` gave."""
-        return cls(
-            Recipe.from_dict(values["recipe"]),
-            tuple(values["labels"]),
-            values["state_dict"],
-            values["epoch"],
-            values["temperature"],
-            values["metrics"],
-            values["facts"],
-        )
+        """Read what `to_dict` returned."""
+        known = {field.name: values[field.name] for field in dataclasses.fields(cls)}
+        return cls(**{**known, "recipe": Recipe.from_dict(known["recipe"]), "labels": tuple(known["labels"])})
 
 
 def network_config(recipe: Recipe, num_classes: int) -> NetworkConfig:
-    """Return the network a recipe describes, for so many classes."""
-    part = recipe.network
-    return NetworkConfig(part.backbone, part.attention, num_classes, part.pooling, part.head, part.hidden, part.dropout)
+    """Return the config of a recipe's network."""
+    return NetworkConfig.from_dict({**dataclasses.asdict(recipe.network), "num_classes": num_classes})
 
 
 def load_selected(run: Path) -> Selected:
     """Read the selected weights of a run, from its folder or from the file itself.
 
     Raises:
-        CheckpointError: there are none, or the file is damaged.
+        CheckpointError: the file is missing or damaged.
     """
     path = run / SELECTED if run.is_dir() else run
     try:
@@ -100,7 +81,7 @@ def load_selected(run: Path) -> Selected:
 
 
 def write(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a checkpoint so that a crash or a full disk leaves the old one whole.
+    """Write a checkpoint whole or not at all.
 
     Raises:
         CheckpointError: it could not be written; the old file, if any, is untouched.
@@ -123,7 +104,7 @@ def read(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is missing: has `fieldmark-train fit` run?")
     try:
         values: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever its unpickler and zip reader meet
+    except Exception as error:  # torch raises many kinds of errors on damaged files
         raise CheckpointError(f"{path} is damaged: {error}") from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not a checkpoint of format {FORMAT}")

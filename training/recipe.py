@@ -1,51 +1,33 @@
-"""Recipes: TOML → frozen dataclasses, in which an unknown key is an error.
+"""Recipes: TOML → frozen, checked dataclasses; an unknown key is an error.
 
-A recipe says everything about a run but where the data lie and where the results go, and it travels inside the
-checkpoint and the exported file. `recipes/*.toml` beside this module can be named without a path.
+A recipe contains every setting of a run except the paths of data and results. It is stored in the checkpoint and the
+exported file. `recipes/*.toml` beside this module can be named without a path.
 """
 
 import dataclasses
+import difflib
+import json
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from pydantic_core import ErrorDetails
 
 from model.contract.geometry import Resize
+from model.network.config import STRICT, BelowOne, NetworkOptions
 from training.errors import RecipeError
-from training.sections import build, nearest, plain, require
 
 RECIPES = Path(__file__).parent / "recipes"
+Probability = Annotated[float, Field(ge=0, le=1)]
 
 
-@dataclass(frozen=True)
-class NetworkRecipe:
-    """What is trained.
-
-    Attributes:
-        backbone: torchvision's name.
-        attention: the arm, by its name in `model.network.attention`.
-        pooling: over the positions of the feature map.
-        head: `mlp` is the paper's two layers, `linear` one.
-        hidden: width of the mlp.
-        dropout: before the last layer.
-    """
-
-    backbone: str = "mobilenet_v2"
-    attention: str = "guided"
-    pooling: Literal["max", "avg"] = "max"
-    head: Literal["mlp", "linear"] = "mlp"
-    hidden: int = 512
-    dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        require(self.hidden >= 1, "network.hidden must be at least 1")
-        require(0 <= self.dropout < 1, "network.dropout must lie in [0, 1)")
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class DataRecipe:
-    """What is held out, and the geometry between an image and the network's input.
+    """The held-out part, and the geometry from an image to the network's input.
 
     Attributes:
         input_size: side of the network's square input, pixels.
@@ -55,42 +37,40 @@ class DataRecipe:
         std: RGB, of images in [0, 1].
         held_out: fraction of each class of the training part kept for selection and calibration; 0 keeps none.
         held_out_seed: which images those are; independent of the run's seed, so that seeds can be compared.
-        store_side: shorter side the decoded training images are kept at, at most, pixels; 0: twice resize_size.
-        cached_views: where an early part is frozen, compute its features of so many random variations of every
-            image once, and train on those; 0 varies anew in every epoch.
+        store_side: largest shorter side of the stored training images, pixels; 0: twice resize_size.
+        cached_views: with a frozen early part, number of random variations of every image whose features are computed
+            once and trained on; 0: new variations in every epoch.
     """
 
-    input_size: int = 224
+    input_size: int = Field(default=224, ge=16)
     resize_mode: Literal["shorter_side", "stretch"] = "shorter_side"
     resize_size: int = 256
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    held_out: float = 0.1
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.229, 0.224, 0.225)
+    held_out: BelowOne = 0.1
     held_out_seed: int = 0
     store_side: int = 0
-    cached_views: int = 0
+    cached_views: NonNegativeInt = 0
 
     def __post_init__(self) -> None:
-        require(self.input_size >= 16, "data.input_size must be at least 16 pixels")
-        require(self.resize_size >= self.input_size, "data.resize_size must be at least data.input_size")
-        require(0 <= self.held_out < 1, "data.held_out must lie in [0, 1)")
-        require(self.cached_views >= 0, "data.cached_views must not be negative")
-        require(min(self.std) > 0, "data.std must be positive")
-        require(self.store_side == 0 or self.store_side >= self.input_size, "data.store_side is below input_size")
+        if self.resize_size < self.input_size:
+            raise ValueError("data.resize_size must be at least data.input_size")
+        if self.store_side and self.store_side < self.input_size:
+            raise ValueError("data.store_side must be 0 or at least data.input_size")
 
     @property
     def resize(self) -> Resize:
-        """The evaluation's geometry, as the manifest says it."""
+        """The geometry of evaluation, as in the manifest."""
         return Resize(mode=self.resize_mode, size=self.resize_size, crop=self.input_size)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class AugmentRecipe:
-    """How a training image is varied.
+    """The random variation of training images.
 
     Attributes:
-        size: side of the square trained on, pixels; 0 is `data.input_size`. Random crops show objects larger than
-            evaluation does, so training a size below evaluation's helps (arXiv:1906.06423).
+        size: side of the training square, pixels; 0 is `data.input_size`. Random crops show objects larger than
+            evaluation does, so a size below evaluation's helps (arXiv:1906.06423).
         crop: `random_resized` takes a part of random area and shape; `random` scales as evaluation does and takes
             a random crop (the paper's way).
         scale: smallest and largest area of the random part, as fractions of the image.
@@ -102,83 +82,74 @@ class AugmentRecipe:
         erasing: probability of blanking a random rectangle.
         mixup: alpha of the Beta distribution; 0 is off.
         cutmix: alpha of the Beta distribution; 0 is off. With both, each batch takes one of them.
-        mix_probability: how many batches are mixed at all.
+        mix_probability: share of the batches that are mixed.
     """
 
     size: int = 0
     crop: Literal["random_resized", "random"] = "random_resized"
     scale: tuple[float, float] = (0.35, 1.0)
     ratio: tuple[float, float] = (0.75, 1.3333)
-    flip: float = 0.5
-    rotation: float = 0.0
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
-    hue: float = 0.0
+    flip: Probability = 0.5
+    rotation: NonNegativeFloat = 0.0
+    brightness: NonNegativeFloat = 0.0
+    contrast: NonNegativeFloat = 0.0
+    saturation: NonNegativeFloat = 0.0
+    hue: float = Field(default=0.0, ge=0, le=0.5)
     policy: Literal["none", "trivial", "rand"] = "none"
-    erasing: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    mix_probability: float = 1.0
+    erasing: Probability = 0.0
+    mixup: NonNegativeFloat = 0.0
+    cutmix: NonNegativeFloat = 0.0
+    mix_probability: Probability = 1.0
 
     def __post_init__(self) -> None:
-        require(0 < self.scale[0] <= self.scale[1] <= 1, "augment.scale must be 0 < smallest <= largest <= 1")
-        require(0 < self.ratio[0] <= self.ratio[1], "augment.ratio must be 0 < narrowest <= widest")
-        for name in ("flip", "erasing", "mix_probability"):
-            require(0 <= getattr(self, name) <= 1, f"augment.{name} is a probability")
-        require(min(self.mixup, self.cutmix, self.rotation) >= 0, "augment: negative strengths make no sense")
-        require(self.size == 0 or self.size >= 16, "augment.size must be at least 16 pixels, or 0")
-        require(0 <= self.hue <= 0.5, "augment.hue must lie in [0, 0.5]")
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError("augment.scale must be 0 < smallest <= largest <= 1")
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise ValueError("augment.ratio must be 0 < narrowest <= widest")
+        if self.size and self.size < 16:
+            raise ValueError("augment.size must be at least 16 pixels, or 0")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class OptimRecipe:
-    """How the weights move.
+    """The optimisation of the weights.
 
     Attributes:
         optimizer: `sgd` with momentum, or `adamw`.
         epochs: passes over the training part.
-        batch_size: images an optimiser step sees in one forward pass, over all processes together.
+        batch_size: images of one forward pass, over all processes together.
         accumulate: forward passes whose gradients are summed into one step.
         lr_backbone: peak learning rate of the pre-trained layers.
         lr_new: peak learning rate of attention and head.
         momentum: of sgd (Nesterov off, as the paper's).
         weight_decay: on weights; on norm layers and biases only with `decay_all`.
-        decay_all: as the released scripts do.
+        decay_all: decay every parameter, as the released scripts do.
         warmup_epochs: linear rise from near 0, in epochs (fractions allowed).
         schedule: `cosine` falls to 0 step by step, `cosine_epoch` once an epoch (as released), `constant` stays.
         clip_norm: largest gradient norm; 0 is off.
         freeze_stages: the first so many stages of the backbone keep their pre-trained weights.
-        freeze_until: instead, name the last step that keeps them, e.g. `features.13` or `layer2`.
+        freeze_until: instead, the last step that keeps them, e.g. `features.13` or `layer2`.
         label_smoothing: of the cross-entropy.
     """
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    epochs: int = 30
-    batch_size: int = 32
-    accumulate: int = 1
-    lr_backbone: float = 0.01
-    lr_new: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
+    epochs: PositiveInt = 30
+    batch_size: PositiveInt = 32
+    accumulate: PositiveInt = 1
+    lr_backbone: NonNegativeFloat = 0.01
+    lr_new: NonNegativeFloat = 0.1
+    momentum: BelowOne = 0.9
+    weight_decay: NonNegativeFloat = 1e-4
     decay_all: bool = False
-    warmup_epochs: float = 1.0
+    warmup_epochs: NonNegativeFloat = 1.0
     schedule: Literal["cosine", "cosine_epoch", "constant"] = "cosine"
-    clip_norm: float = 0.0
-    freeze_stages: int = 0
+    clip_norm: NonNegativeFloat = 0.0
+    freeze_stages: NonNegativeInt = 0
     freeze_until: str = ""
-    label_smoothing: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate"):
-            require(getattr(self, name) >= 1, f"optim.{name} must be at least 1")
-        for name in ("lr_backbone", "lr_new", "weight_decay", "warmup_epochs", "clip_norm", "freeze_stages"):
-            require(getattr(self, name) >= 0, f"optim.{name} must not be negative")
-        require(0 <= self.label_smoothing < 1, "optim.label_smoothing must lie in [0, 1)")
-        require(0 <= self.momentum < 1, "optim.momentum must lie in [0, 1)")
+    label_smoothing: BelowOne = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class GuidanceRecipe:
     """How Grad-CAM guides the attention: loss = cross-entropy + weight · KL(attention, Grad-CAM).
 
@@ -189,48 +160,41 @@ class GuidanceRecipe:
         scale: `standardised` gives the gradient weights zero mean and unit deviation per image before the softmax;
             `released` leaves them as they are, which makes beta uniform to 1e-6.
         temperature: the (scaled) gradient weights are divided by it.
-        control: what replaces beta, to learn whether its content matters: `uniform`, or its `shuffled` channels.
+        control: replaces beta, to test whether its content matters: `uniform`, or its `shuffled` channels.
         reduction: over the batch; over channels it is always a sum. The released scripts sum.
         coupled: let batch norm mix the images of a batch in the Grad-CAM pass, as the released scripts do.
     """
 
-    weight: float = 1.0
+    weight: NonNegativeFloat = 1.0
     direction: Literal["symmetric", "w_beta", "beta_w"] = "symmetric"
     target_class: Literal["predicted", "ground_truth"] = "predicted"
     scale: Literal["standardised", "released"] = "standardised"
-    temperature: float = 1.0
+    temperature: PositiveFloat = 1.0
     control: Literal["none", "uniform", "shuffled"] = "none"
     reduction: Literal["mean", "sum"] = "mean"
     coupled: bool = False
 
-    def __post_init__(self) -> None:
-        require(self.weight >= 0, "guidance.weight must not be negative")
-        require(self.temperature > 0, "guidance.temperature must be positive")
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class RunRecipe:
-    """How the loop runs; nothing here changes what is being optimised but the averaging.
+    """The settings of the loop.
 
     Attributes:
         amp: mixed precision on CUDA; the CPU always computes in float32.
-        channels_last: memory format; on CUDA and on the CPU the faster one for these networks.
+        channels_last: memory format; the faster one for these networks, on CUDA and on the CPU.
         ema_decay: of the averaged weights that are evaluated and exported; 0 is off.
         selection: which epoch is exported: the best on the held-out part, or the last.
     """
 
     amp: Literal["off", "bf16", "fp16"] = "bf16"
     channels_last: bool = True
-    ema_decay: float = 0.0
+    ema_decay: BelowOne = 0.0
     selection: Literal["best", "last"] = "best"
 
-    def __post_init__(self) -> None:
-        require(0 <= self.ema_decay < 1, "run.ema_decay must lie in [0, 1)")
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Recipe:
-    """Everything about a run but where the data lie and where the results go.
+    """Every setting of a run except the paths of data and results.
 
     Attributes:
         name: of the recipe.
@@ -238,52 +202,71 @@ class Recipe:
     """
 
     name: str = "unnamed"
-    seed: int = 0
-    network: NetworkRecipe = field(default_factory=NetworkRecipe)
-    data: DataRecipe = field(default_factory=DataRecipe)
-    augment: AugmentRecipe = field(default_factory=AugmentRecipe)
-    optim: OptimRecipe = field(default_factory=OptimRecipe)
-    guidance: GuidanceRecipe = field(default_factory=GuidanceRecipe)
-    run: RunRecipe = field(default_factory=RunRecipe)
+    seed: NonNegativeInt = 0
+    network: NetworkOptions = NetworkOptions()
+    data: DataRecipe = DataRecipe()
+    augment: AugmentRecipe = AugmentRecipe()
+    optim: OptimRecipe = OptimRecipe()
+    guidance: GuidanceRecipe = GuidanceRecipe()
+    run: RunRecipe = RunRecipe()
 
     def __post_init__(self) -> None:
-        require(self.seed >= 0, "seed must not be negative")
-        require(
-            self.data.held_out > 0 or self.run.selection == "last",
-            'without a held-out part (data.held_out = 0) there is nothing to select on: set run.selection = "last"',
-        )
-
-        require(
-            self.data.cached_views == 0 or self.optim.freeze_stages > 0 or self.optim.freeze_until != "",
-            "data.cached_views needs a frozen part: set optim.freeze_stages or optim.freeze_until",
-        )
+        if not self.data.held_out and self.run.selection == "best":
+            raise ValueError(
+                'without a held-out part (data.held_out = 0) there is nothing to select on: set run.selection = "last"'
+            )
+        if self.data.cached_views and not (self.optim.freeze_stages or self.optim.freeze_until):
+            raise ValueError("data.cached_views needs a frozen part: set optim.freeze_stages or optim.freeze_until")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values only, for the checkpoint and the manifest; `from_dict` reads them back."""
-        result: dict[str, Any] = plain(dataclasses.asdict(self))
-        return result
+        values: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":
         """Check and build.
 
         Raises:
-            RecipeError: an unknown key, a wrong type, or a value that makes no sense.
+            RecipeError: an unknown key, a wrong type, or an invalid value.
         """
-        return build(cls, values, "")
+        try:
+            # As JSON, where a list may stand for a tuple and nothing else is converted.
+            return _ADAPTER.validate_json(json.dumps(values, default=str))
+        except ValidationError as error:
+            raise RecipeError("; ".join(map(_fault, error.errors()))) from error
 
     def with_values(self, changes: Mapping[str, Any]) -> "Recipe":
         """Return a recipe with some values replaced, named as `section.key` (or `name`, `seed`)."""
         values = self.to_dict()
         for dotted, value in changes.items():
-            *sections, key = dotted.split(".")
-            at = values
-            for section in sections:
-                if not isinstance(at.get(section), dict):
-                    raise RecipeError(f"unknown section {section!r} in {dotted!r}{nearest(section, at)}")
-                at = at[section]
-            at[key] = value
+            section, _, key = dotted.rpartition(".")
+            if section and not isinstance(values.get(section), dict):
+                raise RecipeError(f"unknown section {section!r} in {dotted!r}{_nearest(section, values)}")
+            (values[section] if section else values)[key] = value
         return Recipe.from_dict(values)
+
+
+_ADAPTER = TypeAdapter(Recipe)
+
+
+def _fault(error: ErrorDetails) -> str:
+    """Return what is wrong with a recipe, with the full path of the key."""
+    where = ".".join(map(str, error["loc"]))
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    if error["type"] == "unexpected_keyword_argument":
+        section, _, key = where.rpartition(".")
+        known = attrgetter(section)(Recipe()) if section else Recipe
+        return f"unknown key {where!r}{_nearest(key, (one.name for one in dataclasses.fields(known)))}"
+    expected = error["msg"].removeprefix("Input ").replace("an object", "a section of keys")
+    return f"{where}: {expected}, not {error['input']!r}"
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """Return the end of a message: the nearest of the known names."""
+    matches = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {matches[0]!r}?" if matches else ""
 
 
 def load_recipe(name: str | Path) -> Recipe:

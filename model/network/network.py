@@ -2,46 +2,36 @@
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import KW_ONLY
+from typing import Any
 
+from pydantic import Field, ValidationError
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from model.network.attention import ARMS, Attended, create_attention
 from model.network.backbone import STAGES, Backbone, Weights, create_backbone
+from model.network.config import STRICT, NetworkOptions
 
 
-@dataclass(frozen=True)
-class NetworkConfig:
+@dataclass(frozen=True, config=STRICT)
+class NetworkConfig(NetworkOptions):
     """Everything needed to build a network again, except its weights.
 
     Attributes:
-        backbone: one of `model.network.backbone.STAGES`.
-        attention: one of `model.network.attention.ARMS`.
         num_classes: K.
-        pooling: how the feature map becomes a vector; the method takes `max`.
-        head: `mlp` is the method's BatchNorm → Linear → BatchNorm → ELU → Linear.
-        hidden: units of the mlp.
-        dropout: probability, before the last Linear.
 
     Raises:
-        ValueError: a value that is not offered.
+        ValidationError: a ValueError; a value that is not offered.
     """
 
-    backbone: str
-    attention: str
-    num_classes: int
-    pooling: Literal["max", "avg"] = "max"
-    head: Literal["mlp", "linear"] = "mlp"
-    hidden: int = 512
-    dropout: float = 0.0
+    _: KW_ONLY
+    num_classes: int = Field(ge=2)
 
     def __post_init__(self) -> None:
-        for name, allowed in (("backbone", STAGES), ("attention", ARMS), ("pooling", POOLINGS), ("head", HEADS)):
+        for name, allowed in (("backbone", STAGES), ("attention", ARMS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}; there are {', '.join(allowed)}")
-        if self.num_classes < 2 or self.hidden < 1 or not 0 <= self.dropout < 1:
-            raise ValueError("a network has at least two classes, one hidden unit and a dropout in [0, 1)")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for a checkpoint or a manifest."""
@@ -49,19 +39,16 @@ class NetworkConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "NetworkConfig":
-        """Read what `to_dict` gave.
+        """Read what `to_dict` returned.
 
         Raises:
             ValueError: an unknown or missing key, or a value that is not offered.
         """
         try:
             return cls(**values)
-        except TypeError as error:
-            raise ValueError(f"not a network's config: {error}") from error
-
-
-POOLINGS = ("max", "avg")
-HEADS = ("mlp", "linear")
+        except ValidationError as error:
+            faults = [": ".join([*map(str, each["loc"]), each["msg"]]) for each in error.errors()]
+            raise ValueError(f"not a network's config: {'; '.join(faults)}") from error
 
 
 class Network(nn.Module):

@@ -32,7 +32,7 @@ from training.data.batches import served_photos, training_photos
 from training.data.samples import Dataset, Sample
 from training.data.transforms import Normalise
 from training.errors import DatasetError
-from training.evaluation.evaluate import judge_file, judge_selected, torch_answers
+from training.evaluation.evaluate import evaluate_file, evaluate_run, torch_predictor
 from training.recipe import Recipe
 
 Pixels = npt.NDArray[np.uint8]
@@ -175,7 +175,7 @@ def test_the_service_refuses_what_it_refused(served: dict[Path, Served | Fieldma
 def test_a_file_is_evaluated_on_what_the_service_sees(shown: dict[Path, Served], model_file: Path) -> None:
     """`evaluate FILE.onnx`: every byte of the network's input is the service's."""
     dataset = dataset_of(list(shown))
-    judged = judge_file(model_file, dataset, dataset.test, 0, visible=False, threads=1)
+    judged = evaluate_file(model_file, dataset, dataset.test, 0, visible=False, threads=1)
     for path, pixels in zip(shown, unpacked(judged.gradcam), strict=True):
         assert np.array_equal(shown[path].network_input, pixels), path.name
 
@@ -188,8 +188,8 @@ def test_a_run_is_evaluated_on_what_the_service_sees(shown: dict[Path, Served], 
     selected = Selected(RECIPE, LABELS, network.state_dict(), 1, 1.0, {}, {})
     dataset, cpu = dataset_of(list(shown)), torch.device("cpu")
     cache = tmp_path if kept else None
-    judged = judge_selected(selected, dataset, dataset.test, cpu, 0, visible=False, cache=cache)
-    ask = torch_answers(network, Normalise(RECIPE.data.mean, RECIPE.data.std, cpu))
+    judged = evaluate_run(selected, dataset, dataset.test, cpu, 0, visible=False, cache=cache)
+    ask = torch_predictor(network, Normalise(RECIPE.data.mean, RECIPE.data.std, cpu))
     inputs = torch.from_numpy(np.stack([seen.network_input for seen in shown.values()])).permute(0, 3, 1, 2)
     expected = np.concatenate([ask(part)[0] for part in torch.split(inputs, 32)])
     np.testing.assert_allclose(judged.logits, expected, atol=1e-5)
@@ -226,7 +226,7 @@ def test_what_one_refuses_the_others_refuse(
             continue
         dataset = dataset_of([path])
         ways: list[Callable[[], Any]] = [
-            lambda dataset=dataset: judge_file(model_file, dataset, dataset.test, 0, visible=False, threads=1),
+            lambda dataset=dataset: evaluate_file(model_file, dataset, dataset.test, 0, visible=False, threads=1),
             lambda dataset=dataset: training_photos(dataset.train, RECIPE, 0, tmp_path, progress=False),
             lambda dataset=dataset: served_photos(dataset.train, RECIPE.data, 0, tmp_path, progress=False),
         ]

@@ -20,7 +20,7 @@ SIZE, CLASSES = 64, 5
 def make_network(backbone: str = "squeezenet1_1", attention: str = "guided", **options: object) -> Network:
     """Return a network with random weights whose batch norms have seen images, so that its numbers are sane."""
     torch.manual_seed(7)
-    network = build_network(NetworkConfig(backbone, attention, CLASSES, **options))  # type: ignore[arg-type]
+    network = build_network(NetworkConfig(backbone, attention, num_classes=CLASSES, **options))  # type: ignore[arg-type]
     network.train()
     with torch.no_grad():
         for seed in range(8):

@@ -1,37 +1,34 @@
-"""The comparison: what is run, what is resumed, and what the table says."""
+"""The comparison: its runs, how they are resumed, and its table."""
 
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from training.compare import Comparison, compare, read_results, run_one
-from training.data.samples import Dataset
 from training.errors import CheckpointError, RecipeError
-from training.recipe import Recipe
+from training.fit.job import Job
 
 
 @pytest.fixture
-def comparison(tiny: Recipe, cub_like: Path, cache: Path, tmp_path: Path) -> Comparison:
+def comparison(make_job: Callable[..., Job], cub_like: Path) -> Comparison:
     """Return a comparison of two arms with two seeds, one epoch each."""
-    return Comparison(
-        recipe=tiny.with_values({"optim.epochs": 1}),
-        arms=("plain", "guided"),
-        seeds=(0, 1),
-        data=cub_like,
-        kind="auto",
-        weights=None,
-        out=tmp_path / "comparison",
-        cache=cache,
-        device="cpu",
-        visible=False,
-    )
+    job = make_job("comparison", optim__epochs=1)
+    return Comparison(job, arms=("plain", "guided"), seeds=(0, 1), data=cub_like.name)
+
+
+def with_job(comparison: Comparison, **changes: Any) -> Comparison:
+    """Return a comparison with some fields of its job replaced."""
+    return replace(comparison, job=replace(comparison.job, **changes))
 
 
 def test_a_comparison_writes_its_table(comparison: Comparison) -> None:
-    """All runs are done, their results lie in their folders, their checkpoints are gone."""
+    """All runs are done, their results are in their folders, their checkpoints are removed."""
     assert compare(comparison)
-    results = read_results(comparison.out)
+    results = read_results(comparison.job.out)
     assert [(result["arm"], result["seed"]) for result in results] == [
         ("plain", 0),
         ("plain", 1),
@@ -39,54 +36,56 @@ def test_a_comparison_writes_its_table(comparison: Comparison) -> None:
         ("guided", 1),
     ]
     assert {"top1", "ece", "pointing_game", "centred_gaussian", "held_out_top1"} <= set(results[0])
-    assert {path.name for path in comparison.out.iterdir()} >= {"table.md", "table.csv", "table.png"}
-    assert list(comparison.out.glob("*/*/*.pt")) == []
+    assert {path.name for path in comparison.job.out.iterdir()} >= {"table.md", "table.csv", "table.png"}
+    assert list(comparison.job.out.glob("*/*/*.pt")) == []
 
 
-def test_a_comparison_goes_on_where_it_stopped(comparison: Comparison) -> None:
-    """A call without time does nothing; later calls leave finished runs alone and add new arms."""
-    assert not compare(replace(comparison, time_budget_s=0.0))
+def test_a_comparison_resumes_where_it_stopped(comparison: Comparison) -> None:
+    """A call without time runs nothing; later calls skip finished runs and add new arms."""
+    assert not compare(with_job(comparison, time_budget_s=0.0))
     assert compare(replace(comparison, seeds=(0,)))
-    first = comparison.out / "plain" / "seed-0" / "result.json"
+    first = comparison.job.out / "plain" / "seed-0" / "result.json"
     written = first.stat().st_mtime_ns
     assert compare(replace(comparison, seeds=(0,), arms=("se",)))
     assert first.stat().st_mtime_ns == written
-    assert [result["arm"] for result in read_results(comparison.out)] == ["plain", "guided", "se"]
+    assert [result["arm"] for result in read_results(comparison.job.out)] == ["plain", "guided", "se"]
 
 
-def test_a_comparison_stops_inside_an_arm(comparison: Comparison, birds: Dataset) -> None:
+def test_a_comparison_stops_inside_an_arm(comparison: Comparison) -> None:
     """A budget that ends within a run leaves its checkpoint, and the next call finishes it."""
     short = replace(comparison, arms=("plain",), seeds=(0,))
-    assert not run_one(short, birds, "plain", 0, time_budget_s=1e-9)
-    assert (comparison.out / "plain" / "seed-0" / "checkpoint.pt").is_file()
+    assert not run_one(short, "plain", 0, ends=time.time() + 1e-3)
+    assert (comparison.job.out / "plain" / "seed-0" / "checkpoint.pt").is_file()
     assert compare(short)
 
 
 @pytest.mark.slow
-def test_runs_go_side_by_side(comparison: Comparison) -> None:
-    """Several processes, each with a run of its own, fill one table."""
-    assert compare(replace(comparison, seeds=(0,), jobs=2))
-    assert [result["arm"] for result in read_results(comparison.out)] == ["plain", "guided"]
+def test_runs_can_be_parallel(comparison: Comparison) -> None:
+    """Several processes, each with its own run, fill one table."""
+    assert compare(replace(comparison, seeds=(0,), processes=2))
+    assert [result["arm"] for result in read_results(comparison.job.out)] == ["plain", "guided"]
 
 
 def test_another_recipe_needs_another_folder(comparison: Comparison) -> None:
-    """A folder holds one recipe: means over two would be of nothing."""
-    compare(replace(comparison, time_budget_s=0.0))
-    other = comparison.recipe.with_values({"optim.lr_new": 0.5})
+    """A folder is of one recipe: means over two would be meaningless."""
+    compare(with_job(comparison, time_budget_s=0.0))
+    other = comparison.job.recipe.with_values({"optim.lr_new": 0.5})
     with pytest.raises(CheckpointError, match="another recipe"):
-        compare(replace(comparison, recipe=other))
+        compare(with_job(comparison, recipe=other))
 
 
 def test_an_unknown_arm_is_refused_before_anything_runs(comparison: Comparison) -> None:
-    """The message lists the arms there are."""
+    """The message lists the known arms."""
     with pytest.raises(RecipeError, match="guided-shuffled"):
         compare(replace(comparison, arms=("plain", "gided")))
-    assert not (comparison.out / "plain").exists()
+    assert not (comparison.job.out / "plain").exists()
 
 
-def test_a_diverged_run_stands_in_the_table(comparison: Comparison) -> None:
-    """One arm without numbers does not cost the others theirs."""
-    wild = comparison.recipe.with_values({"optim.lr_new": 1e30, "optim.lr_backbone": 1e30, "optim.warmup_epochs": 0})
-    assert compare(replace(comparison, recipe=wild, arms=("plain",), seeds=(0,)))
-    assert "diverged" in read_results(comparison.out)[0]
-    assert "loss is" in (comparison.out / "table.md").read_text()
+def test_a_diverged_run_is_in_the_table(comparison: Comparison) -> None:
+    """It does not stop the other arms."""
+    wild = comparison.job.recipe.with_values(
+        {"optim.lr_new": 1e30, "optim.lr_backbone": 1e30, "optim.warmup_epochs": 0}
+    )
+    assert compare(replace(with_job(comparison, recipe=wild), arms=("plain",), seeds=(0,)))
+    assert "diverged" in read_results(comparison.job.out)[0]
+    assert "loss is" in (comparison.job.out / "table.md").read_text()

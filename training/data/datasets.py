@@ -1,6 +1,6 @@
-"""The data set that lies in a folder: which layout it has, and what is in it.
+"""Read the data set in a folder: find out its layout, and check it.
 
-Nothing is ever downloaded. A missing or contradictory file is named, with what was expected where.
+Nothing is ever downloaded. Messages name a missing or contradictory file and what was expected.
 """
 
 from collections import Counter
@@ -11,9 +11,8 @@ from pathlib import Path
 from training.data.layouts.aircraft import load_aircraft
 from training.data.layouts.cars import load_cars
 from training.data.layouts.cub import load_cub
-from training.data.layouts.drawn import load_tables
 from training.data.layouts.folders import load_folder
-from training.data.layouts.labelled import load_csv
+from training.data.layouts.listed import load_csv, load_tables
 from training.data.layouts.places import find_place
 from training.data.samples import Dataset
 from training.errors import DatasetError
@@ -24,36 +23,34 @@ LOADERS: dict[str, Callable[[Path], Dataset]] = {
     "aircraft": load_aircraft,
     "csv": load_csv,
     "tables": load_tables,
+    "folder": load_folder,
 }
-"""Layout → its reader; class folders have one with an option."""
+"""Layout → its reader."""
 
 
 def load_dataset(folder: Path, kind: str = "auto", layout: str = "auto") -> Dataset:
     """Read a data set's lists.
 
     Args:
-        folder: where it lies: its own, or one above, as archives bring them.
-        kind: `cub`, `cars`, `aircraft`, `csv` or `folder`; `auto` looks at the files.
+        folder: of the data set, or one above it, as archives create them.
+        kind: `cub`, `cars`, `aircraft`, `csv` or `folder`; `auto` recognises it by its files.
         layout: of class folders, as for `training.data.layouts.splits.divide`.
 
     Raises:
-        DatasetError: nothing there, or a file is missing, damaged or contradictory.
+        DatasetError: no data set, or a file is missing, damaged or contradictory.
     """
     if not folder.is_dir():
         raise DatasetError(f"{folder} is not a folder")
     if layout != "auto":
         return _checked(load_folder(folder, layout))
     if kind == "folder":
-        kind = "csv" if (folder / "labels.csv").is_file() else kind
-        return _checked(load_csv(folder) if kind == "csv" else load_folder(folder))
+        return _checked(load_csv(folder) if (folder / "labels.csv").is_file() else load_folder(folder))
     place = find_place(folder, kind)
-    if place.kind == "folder":
-        return _checked(load_folder(folder))
     return _checked(LOADERS[place.kind](folder if place.kind == "cars" else place.folder))
 
 
 def _checked(dataset: Dataset) -> Dataset:
-    """Refuse what cannot be trained on, and note what is merely odd."""
+    """Refuse a data set that cannot be used, and add notices of its oddities."""
     if dataset.num_classes < 2:
         raise DatasetError(f"{dataset.name}: {dataset.num_classes} classes found; a classifier needs at least two")
     for sample in (*dataset.train, *dataset.test):
@@ -65,11 +62,11 @@ def _checked(dataset: Dataset) -> Dataset:
     count = Counter(sample.label for sample in dataset.train)
     notices = list(dataset.notices)
     if not dataset.train:
-        notices.append("no training images: networks can be judged on it, not trained")
+        notices.append("no training images: networks can be evaluated on it, not trained")
     elif empty := [label for index, label in enumerate(dataset.labels) if not count[index]]:
         notices.append(f"{len(empty)} classes have no training image: {', '.join(empty[:5])}")
     if single := [label for index, label in enumerate(dataset.labels) if count[index] == 1]:
         notices.append(f"{len(single)} classes have one training image, none held out: {', '.join(single[:5])}")
     if not dataset.test:
-        notices.append("no test images: `evaluate` has only the held-out part")
+        notices.append("no test images: `evaluate` can use the held-out part only")
     return replace(dataset, notices=tuple(notices))

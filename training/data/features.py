@@ -1,12 +1,12 @@
 """Features of the backbone's frozen part, computed once instead of in every epoch.
 
-What never learns always answers the same, so a few random variations of every image can go through it once and be
-kept as float16: on two cores the rest of a MobileNetV2 then trains ten times faster.
+Its output for an image never changes, so a few random variations of every image go through it once and are kept as
+float16. On two cores the rest of a MobileNetV2 then trains ten times faster.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +14,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as TorchDataset
-from torchvision.transforms import v2
 from tqdm import tqdm
 
 from model.files import replacing
 from model.network.backbone import StageError
 from model.network.network import Network
-from training.data.batches import Key, Photos, ServedPhotos, VariedPhotos
+from training.data.batches import Items, Key, prepared_photos, varied_photos
 from training.data.samples import Sample
+from training.data.store import Photos
 from training.data.transforms import Normalise, training_transform
 from training.errors import RecipeError
 from training.recipe import OptimRecipe, Recipe
@@ -44,7 +43,7 @@ def frozen_step(network: Network, recipe: OptimRecipe) -> str | None:
 
 
 def cached_step(network: Network, recipe: Recipe) -> str | None:
-    """Return the step whose features stand in for images under a recipe, or None where they do not.
+    """Return the step whose features replace images under a recipe, or None if images are used.
 
     Raises:
         RecipeError: the backbone has no such stage or step.
@@ -52,15 +51,9 @@ def cached_step(network: Network, recipe: Recipe) -> str | None:
     return frozen_step(network, recipe.optim) if recipe.data.cached_views else None
 
 
-class AsFloats:
-    """Cached features → floats on the device; stands where `Normalise` stands for images."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-
-    def __call__(self, features: Tensor) -> Tensor:
-        """Return (N, C, h, w) floats of (N, C, h, w) halves."""
-        return features.to(self._device, non_blocking=True).float()
+def as_floats(features: Tensor, device: torch.device) -> Tensor:
+    """Return cached features as floats on a device, (N, C, h, w); for features what `Normalise` is for images."""
+    return features.to(device, non_blocking=True).float()
 
 
 class Features:
@@ -70,47 +63,18 @@ class Features:
         self._path = path
         self._map: Halves | None = None
 
-    def get(self, view: int, index: int) -> Tensor:
-        """Return the features of one variation of an image, (C, h, w)."""
+    def get(self, index: int, seed: int) -> Tensor:
+        """Return the features of one variation of an image, (C, h, w); the seed selects it."""
         if self._map is None:
             self._map = np.load(self._path, mmap_mode="r")
-        return torch.from_numpy(np.array(self._map[view % len(self._map), index]))
+        return torch.from_numpy(np.array(self._map[seed % len(self._map), index]))
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_map": None}
 
 
-class VariedFeatures(TorchDataset[tuple[Tensor, int]]):
-    """Training images as cached features: the seed of an access chooses the variation."""
-
-    def __init__(self, features: Features, samples: Sequence[Sample]) -> None:
-        self._features = features
-        self._labels = [sample.label for sample in samples]
-
-    def __len__(self) -> int:
-        return len(self._labels)
-
-    def __getitem__(self, key: Key) -> tuple[Tensor, int]:
-        index, seed = key
-        return self._features.get(seed, index), self._labels[index]
-
-
-class ServedFeatures(TorchDataset[tuple[Tensor, int]]):
-    """Evaluation images as cached features."""
-
-    def __init__(self, features: Features, samples: Sequence[Sample]) -> None:
-        self._features = features
-        self._labels = [sample.label for sample in samples]
-
-    def __len__(self) -> int:
-        return len(self._labels)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self._features.get(0, index), self._labels[index]
-
-
 class FeatureCache:
-    """Computes and keeps what the frozen part of a network answers.
+    """Computes the output of a network's frozen part, and keeps it in files.
 
     Args:
         network: whose early part is frozen.
@@ -140,71 +104,63 @@ class FeatureCache:
         self._workers, self._progress = workers, progress
         self._normalise = Normalise(recipe.data.mean, recipe.data.std, device, channels_last=True)
 
-    def varied(self, photos: Photos, samples: Sequence[Sample]) -> Features:
-        """Return the features of every variation of training images; the variations are the same for every seed."""
-        transform = training_transform(self._recipe)
-        views = self._recipe.data.cached_views
-        return self._open(
-            photos, _settings(self._recipe), self._varied_batches(photos, samples, transform, views), views
-        )
+    def varied(self, photos: Photos, samples: Sequence[Sample]) -> Items:
+        """Return training images as features; the seed of an access selects one of the variations of the image.
 
-    def served(self, photos: Photos, samples: Sequence[Sample]) -> Features:
-        """Return the features of evaluation images."""
+        The variations are the same for every seed of a run.
+        """
+        count, views = len(samples), self._recipe.data.cached_views
+        items = varied_photos(photos, samples, training_transform(self._recipe))
+        keys = [(index, view * count + index) for view in range(views) for index in range(count)]
+        return Items(self._open(photos, _settings(self._recipe), items, keys, views).get, samples)
+
+    def prepared(self, photos: Photos, samples: Sequence[Sample]) -> Items:
+        """Return evaluation images as features."""
         settings: dict[str, object] = {"mean": self._recipe.data.mean, "std": self._recipe.data.std}
-        batches: Iterator[Tensor] = (
-            images for images, _ in DataLoader(ServedPhotos(photos, samples), BATCH, num_workers=self._workers)
-        )
-        return self._open(photos, settings, batches, 1)
+        keys = [(index, 0) for index in range(len(samples))]
+        return Items(self._open(photos, settings, prepared_photos(photos, samples), keys, 1).get, samples)
 
     @torch.no_grad()
     def answer(self, images: Tensor) -> Tensor:
-        """Return what the frozen part answers to uint8 images (n, 3, S, S): (n, C, h, w) floats."""
+        """Return the output of the frozen part for uint8 images (n, 3, S, S): (n, C, h, w) floats."""
         features: Tensor = self._part(self._normalise(images))
         return features
 
-    def _varied_batches(
-        self, photos: Photos, samples: Sequence[Sample], transform: v2.Transform, views: int
-    ) -> Iterator[Tensor]:
-        varied = VariedPhotos(photos, samples, transform)
-        keys = [(index, view * len(samples) + index) for view in range(views) for index in range(len(samples))]
-        batches = [keys[at : at + BATCH] for at in range(0, len(keys), BATCH)]
-        for images, _ in DataLoader(varied, batch_sampler=batches, num_workers=self._workers):
-            yield images
-
-    def _open(self, photos: Photos, settings: dict[str, object], batches: Iterator[Tensor], views: int) -> Features:
+    def _open(self, photos: Photos, settings: dict[str, object], items: Items, keys: list[Key], views: int) -> Features:
         words = [photos.key, self._network_key, json.dumps(settings, sort_keys=True), str(views)]
         path = self._folder / f"{hashlib.sha256('|'.join(words).encode()).hexdigest()[:24]}.features.npy"
         if not path.is_file():
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._write(path, batches, views, len(photos))
+            self._write(path, items, keys, views)
         return Features(path)
 
-    def _write(self, path: Path, batches: Iterator[Tensor], views: int, count: int) -> None:
+    def _write(self, path: Path, items: Items, keys: list[Key], views: int) -> None:
+        batches = [keys[at : at + BATCH] for at in range(0, len(keys), BATCH)]
         bar = tqdm(
-            total=views * count,
+            total=len(keys),
             desc="computing frozen features once",
             unit="img",
             disable=None if self._progress else True,
             leave=False,
         )
-        at, kept = 0, None
+        kept, at = None, 0
         with replacing(path) as file, bar:
-            for images in batches:
-                features = self.answer(images)
+            for images, _ in DataLoader(items, batch_sampler=batches, num_workers=self._workers):
+                features = self.answer(images).cpu().half().numpy()
                 if kept is None:
-                    shape = (views, count, *features.shape[1:])
-                    whole = np.lib.format.open_memmap(file.name, mode="w+", dtype=np.float16, shape=shape)
-                    kept = whole.reshape(views * count, *features.shape[1:])
-                kept[at : at + len(features)] = features.cpu().half().numpy()
+                    shape = (views, len(keys) // views, *features.shape[1:])
+                    file_map = np.lib.format.open_memmap(file.name, mode="w+", dtype=np.float16, shape=shape)
+                    kept = file_map.reshape(len(keys), *features.shape[1:])
+                kept[at : at + len(features)] = features
                 at += len(features)
                 bar.update(len(features))
             if kept is None:
                 raise RecipeError("there are no images to compute features of")
-            whole.flush()
+            file_map.flush()
 
 
 def _settings(recipe: Recipe) -> dict[str, object]:
-    """Return what training features depend on beside photos and weights: mixing, for one, comes after them."""
+    """Return the settings that training features depend on; mixing comes after them."""
     augment, data = recipe.to_dict()["augment"], recipe.to_dict()["data"]
     before = {name: value for name, value in augment.items() if name not in ("mixup", "cutmix", "mix_probability")}
     geometry = ("input_size", "resize_mode", "resize_size", "mean", "std")

@@ -1,4 +1,4 @@
-"""What a data set is, once it is read: samples with their labels, and how some of them are held out."""
+"""A data set: samples with their labels, and the division into kept and held-out ones."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -11,15 +11,15 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Sample:
-    """One image and what is known of it.
+    """One image with its label, and its box and parts where known.
 
     Attributes:
         path: of the file.
         label: class index, 0-based.
         box: around the object, (left, top, right, bottom), pixels of the upright image; None where unknown.
-            It may stick out of the image: the transforms clip it.
-        points: visible key points (x, y), pixels.
-        digest: of the file's bytes; empty where nobody looked yet.
+            It may extend beyond the image; the transforms clip it.
+        points: centres (x, y) of the visible parts of the object, pixels; only CUB has them.
+        digest: of the file's bytes; empty before `training.data.check.examine`.
     """
 
     path: Path
@@ -40,7 +40,7 @@ class Dataset:
         test: test part; may be empty.
         banner: rows to crop off the bottom of every photo, pixels.
         licence: what the data allow.
-        notices: oddities that a person should know of.
+        notices: oddities to report to the user.
         skipped: damaged photos that were left out.
     """
 
@@ -57,11 +57,6 @@ class Dataset:
     def num_classes(self) -> int:
         """K."""
         return len(self.labels)
-
-    @property
-    def has_boxes(self) -> bool:
-        """Whether some image of the test part has a box."""
-        return any(sample.box is not None for sample in self.test)
 
 
 def hold_out(samples: Sequence[Sample], fraction: float, seed: int) -> tuple[list[Sample], list[Sample]]:

@@ -1,8 +1,8 @@
-"""Photos decoded once into a memory-mapped uint8 store, so that decoding never starves the device.
+"""Photos decoded once into a memory-mapped uint8 store, so that the device never waits for decoding.
 
-A store is two files named by what is in them (paths, sizes, times of change, decoder, preparation): `KEY.bytes`, the
-pixels one image after the other, and `KEY.npz`, where each begins. The index is written last, so a store is whole or
-absent, and any number of runs, processes and workers share one copy through the page cache.
+A store is two files, named by a hash of paths, sizes, modification times, decoder and preparation: `KEY.bytes`, the
+pixels of one image after the other, and `KEY.npz`, the offset of each. The index is written last, so a store is whole
+or absent. All runs, processes and workers share one copy through the page cache.
 """
 
 import hashlib
@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -28,15 +27,14 @@ from model.photo.limits import MIB, ImageLimits
 from training.errors import DatasetError
 
 Pixels = npt.NDArray[np.uint8]
-Size = tuple[int, int]
 
 FORMAT = 1
-"""Of the two files; what is in them depends on `DECODER` besides."""
+"""Version of the two files; their content also depends on `DECODER`."""
 LIMITS = ImageLimits(max_pixels=250_000_000, max_decode_bytes=4096 * MIB, shared_bytes=4096 * MIB)
-"""A researcher's own photos may be as large as cameras make them, and no file of theirs is a bomb."""
+"""A researcher's own photos are trusted: they may be as large as cameras make them."""
 CHUNK = 64
 MAX_BYTES = 64 * 1024**3
-"""A larger data set is decoded image by image as it is needed."""
+"""Larger data sets are decoded image by image as needed."""
 
 
 def decode_photo(path: Path, banner: int = 0, *, min_side: int | None = None) -> DecodedImage:
@@ -45,7 +43,7 @@ def decode_photo(path: Path, banner: int = 0, *, min_side: int | None = None) ->
     Args:
         path: of the file.
         banner: rows to crop off the bottom, pixels.
-        min_side: as in `decode_image`; a photo with a banner is decoded in full, so that no half row of it stays.
+        min_side: as in `decode_image`; a photo with a banner is decoded in full, so that no part of a row remains.
 
     Raises:
         DatasetError: not an image, or a damaged one.
@@ -62,11 +60,11 @@ def decode_photo(path: Path, banner: int = 0, *, min_side: int | None = None) ->
 
 @dataclass(frozen=True)
 class Preparation:
-    """What is done to a photo before it is stored.
+    """The preparation of a photo before it is stored.
 
     Attributes:
-        name: says what `apply` does; a part of the store's key.
-        apply: from the decoded photo to the pixels that are stored, (h, w, 3).
+        name: describes `apply`; part of the store's key.
+        apply: converts the decoded photo to the stored pixels, (h, w, 3).
         banner: rows cropped off the bottom first, pixels.
         min_side: as in `decode_image`.
     """
@@ -107,7 +105,7 @@ def shrink_to(side: int) -> Callable[[DecodedImage], Pixels]:
 
 
 class ImageStore:
-    """A finished store; every process opens its own map of the same file."""
+    """A complete store; every process opens its own map of the same file."""
 
     def __init__(self, base: Path) -> None:
         index = np.load(base.with_suffix(".npz"))
@@ -135,7 +133,7 @@ class ImageStore:
 
 
 class PhotoFiles:
-    """The same face as a store, decoding at every access: for data sets that do not fit."""
+    """Like a store, but decoded at every access: for data sets that do not fit."""
 
     def __init__(self, paths: Sequence[Path], preparation: Preparation) -> None:
         self._paths = list(paths)
@@ -150,33 +148,37 @@ class PhotoFiles:
         return self._preparation.load(self._paths[index])
 
 
+Photos = ImageStore | PhotoFiles
+"""Prepared photos, by index: pixels (h, w, 3) and the photo's own (width, height)."""
+
+
 def cache_folder() -> Path:
-    """Return where stores are kept: `FIELDMARK_CACHE`, else fieldmark's part of the user's cache folder."""
+    """Return the folder of the stores: `FIELDMARK_CACHE`, else fieldmark's part of the user's cache folder."""
     if folder := os.environ.get("FIELDMARK_CACHE"):
         return Path(folder)
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fieldmark"
     except RuntimeError as error:  # a user without a home, as in containers
-        raise DatasetError("there is no home folder to keep decoded photos in: name one by --cache") from error
+        raise DatasetError("there is no home folder to keep decoded photos in: set one by --cache") from error
 
 
 def open_store(
     paths: Sequence[Path], preparation: Preparation, folder: Path, *, max_bytes: int = MAX_BYTES, progress: bool = True
-) -> ImageStore | PhotoFiles:
-    """Return the store of these photos, made now if it is not there yet.
+) -> Photos:
+    """Return the store of these photos; make it if it does not exist.
 
     Args:
         paths: of the photos, in the order of the store.
         preparation: done to each.
         folder: where stores are kept.
-        max_bytes: largest store that is made; free space on the disk limits it as well.
+        max_bytes: limit of a new store; so is four fifths of the free disk space.
         progress: show a bar while decoding.
 
     Returns:
-        The store, or files decoded as needed where it would not fit.
+        The store, or the files, decoded as needed, if the store would not fit.
 
     Raises:
-        DatasetError: damaged images; all of them are named, the first ten by path.
+        DatasetError: a photo is damaged; `training.data.check.examine` lists all of them.
     """
     base = folder / _key(paths, preparation)
     if base.with_suffix(".npz").is_file() and base.with_suffix(".bytes").is_file():
@@ -184,76 +186,40 @@ def open_store(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         limit = min(max_bytes, int(shutil.disk_usage(folder).free * 0.8))
-        fits = _write(paths, preparation, base, limit, progress)
-    except OSError:  # a read-only or full disk: slower, not wrong
-        fits = False
-    return ImageStore(base) if fits else PhotoFiles(paths, preparation)
+        _write(paths, preparation, base, limit, progress)
+    except OSError:  # too large, or a read-only or full disk: slower, not wrong
+        return PhotoFiles(paths, preparation)
+    return ImageStore(base)
 
 
-def _write(paths: Sequence[Path], preparation: Preparation, base: Path, limit: int, progress: bool) -> bool:
-    """Write a store whole; return False where it would pass the limit."""
-    try:
-        with replacing(base.with_suffix(".bytes")) as file:
-            shapes, sizes = _write_pixels(paths, preparation, file, limit, progress)
-    except _TooLarge:
-        return False
-    counts = np.array(shapes, np.int64).reshape(-1, 2).prod(axis=1) * 3
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])[:-1]
-    with replacing(base.with_suffix(".npz")) as file:
-        np.savez(
-            file,
-            offsets=offsets,
-            shapes=np.array(shapes, np.int64).reshape(-1, 2),
-            sizes=np.array(sizes, np.int64).reshape(-1, 2),
-        )
-    return True
-
-
-class _TooLarge(Exception):
-    """The store would pass its limit."""
-
-
-def _write_pixels(
-    paths: Sequence[Path], preparation: Preparation, file: BinaryIO, limit: int, progress: bool
-) -> tuple[list[Size], list[Size]]:
-    """Write every photo's pixels one after the other; return their (h, w) and the photos' own (width, height).
+def _write(paths: Sequence[Path], preparation: Preparation, base: Path, limit: int, progress: bool) -> None:
+    """Write a store, whole or not at all.
 
     Raises:
-        DatasetError: damaged images; the first ten are named.
+        DatasetError: a photo is damaged.
+        OSError: the store would exceed the limit, or cannot be written.
     """
-    shapes: list[Size] = []
-    sizes: list[Size] = []
-    damaged = []
+    shapes: list[tuple[int, ...]] = []
+    sizes: list[tuple[int, int]] = []
     written = 0
-
-    def load(path: Path) -> tuple[Pixels, tuple[int, int]] | DatasetError:
-        try:
-            return preparation.load(path)
-        except DatasetError as error:
-            return error
-
     bar = tqdm(total=len(paths), desc="decoding once", unit="img", disable=None if progress else True, leave=False)
-    with ThreadPoolExecutor(os.cpu_count()) as pool, bar:
+    with replacing(base.with_suffix(".bytes")) as file, ThreadPoolExecutor(os.cpu_count()) as pool, bar:
         for begin in range(0, len(paths), CHUNK):
-            for loaded in pool.map(load, paths[begin : begin + CHUNK]):
-                if isinstance(loaded, DatasetError):
-                    damaged.append(str(loaded))
-                    continue
-                pixels, size = loaded
+            for pixels, size in pool.map(preparation.load, paths[begin : begin + CHUNK]):
                 file.write(pixels.tobytes())
-                shapes.append((pixels.shape[0], pixels.shape[1]))
+                shapes.append(pixels.shape[:2])
                 sizes.append(size)
                 written += pixels.nbytes
-            bar.update(min(CHUNK, len(paths) - begin))
-            if written / max(len(shapes), 1) * len(paths) > limit:
-                raise _TooLarge
-    if damaged:
-        raise DatasetError(f"{len(damaged)} damaged images:\n  " + "\n  ".join(damaged[:10]))
-    return shapes, sizes
+                bar.update()
+            if written / len(shapes) * len(paths) > limit:
+                raise OSError(f"the store would exceed {limit} bytes")
+    lengths = np.array(shapes, np.int64).reshape(-1, 2).prod(axis=1) * 3
+    with replacing(base.with_suffix(".npz")) as file:
+        np.savez(file, offsets=np.cumsum(lengths) - lengths, shapes=np.array(shapes), sizes=np.array(sizes))
 
 
 def _key(paths: Sequence[Path], preparation: Preparation) -> str:
-    """Return what names a store: what is in it."""
+    """Return the name of a store: a hash of its content."""
     digest = hashlib.sha256(f"{FORMAT}:{DECODER}:{preparation.name}:{preparation.banner}".encode())
     for path in paths:
         try:

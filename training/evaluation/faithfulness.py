@@ -1,14 +1,13 @@
-"""Are the maps faithful? Take away what a map calls important, or show it alone, and watch the class's probability.
+"""Faithfulness of maps: remove the pixels a map ranks highest, or insert them, and measure the class's probability.
 
-Deletion greys out the most important pixels first: a faithful map lets the probability fall early (small area).
-Insertion starts from a blurred image and sharpens the most important first (large area). A random order is the
-control in the same table: a map that does not beat it explains nothing.
+Deletion greys out the most important pixels first: with a faithful map the probability falls early (small area).
+Insertion starts from a blurred image and sharpens the most important pixels first (large area). A random order is the
+control: a map that is not better explains nothing.
 
 Source: Petsiuk, Das, Saenko 2018, "RISE", arXiv:1806.07421, section 4.3.
 """
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -19,11 +18,11 @@ from torchvision.transforms.v2 import functional as F
 
 from model.contract.graph import softmax
 from training.data.store import as_served
-from training.evaluation.evaluate import Judged, answers_of
+from training.evaluation.evaluate import BATCH, Evaluation
 from training.evaluation.scores import Floats
 
 STEPS = 16
-"""Parts of the image that are changed one after the other."""
+"""Equal parts of the image, changed one after the other."""
 
 Classify = Callable[[Tensor], Floats]
 """From uint8 images (n, 3, S, S) to probabilities (n, K)."""
@@ -50,26 +49,26 @@ def faithfulness_figures(
     return figures
 
 
-def faithfulness_of(judged: Judged, model: Path, count: int, banner: int = 0) -> dict[str, float]:
-    """Return the figures of a judged network on some of its images, spread over all.
+def faithfulness_of(evaluation: Evaluation, count: int, banner: int = 0) -> dict[str, float]:
+    """Return the figures of an evaluated network on some of its images, spread over all.
 
     Args:
-        judged: what it answered.
-        model: the run, or the exported file.
+        evaluation: of the network.
         count: number of images.
         banner: rows cropped off the bottom of every photo, pixels.
     """
-    chosen = np.linspace(0, len(judged.labels) - 1, min(count, len(judged.labels))).round().astype(int)
-    preparation = as_served(judged.resize, banner)
-    photos = [preparation.load(judged.samples[index].path)[0] for index in chosen]
+    chosen = np.linspace(0, len(evaluation.labels) - 1, min(count, len(evaluation.labels))).round().astype(int)
+    preparation = as_served(evaluation.resize, banner)
+    photos = [preparation.load(evaluation.samples[index].path)[0] for index in chosen]
     images = torch.stack([torch.from_numpy(np.array(photo)).permute(2, 0, 1) for photo in photos])
-    maps = {"gradcam": judged.gradcam[chosen]}
-    if judged.attention is not None:
-        maps["attention"] = judged.attention[chosen]
-    ask = answers_of(model)
+    maps = {"gradcam": evaluation.gradcam[chosen]}
+    if evaluation.attention is not None:
+        maps["attention"] = evaluation.attention[chosen]
 
     def classify(images: Tensor) -> Floats:
-        return softmax(np.concatenate([ask(part)[0] for part in torch.split(images, 32)]), judged.temperature)
+        return softmax(
+            np.concatenate([evaluation.predict(part)[0] for part in torch.split(images, BATCH)]), evaluation.temperature
+        )
 
     return faithfulness_figures(classify, images, maps)
 
@@ -83,8 +82,8 @@ def probability_curve(
         classify: the network.
         images: uint8, (n, 3, S, S).
         maps: importance of positions, (n, h, w).
-        classes: whose probability is watched, (n,).
-        mode: what happens to the most important pixels first.
+        classes: whose probability is returned, (n,).
+        mode: what is done to the pixels, the most important first.
     """
     rank = _importance_ranks(maps, images.shape[-1])
     blank = images.float().mean((2, 3), keepdim=True).expand(images.shape).to(torch.uint8)
@@ -106,7 +105,7 @@ def _importance_ranks(maps: Floats, size: int) -> Tensor:
 
 
 def _blurred(images: Tensor) -> Tensor:
-    """Return images without detail: a Gaussian of a twentieth of the side."""
+    """Return images blurred by a Gaussian of a twentieth of the side."""
     sigma = max(images.shape[-1] / 20, 1.0)
     kernel = 2 * int(2 * sigma) + 1
     blurred: Tensor = F.gaussian_blur(images, [min(kernel, images.shape[-1] // 2 * 2 - 1)] * 2, [sigma, sigma])

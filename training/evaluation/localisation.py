@@ -1,7 +1,7 @@
-"""Do the maps point at the object? The pointing game and the share of a map's energy inside the box.
+"""Localisation by maps: the pointing game, and the share of a map's energy inside the box.
 
-Both are read against a centred Gaussian, which knows nothing of the image: photographers put their object in the
-middle, so a figure that does not beat it says nothing for the map.
+The baseline is a centred Gaussian, which does not depend on the image: objects tend to be in the middle of photos, so
+a map is informative only if its figures are better.
 
 Source: Zhang et al. 2018, "Top-down neural attention by excitation backprop", arXiv:1608.00507 (pointing game).
 """
@@ -9,18 +9,17 @@ Source: Zhang et al. 2018, "Top-down neural attention by excitation backprop", a
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 from torch.nn.functional import interpolate
 
 from training.evaluation.scores import Floats
 
 GAUSSIAN_SIGMA = 0.25
-"""Of the centred Gaussian, as a part of the image's side."""
+"""Of the centred Gaussian, as a fraction of the image's side."""
 CHUNK = 64
 
 
 def localisation_figures(gradcam: Floats, attention: Floats | None, boxes: Floats, size: int) -> dict[str, float]:
-    """Return how well maps point into boxes, over the images that have one.
+    """Return the localisation figures over the images that have a box.
 
     Args:
         gradcam: maps of the predicted class, (n, h, w).
@@ -31,14 +30,14 @@ def localisation_figures(gradcam: Floats, attention: Floats | None, boxes: Float
     Returns:
         Figures by name; empty where no image has a box.
     """
-    known = np.isfinite(boxes).all(axis=1)
-    # A box that the crop cuts off entirely cannot be pointed at.
-    known &= ((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])) | ~known
+    # Neither NaN nor a box that the crop cuts off entirely.
+    known = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     if not known.any():
         return {}
     boxes = boxes[known]
     gaussian = np.broadcast_to(centred_gaussian(size), (len(boxes), size, size))
-    figures = {"boxes": float(len(boxes)), "box_area": float(_areas(boxes, size).mean())}
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    figures = {"boxes": float(len(boxes)), "box_area": float((areas / size**2).mean())}
     maps = {"gradcam": gradcam[known], "gaussian": gaussian}
     if attention is not None:
         maps["attention"] = attention[known]
@@ -54,7 +53,7 @@ def localisation_figures(gradcam: Floats, attention: Floats | None, boxes: Float
 
 
 def pointing_hits(maps: Floats, boxes: Floats, size: int) -> npt.NDArray[np.bool_]:
-    """Return whether the highest point of each map lies inside its box, (n,); a map of zeros points nowhere.
+    """Return whether the highest point of each map lies inside its box, (n,); False for a map of zeros.
 
     Args:
         maps: (n, h, w), any grid.
@@ -63,7 +62,7 @@ def pointing_hits(maps: Floats, boxes: Floats, size: int) -> npt.NDArray[np.bool
     """
     _, height, width = maps.shape
     flat = maps.reshape(len(maps), -1)
-    # A map is highest at the centre of its highest cell, also after bilinear enlargement.
+    # Bilinear enlargement keeps the maximum at the centre of the highest cell.
     row, column = np.divmod(flat.argmax(axis=1), width)
     x, y = (column + 0.5) * size / width, (row + 0.5) * size / height
     inside = (x >= boxes[:, 0]) & (x <= boxes[:, 2]) & (y >= boxes[:, 1]) & (y <= boxes[:, 3])
@@ -75,7 +74,10 @@ def energy_in_box(maps: Floats, boxes: Floats, size: int) -> Floats:
     """Return the share of each map's sum that lies inside its box, (n,); 0 for a map of zeros."""
     shares = []
     centres = torch.arange(size) + 0.5
-    for enlarged, box in _enlarged(maps, boxes, size):
+    for at in range(0, len(maps), CHUNK):
+        coarse = torch.from_numpy(maps[at : at + CHUNK].astype(np.float32))
+        enlarged = interpolate(coarse[:, None], (size, size), mode="bilinear")[:, 0]  # as maps are displayed
+        box = torch.from_numpy(boxes[at : at + CHUNK].astype(np.float32))
         columns = (centres >= box[:, :1]) & (centres <= box[:, 2:3])
         rows = (centres >= box[:, 1:2]) & (centres <= box[:, 3:4])
         inside = (enlarged * (rows[:, :, None] & columns[:, None, :])).sum((1, 2))
@@ -90,18 +92,3 @@ def centred_gaussian(size: int) -> Floats:
     profile = np.exp(-0.5 * (distance / GAUSSIAN_SIGMA) ** 2)
     result: Floats = np.outer(profile, profile).astype(np.float32)
     return result
-
-
-def _enlarged(maps: Floats, boxes: Floats, size: int) -> list[tuple[Tensor, Tensor]]:
-    """Return maps at the input's size (half-pixel bilinear, as they are displayed) and boxes, in chunks."""
-    chunks = []
-    for at in range(0, len(maps), CHUNK):
-        coarse = torch.from_numpy(maps[at : at + CHUNK].astype(np.float32))
-        enlarged = interpolate(coarse[:, None], (size, size), mode="bilinear")[:, 0]
-        chunks.append((enlarged, torch.from_numpy(boxes[at : at + CHUNK].astype(np.float32))))
-    return chunks
-
-
-def _areas(boxes: Floats, size: int) -> Floats:
-    areas: Floats = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / size**2
-    return areas

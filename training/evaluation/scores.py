@@ -3,6 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
 
 from model.contract.graph import softmax
 
@@ -10,7 +11,7 @@ Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.integer]
 
 BINS = 15
-"""Of the expected calibration error; equal widths of confidence, as Guo et al. use."""
+"""Bins of the expected calibration error: equal widths of confidence, as in Guo et al."""
 
 
 def top_k_accuracy(logits: Floats, labels: Ints, k: int) -> float:
@@ -27,10 +28,8 @@ def mean_per_class_accuracy(logits: Floats, labels: Ints) -> float:
 
 def negative_log_likelihood(logits: Floats, labels: Ints, temperature: float = 1.0) -> float:
     """Return the mean of -log p(true class), in nats."""
-    scaled = logits.astype(np.float64) / temperature
-    scaled -= scaled.max(axis=1, keepdims=True)
-    log_sum = np.log(np.exp(scaled).sum(axis=1))
-    return float((log_sum - scaled[np.arange(len(labels)), labels]).mean())
+    log_probabilities = log_softmax(logits.astype(np.float64) / temperature, axis=1)
+    return float(-log_probabilities[np.arange(len(labels)), labels].mean())
 
 
 def expected_calibration_error(logits: Floats, labels: Ints, temperature: float = 1.0) -> float:
@@ -38,9 +37,7 @@ def expected_calibration_error(logits: Floats, labels: Ints, temperature: float 
 
     Source: Guo et al. 2017, "On calibration of modern neural networks", arXiv:1706.04599, eq. 3.
     """
-    probabilities = softmax(logits, temperature)
-    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    bins, confidence, correct = bins_of(softmax(logits, temperature), labels)
     gaps = [
         abs(correct[bins == index].mean() - confidence[bins == index].mean()) * (bins == index).mean()
         for index in np.unique(bins)
@@ -48,8 +45,15 @@ def expected_calibration_error(logits: Floats, labels: Ints, temperature: float 
     return float(sum(gaps))
 
 
+def bins_of(probabilities: Floats, labels: Ints) -> tuple[Ints, Floats, npt.NDArray[np.bool_]]:
+    """Return each image's bin of confidence, its confidence, and whether it is classified right, (n,) each."""
+    confidence = probabilities.max(axis=1)
+    correct: npt.NDArray[np.bool_] = probabilities.argmax(axis=1) == labels
+    return np.minimum((confidence * BINS).astype(int), BINS - 1), confidence, correct
+
+
 def fit_temperature(logits: Floats, labels: Ints) -> float:
-    """Return the temperature that makes held-out labels likeliest; 1 where there is nothing to fit.
+    """Return the temperature that maximises the likelihood of held-out labels; 1 if there are none.
 
     Source: Guo et al. 2017, arXiv:1706.04599, section 4.2.
     """

@@ -1,4 +1,4 @@
-"""What one call of `fit` is asked to do, and how it ended."""
+"""The input of one call of `fit`, and its outcome."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,20 +10,20 @@ from training.recipe import Recipe
 
 @dataclass(frozen=True)
 class Job:
-    """What one call of `fit` is asked to do.
+    """The input of one call of `fit`.
 
     Attributes:
         recipe: how to train.
-        dataset: what on.
+        dataset: to train on.
         out: folder of the run.
-        weights: of the backbone at the start, as for `model.network.backbone.create_backbone`.
+        weights: of the backbone at the start; as for `model.network.backbone.create_backbone`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        workers: processes that vary images; 0 does it in this one.
+        workers: processes that vary images; 0: this process does it.
         cache: folder of the decoded photos.
-        fresh: start anew even where the folder holds a run.
+        fresh: start over even if the folder holds a run.
         time_budget_s: stop cleanly after so many seconds; None: no limit.
         visible: show progress.
-        commit: of this project, for provenance.
+        commit: of fieldmark, for provenance.
     """
 
     recipe: Recipe
@@ -38,17 +38,22 @@ class Job:
     visible: bool = True
     commit: str = "unknown"
 
+    @property
+    def weights_name(self) -> str:
+        """The starting weights' name, for provenance: `imagenet`, the file's name, or `random`."""
+        return self.weights.name if isinstance(self.weights, Path) else self.weights or "random"
+
 
 @dataclass(frozen=True)
 class Outcome:
     """How a call of `fit` ended.
 
     Attributes:
-        finished: whether all epochs are done; else the next call goes on.
+        finished: whether all epochs are done; otherwise the next call continues.
         epoch: epochs done.
         metrics: of the selected weights on the held-out part.
-        interrupted: whether a signal stopped it, rather than the time budget.
-        leads: whether this process speaks for all.
+        interrupted: whether a signal stopped it rather than the time budget.
+        leads: whether this process reports for all.
     """
 
     finished: bool

@@ -1,8 +1,7 @@
-"""What a run reports: one line of `metrics.jsonl` an epoch, a progress bar, and the curves as a picture."""
+"""What a run reports: one line of `metrics.jsonl` per epoch, a progress bar, and the curves as a picture."""
 
 import json
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from model.files import replacing, write_whole
 METRICS = "metrics.jsonl"
 CURVES = "curves.png"
 REFRESH_S = 0.5
+"""Shortest time between two updates of the bar."""
 
 Record = dict[str, Any]
 
@@ -23,8 +23,8 @@ class Journal:
 
     Args:
         folder: of the run.
-        epochs: how many are already done; later lines of an interrupted run are dropped.
-        write: whether this process writes (one of several does).
+        epochs: done so far; later lines of an interrupted run are dropped.
+        write: whether this process writes; one of several does.
     """
 
     def __init__(self, folder: Path, epochs: int = 0, *, write: bool = True) -> None:
@@ -39,13 +39,13 @@ class Journal:
         """Append one epoch."""
         self.records.append(record)
         if self._write:
-            # Appended, so that the file can be followed; a reader leaves out a line that a crash cut short.
+            # Appended, so that `tail -f` works; readers drop a line that a crash truncated.
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
 
 
 def read_metrics(folder: Path) -> list[Record]:
-    """Return the epochs written so far; a half-written last line is left out."""
+    """Return the epochs written so far; a truncated last line is dropped."""
     path = folder / METRICS
     records: list[Record] = []
     if path.is_file():
@@ -58,33 +58,33 @@ def read_metrics(folder: Path) -> list[Record]:
 
 
 class Progress:
-    """A bar over all steps of a run, with loss, accuracy and time left; one line an epoch above it.
+    """A bar over all steps of a run, with loss, accuracy and time left, and one line per epoch above it.
 
     Args:
         total: steps of the whole run.
-        done: steps done before, when a run is continued.
+        done: steps done so far, when a run is resumed.
         visible: whether to show anything.
     """
 
     def __init__(self, total: int, done: int, *, visible: bool) -> None:
         self._visible = visible
-        self._shown_at = 0.0
         self._bar = tqdm(
-            total=total, initial=done, unit="step", dynamic_ncols=True, disable=not visible or not sys.stderr.isatty()
+            total=total,
+            initial=done,
+            unit="step",
+            mininterval=REFRESH_S,
+            dynamic_ncols=True,
+            disable=not visible or not sys.stderr.isatty(),
         )
 
     def show(self, epoch: int, epochs: int, loss: float, accuracy: float) -> None:
-        """Set the words beside the bar."""
+        """Set epoch, loss and accuracy beside the bar."""
         self._bar.set_description_str(f"epoch {epoch + 1}/{epochs}", refresh=False)
         self._bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.1%}", refresh=False)
 
     def step(self) -> bool:
-        """Advance by one step; return whether the words are due: reading the loss costs one synchronisation."""
-        self._bar.update()
-        due = not self._bar.disable and time.monotonic() - self._shown_at > REFRESH_S
-        if due:
-            self._shown_at = time.monotonic()
-        return due
+        """Advance by one step; return whether to call `show`: reading the loss costs one synchronisation."""
+        return bool(self._bar.update())
 
     def say(self, text: str) -> None:
         """Write a line above the bar."""
@@ -93,12 +93,12 @@ class Progress:
             sys.stderr.flush()
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """Finish the bar and leave it on the screen."""
         self._bar.close()
 
 
 def describe(record: Mapping[str, Any], epochs: int) -> str:
-    """Return one epoch in a line."""
+    """Return one epoch as a line of text."""
     parts = [f"epoch {record['epoch']}/{epochs}", f"loss {record['loss']:.3f}", f"train {record['train_top1']:.1%}"]
     if record.get("guidance"):
         parts.append(f"guidance {record['guidance']:.3f}")

@@ -1,8 +1,9 @@
-"""What learns: the network, its loss, and everything that moves its weights by one step."""
+"""The network of a run with its loss and optimiser: one call is one training step."""
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from contextlib import nullcontext
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -12,63 +13,63 @@ from model.network.backbone import Weights
 from model.network.network import Network, build_network
 from training.checkpoint import network_config
 from training.data.batches import step_seed
-from training.data.features import AsFloats, cached_step, frozen_step
+from training.data.features import as_floats, cached_step, frozen_step
 from training.data.transforms import Normalise, batch_mixing
 from training.fit.losses import Losses, Objective
-from training.fit.optim import AveragedWeights, create_optimizer, learning_rate_factor, set_learning_rate
-from training.fit.world import World
+from training.fit.optim import averaged_model, create_optimizer, learning_rate_factor, set_learning_rate
+from training.fit.processes import ProcessGroup
 from training.recipe import Recipe
 
 
 class Learner:
-    """The network of a run with its loss, optimiser, gradient scaler and averaged weights.
+    """A network with its loss, optimiser, gradient scaler and averaged weights.
 
     Args:
         recipe: how to train.
         num_classes: K.
-        weights: of the backbone at the start, as for `create_backbone`; None where a checkpoint brings them.
-        world: this process among all.
+        weights: of the backbone at the start, as for `create_backbone`; None where a checkpoint follows.
+        processes: the group this process belongs to.
 
     Attributes:
-        network: that learns.
-        after: step of the backbone whose features it is given; None where it is given images.
-        normalise: from a batch of a loader to the network's input, on the device.
-        optimizer: moves the weights.
+        network: being trained.
+        after: step of the backbone whose features are its input; None where images are.
+        normalise: converts a batch of a loader to the network's input, on the device.
+        optimizer: of its weights.
 
     Raises:
         RecipeError: the backbone has no stage or step that the recipe freezes.
-        WeightsError: the weights cannot be had, or are of another network.
+        WeightsError: the weights are missing or of another network.
     """
 
-    def __init__(self, recipe: Recipe, num_classes: int, weights: Weights, world: World) -> None:
-        self._recipe, self._device = recipe, world.device
-        _prefer_speed(world.device)
+    def __init__(self, recipe: Recipe, num_classes: int, weights: Weights, processes: ProcessGroup) -> None:
+        self._recipe, self._device, self._alone = recipe, processes.device, processes.size == 1
+        if processes.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True
+            torch.set_float32_matmul_precision("high")
         torch.manual_seed(recipe.seed)
         self.network: Network = build_network(network_config(recipe, num_classes), weights)
-        self.network.to(world.device)
+        self.network.to(processes.device)
         if recipe.run.channels_last:
             self.network.to(memory_format=torch.channels_last)
         self.network.backbone.freeze(frozen_step(self.network, recipe.optim))
         self.after = cached_step(self.network, recipe)
-        self._objective = _on_all(Objective(self.network, recipe, world.size, self.after), world)
+        self._objective = _on_all(Objective(self.network, recipe, processes.size, self.after), processes)
         self.optimizer = create_optimizer(self.network, recipe.optim)
-        self._average = AveragedWeights(self.network, recipe.run.ema_decay) if recipe.run.ema_decay else None
-        self._amp = _amp(recipe.run.amp, world.device)
-        self._scaler = torch.amp.GradScaler(world.device.type, enabled=self._amp is torch.float16)
-        self.normalise: Callable[[Tensor], Tensor] = (
-            Normalise(recipe.data.mean, recipe.data.std, world.device, recipe.run.channels_last)
-            if self.after is None
-            else AsFloats(world.device)
-        )
+        self._average = averaged_model(self.network, recipe.run.ema_decay) if recipe.run.ema_decay else None
+        self._amp = _amp(recipe.run.amp, processes.device)
+        self._scaler = torch.amp.GradScaler(processes.device.type, enabled=self._amp is torch.float16)
+        self.normalise: Callable[[Tensor], Tensor] = partial(as_floats, device=processes.device)
+        if self.after is None:
+            self.normalise = Normalise(recipe.data.mean, recipe.data.std, processes.device, recipe.run.channels_last)
         self._mix = batch_mixing(recipe.augment, num_classes)
 
     @property
-    def judged(self) -> Network:
-        """The weights that are measured and exported: the averaged ones where the recipe averages."""
-        return self.network if self._average is None else self._average.network
+    def evaluated(self) -> Network:
+        """The network that is evaluated and exported: the averaged one where the recipe averages."""
+        return self.network if self._average is None else cast(Network, self._average.module)
 
     def step(self, inputs: Tensor, targets: Tensor, epoch: int, batch: int, batches: int) -> Losses:
-        """Take one forward and backward pass, and an optimiser step where a group of `accumulate` passes ends.
+        """Take one forward and backward pass, and an optimiser step at the end of each group of `accumulate` passes.
 
         Args:
             inputs: of a loader: images (n, 3, S, S) uint8, or features.
@@ -79,11 +80,13 @@ class Learner:
         """
         recipe = self._recipe.optim
         torch.manual_seed(step_seed(self._recipe.seed, epoch, batch))
-        images, shares = self._mixed(self.normalise(inputs), targets)
+        images, shares = self.normalise(inputs), targets
+        if self._mix is not None and torch.rand(()) < self._recipe.augment.mix_probability:
+            images, shares = self._mix(images, shares)
         begin = batch - batch % recipe.accumulate
         group = min(recipe.accumulate, batches - begin)
         ends = batch == begin + group - 1
-        with nullcontext() if ends else self._without_sync():
+        with nullcontext() if ends or self._alone else cast(DistributedDataParallel, self._objective).no_sync():
             with torch.autocast(self._device.type, self._amp, enabled=self._amp is not None):
                 losses: Losses = self._objective(images, shares)
             self._scaler.scale(losses.total / group).backward()  # type: ignore[no-untyped-call]  # torch's
@@ -94,26 +97,22 @@ class Learner:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps of it."""
+        average = self._average
         return {
             "state_dict": self.network.state_dict(),
-            "average": self._average.to_dict() if self._average is not None else None,
+            "average": average and {"steps": int(average.n_averaged) - 1, "state": average.module.state_dict()},
             "optimizer": self.optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
         }
 
     def load(self, values: Mapping[str, Any]) -> None:
-        """Take back what `to_dict` gave."""
+        """Restore what `to_dict` returned."""
         self.network.load_state_dict(values["state_dict"])
         self.optimizer.load_state_dict(values["optimizer"])
         self._scaler.load_state_dict(values["scaler"])
         if self._average is not None:
-            self._average.load(values["average"])
-
-    def _mixed(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        if self._mix is not None and torch.rand(()) < self._recipe.augment.mix_probability:
-            mixed: tuple[Tensor, Tensor] = self._mix(images, targets)
-            return mixed
-        return images, targets
+            self._average.n_averaged.fill_(values["average"]["steps"] + 1)
+            self._average.module.load_state_dict(values["average"]["state"])
 
     def _update(self) -> None:
         if self._recipe.optim.clip_norm:
@@ -123,28 +122,18 @@ class Learner:
         self._scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         if self._average is not None:
-            self._average.update(self.network)
-
-    def _without_sync(self) -> AbstractContextManager[None]:
-        if isinstance(self._objective, DistributedDataParallel):
-            context: AbstractContextManager[None] = self._objective.no_sync()
-            return context
-        return nullcontext()
+            self._average.update_parameters(self.network)
 
 
-def _prefer_speed(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
-        torch.set_float32_matmul_precision("high")
-
-
-def _on_all(objective: torch.nn.Module, world: World) -> torch.nn.Module:
-    """Let several processes average their gradients."""
-    if world.size == 1:
+def _on_all(objective: torch.nn.Module, processes: ProcessGroup) -> torch.nn.Module:
+    """Average the gradients over several processes."""
+    if processes.size == 1:
         return objective
-    return DistributedDataParallel(objective, device_ids=[world.device.index] if world.device.type == "cuda" else None)
+    return DistributedDataParallel(
+        objective, device_ids=[processes.device.index] if processes.device.type == "cuda" else None
+    )
 
 
 def _amp(name: str, device: torch.device) -> torch.dtype | None:
-    """Return in which float type CUDA computes; the CPU always takes float32."""
+    """Return the float type of mixed precision on CUDA; None for float32, as always on the CPU."""
     return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(name) if device.type == "cuda" else None

@@ -1,28 +1,25 @@
-"""The photos of a run: decoded once, perhaps as features of the frozen part, and given out in batches."""
+"""Batches of a run, from photos that are decoded once or from cached features of the frozen part."""
 
 from typing import NamedTuple
 
 from torch import Tensor
 from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as TorchDataset
 
 from training.data.batches import (
     EpochOrder,
-    Photos,
-    ServedPhotos,
-    VariedPhotos,
-    evaluation_loader,
+    one_thread,
+    prepared_photos,
     served_photos,
-    training_loader,
     training_photos,
+    varied_photos,
 )
-from training.data.features import FeatureCache, ServedFeatures, VariedFeatures
+from training.data.features import FeatureCache
 from training.data.prepared import keep_parity_images
 from training.data.samples import Sample
 from training.data.transforms import training_transform
 from training.fit.job import Job
 from training.fit.learner import Learner
-from training.fit.world import World
+from training.fit.processes import ProcessGroup
 
 Batches = DataLoader[tuple[Tensor, int]]
 
@@ -31,8 +28,8 @@ class Parts(NamedTuple):
     """The training part of a data set, divided.
 
     Attributes:
-        train: what is trained on.
-        held: what is held out, for selection and calibration.
+        train: for training.
+        held: held out, for selection and calibration.
     """
 
     train: list[Sample]
@@ -43,46 +40,45 @@ class Loaders(NamedTuple):
     """Batches of a run.
 
     Attributes:
-        train: varied, in the order's order.
-        held: as the service prepares them.
+        train: varied, in the run's order.
+        held: prepared as the service does.
     """
 
     train: Batches
     held: Batches
 
 
-def open_loaders(job: Job, parts: Parts, order: EpochOrder, learner: Learner, world: World) -> Loaders:
-    """Decode what is not decoded yet, and return the batches.
+def open_loaders(job: Job, parts: Parts, order: EpochOrder, learner: Learner, processes: ProcessGroup) -> Loaders:
+    """Decode the photos that are not in the cache, and return the batches.
 
     Raises:
         DatasetError: a photo is damaged or missing.
     """
     recipe, banner = job.recipe, job.dataset.banner
-    visible = job.visible and world.leads
-    with world.leader_first():  # it decodes; the others then find its store
+    visible = job.visible and processes.leads
+    with processes.leader_first():  # it decodes; the others find its store
         photos = training_photos(parts.train, recipe, banner, job.cache, progress=visible)
-        held = served_photos(parts.held, recipe.data, banner, job.cache, progress=visible)
-        varied, served = _datasets(job, parts, (photos, held), learner, world)
-        if world.leads:
+        held_photos = served_photos(parts.held, recipe.data, banner, job.cache, progress=visible)
+        held = prepared_photos(held_photos, parts.held)
+        if learner.after is None:
+            varied = varied_photos(photos, parts.train, training_transform(recipe))
+        else:
+            cache = FeatureCache(
+                learner.network, learner.after, recipe, job.cache, processes.device, job.workers, progress=visible
+            )
+            varied = cache.varied(photos, parts.train)
+            if parts.held:
+                held = cache.prepared(held_photos, parts.held)
+        if processes.leads:
             keep_parity_images(job.out, parts.held or parts.train, recipe.data.resize, banner)
-    pin = world.device.type == "cuda"
-    return Loaders(
-        training_loader(varied, order, job.workers, pin=pin),
-        evaluation_loader(served, recipe.optim.batch_size, pin=pin),
+    workers, pin = job.workers, processes.device.type == "cuda"
+    train = DataLoader(
+        varied,
+        batch_sampler=order,
+        num_workers=workers,
+        pin_memory=pin,
+        worker_init_fn=one_thread,
+        persistent_workers=workers > 0,
+        prefetch_factor=4 if workers else None,
     )
-
-
-def _datasets(
-    job: Job, parts: Parts, photos: tuple[Photos, Photos], learner: Learner, world: World
-) -> tuple[TorchDataset[tuple[Tensor, int]], TorchDataset[tuple[Tensor, int]]]:
-    """Return the items of both parts: images, or features where the learner goes on from a step."""
-    train, held = photos
-    if learner.after is None:
-        return VariedPhotos(train, parts.train, training_transform(job.recipe)), ServedPhotos(held, parts.held)
-    visible = job.visible and world.leads
-    cache = FeatureCache(
-        learner.network, learner.after, job.recipe, job.cache, world.device, job.workers, progress=visible
-    )
-    varied = VariedFeatures(cache.varied(train, parts.train), parts.train)
-    # Without held-out photos there is nothing to compute features of.
-    return varied, ServedFeatures(cache.served(held, parts.held), parts.held) if parts.held else ServedPhotos(held, [])
+    return Loaders(train, DataLoader(held, recipe.optim.batch_size, pin_memory=pin))

@@ -1,12 +1,14 @@
 """The training run, top to bottom: set-up → data → model → loop → selected weights.
 
-A run can stop after any step (Ctrl-C, a time budget, a crash) and goes on with the same command; on the CPU it then
-ends with the very same weights as a run that was never stopped.
+A run can stop after any step (Ctrl-C, a time budget, a crash) and continues with the same command. On the CPU it
+ends with exactly the weights of a run that was never stopped.
 """
 
 import math
 import time
 from dataclasses import dataclass
+
+import torch
 
 from training.data.batches import EpochOrder
 from training.data.check import content_of
@@ -17,124 +19,122 @@ from training.fit.journal import CURVES, Journal, Progress, Record, describe, dr
 from training.fit.learner import Learner
 from training.fit.loaders import Loaders, Parts, open_loaders
 from training.fit.optim import learning_rate_factor
+from training.fit.processes import AGREE_EVERY, ProcessGroup, StopRequest, process_group
 from training.fit.selection import measure, select
-from training.fit.standing import Standing, Totals, read_checkpoint
-from training.fit.world import AGREE_EVERY, StopRequest, World, joined_world
+from training.fit.state import TrainingState, read_checkpoint
 
 SAVE_EVERY_S = 30.0
-"""A crash costs at most so much training, in seconds, and one epoch."""
+"""A crash loses at most so many seconds of training, and one epoch."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """The parts of one run in one process, none of which knows another or the run.
+    """The parts of one run in one process; none of them refers to another or to the run.
 
     Attributes:
-        job: what to do.
-        world: this process among all.
-        stop: asked after every step.
+        job: input of `fit`.
+        processes: the group this process belongs to.
+        stop: checked after every step.
         parts: photos that are trained on, and that are held out.
-        order: which photo comes when.
+        order: of the photos in each epoch.
         learner: network, loss, optimiser.
         loaders: batches of both parts.
-        standing: epoch, batch, and the weights selected so far.
-        journal: the epochs so far, on disk.
-        progress: the bar.
+        state: epoch, batch, and the weights selected so far.
+        journal: of the epochs so far, on disk.
+        progress: bar.
     """
 
     job: Job
-    world: World
+    processes: ProcessGroup
     stop: StopRequest
     parts: Parts
     order: EpochOrder
     learner: Learner
     loaders: Loaders
-    standing: Standing
+    state: TrainingState
     journal: Journal
     progress: Progress
 
 
 def fit(job: Job) -> Outcome:
-    """Train, or go on training, until all epochs are done or somebody wants to stop.
+    """Train, or resume training, until all epochs are done or a stop is requested.
 
     Raises:
-        DatasetError: a photo is damaged or missing, or there is none to train on.
+        DatasetError: a photo is damaged or missing, or there is no training image.
         CheckpointError: the folder holds another run, or a checkpoint cannot be written.
         Diverged: the loss is no longer a number.
     """
-    with joined_world(job.device) as world, StopRequest(job.time_budget_s) as stop:
-        return train(set_up(job, world, stop))
+    with process_group(job.device) as processes, StopRequest(job.time_budget_s) as stop:
+        return train(set_up(job, processes, stop))
 
 
-def set_up(job: Job, world: World, stop: StopRequest) -> Run:
-    """Return a run that is ready to train, from its beginning or from where it stopped."""
+def set_up(job: Job, processes: ProcessGroup, stop: StopRequest) -> Run:
+    """Return a run that is ready to train, from the start or from its checkpoint."""
     recipe, data, optim = job.recipe, job.recipe.data, job.recipe.optim
     if not job.dataset.train:
         raise DatasetError(f"{job.dataset.name}: no training images")
     job.out.mkdir(parents=True, exist_ok=True)
-    saved = read_checkpoint(job, world)
+    saved = read_checkpoint(job, processes)
 
-    # Data: lists so far, no photo is opened.
+    # Data: lists only; no photo is decoded yet.
     parts = Parts(*hold_out(job.dataset.train, data.held_out, data.held_out_seed))
-    order = EpochOrder(len(parts.train), recipe.seed, optim.batch_size, world.rank, world.size)
+    order = EpochOrder(len(parts.train), recipe.seed, optim.batch_size, processes.rank, processes.size)
 
-    # Model: what a checkpoint holds takes the place of the starting weights.
-    learner = Learner(recipe, job.dataset.num_classes, None if saved else job.weights, world)
-    standing = Standing(Totals(world.device), content=content_of([*parts.train, *parts.held]))
+    # Model: a checkpoint replaces the starting weights.
+    learner = Learner(recipe, job.dataset.num_classes, None if saved else job.weights, processes)
+    state = TrainingState(torch.zeros(5, device=processes.device), content=content_of([*parts.train, *parts.held]))
     if saved:
-        standing.resume(saved, job, learner, len(parts.train))
+        state.resume(saved, job, learner, len(parts.train))
 
-    # Photos come after the model: a frozen part turns them into features, and decoding is what takes long.
-    loaders = open_loaders(job, parts, order, learner, world)
+    # Photos come after the model, because a frozen part turns them into features. Decoding takes longest.
+    loaders = open_loaders(job, parts, order, learner, processes)
 
-    journal = Journal(job.out, standing.epoch, write=world.leads)
-    done = standing.epoch * len(order) + standing.batch
-    progress = Progress(optim.epochs * len(order), done, visible=job.visible and world.leads)
-    return Run(job, world, stop, parts, order, learner, loaders, standing, journal, progress)
+    journal = Journal(job.out, state.epoch, write=processes.leads)
+    done = state.epoch * len(order) + state.batch
+    progress = Progress(optim.epochs * len(order), done, visible=job.visible and processes.leads)
+    return Run(job, processes, stop, parts, order, learner, loaders, state, journal, progress)
 
 
 def train(run: Run) -> Outcome:
-    """Train until done or stopped; always leave a checkpoint that the next call goes on from."""
-    at, epochs = run.standing, run.job.recipe.optim.epochs
+    """Train until done or stopped; always leave a checkpoint that the next call resumes from."""
+    at, epochs = run.state, run.job.recipe.optim.epochs
     if at.epoch >= epochs:
         run.progress.close()
         return outcome(run)
     if at.epoch or at.batch:
-        run.progress.say(f"going on after epoch {at.epoch}, step {at.batch}")
+        run.progress.say(f"resuming after epoch {at.epoch}, step {at.batch}")
     run.stop.begin()
     saved_at = time.monotonic()
     try:
-        while at.epoch < epochs:
-            if not train_epoch(run):
-                save(run)
-                return outcome(run)
-            due = run.world.any(time.monotonic() - saved_at > SAVE_EVERY_S)
-            if due and at.epoch < epochs:
+        while at.epoch < epochs and train_epoch(run):
+            if at.epoch < epochs and run.processes.any(time.monotonic() - saved_at > SAVE_EVERY_S):
                 save(run)
                 saved_at = time.monotonic()
         save(run)
     finally:
         run.progress.close()
-    if run.world.leads:
+    if at.epoch >= epochs and run.processes.leads:
         draw_curves(run.journal.records, run.job.out / CURVES)
     return outcome(run)
 
 
 def train_epoch(run: Run) -> bool:
-    """Train one epoch, or what is left of it; return whether it was finished."""
-    at, batches = run.standing, len(run.order)
+    """Train one epoch, or the rest of it; return whether it was finished."""
+    at, batches = run.state, len(run.order)
     started, first = time.monotonic(), at.batch
     run.learner.network.train()
     run.order.begin(at.epoch, first)
     for inputs, targets in run.loaders.train:
-        targets = targets.to(run.world.device, non_blocking=True)
+        targets = targets.to(run.processes.device, non_blocking=True)
         losses = run.learner.step(inputs, targets, at.epoch, at.batch, batches)
-        at.totals.add(losses, targets)
-        if run.world.device.type == "cpu":  # elsewhere reading the loss would make the device wait
+        at.add(losses, targets)
+        if run.processes.device.type == "cpu":  # on CUDA reading the loss would block the device
             refuse_nan(run, float(losses.total.detach()))
         at.batch += 1
         if run.progress.step():
-            show(run)
+            means = at.means()
+            refuse_nan(run, means["loss"])
+            run.progress.show(at.epoch, run.job.recipe.optim.epochs, means["loss"], means["train_top1"])
         if may_pause(run) and at.batch < batches:
             return False
     finish_epoch(run, time.monotonic() - started, at.batch - first)
@@ -142,12 +142,12 @@ def train_epoch(run: Run) -> bool:
 
 
 def finish_epoch(run: Run, seconds: float, batches: int) -> None:
-    """Measure what the epoch reached, keep its weights if they are the best, and write its line."""
-    at, optim = run.standing, run.job.recipe.optim
-    means = at.totals.means()
+    """Evaluate the epoch, keep its weights if they are the best, and write its line of the journal."""
+    at, optim = run.state, run.job.recipe.optim
+    means = at.means()
     refuse_nan(run, means["loss"])
     at.epoch, at.batch = at.epoch + 1, 0
-    at.totals.sums.zero_()
+    at.totals.zero_()
     factor = learning_rate_factor(optim, at.epoch - 0.5)
     record: Record = {
         "epoch": at.epoch,
@@ -157,51 +157,40 @@ def finish_epoch(run: Run, seconds: float, batches: int) -> None:
         "seconds": round(seconds, 3),
         "images_per_s": round(batches * optim.batch_size / max(seconds, 1e-9), 1),
     }
-    if run.world.leads:
+    if run.processes.leads:
         selected = measure(run.job, run.parts, run.learner, run.loaders, at.epoch)
         record |= {f"held_out_{name}": value for name, value in selected.metrics.items() if name != "images"}
         at.best = select(at.best, selected)
         run.progress.say(describe(record, optim.epochs))
-    run.world.wait()
+    run.processes.wait()
     run.journal.add(record)
 
 
 def save(run: Run) -> None:
-    """Write where the run stands; a loss that is no number never reaches the disk."""
-    if run.standing.batch:
-        refuse_nan(run, run.standing.totals.means()["loss"])
-    if run.world.leads:
-        run.standing.save(run.job, run.learner, len(run.parts.train))
-    run.world.wait()
+    """Write the checkpoint, unless the loss is not finite."""
+    if run.state.batch:
+        refuse_nan(run, run.state.means()["loss"])
+    if run.processes.leads:
+        run.state.save(run.job, run.learner, len(run.parts.train))
+    run.processes.wait()
 
 
 def may_pause(run: Run) -> bool:
-    """Return whether to stop here: only between optimiser steps, and only if every process agrees."""
-    batch, accumulate = run.standing.batch, run.job.recipe.optim.accumulate
-    if batch % accumulate:
-        return False
-    if run.world.size > 1 and batch % (AGREE_EVERY * accumulate):
-        return False
-    return run.world.any(run.stop.wanted())
-
-
-def show(run: Run) -> None:
-    """Set the words beside the bar."""
-    means = run.standing.totals.means()
-    refuse_nan(run, means["loss"])
-    run.progress.show(run.standing.epoch, run.job.recipe.optim.epochs, means["loss"], means["train_top1"])
+    """Return whether to stop here: only between optimiser steps, and all processes at the same one."""
+    every = run.job.recipe.optim.accumulate * (AGREE_EVERY if run.processes.size > 1 else 1)
+    return run.state.batch % every == 0 and run.processes.any(run.stop.wanted())
 
 
 def refuse_nan(run: Run, loss: float) -> None:
-    """Raise where a loss is no number.
+    """Raise if a loss is not finite.
 
     Raises:
-        Diverged: says where, with which learning rates, and what may help.
+        Diverged: the message names epoch, step and learning rates, and what may help.
     """
     if not math.isfinite(loss):
         rates = [f"{group['lr']:.2g}" for group in run.learner.optimizer.param_groups]
         raise Diverged(
-            f"the loss is {loss} in epoch {run.standing.epoch + 1}, step {run.standing.batch + 1} (learning rates "
+            f"the loss is {loss} in epoch {run.state.epoch + 1}, step {run.state.batch + 1} (learning rates "
             f"{', '.join(rates)}); {run.job.out} keeps the last good checkpoint. A lower learning rate, a longer "
             f"warm-up or optim.clip_norm may help"
         )
@@ -209,7 +198,7 @@ def refuse_nan(run: Run, loss: float) -> None:
 
 def outcome(run: Run) -> Outcome:
     """Return how the call ended."""
-    at = run.standing
+    at = run.state
     finished = at.epoch >= run.job.recipe.optim.epochs
     metrics = at.best.metrics if at.best is not None else {}
-    return Outcome(finished, at.epoch, metrics, run.stop.signalled and not finished, run.world.leads)
+    return Outcome(finished, at.epoch, metrics, run.stop.signalled and not finished, run.processes.leads)

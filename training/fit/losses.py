@@ -1,6 +1,6 @@
 """The loss: cross-entropy + weight · KL(attention, Grad-CAM), every setting of the guidance, and its controls.
 
-Source: Xu et al. 2021, arXiv:2101.09666; what departs from the released scripts is a setting of `GuidanceRecipe`.
+Source: Xu et al. 2021, arXiv:2101.09666; departures from the released scripts are settings of `GuidanceRecipe`.
 """
 
 from typing import NamedTuple
@@ -14,11 +14,11 @@ from model.network.network import Network
 from training.recipe import GuidanceRecipe, Recipe
 
 SMALLEST = 1e-12
-"""Probabilities are kept from zero before the logarithm."""
+"""Lower bound of probabilities before the logarithm."""
 
 
 class Losses(NamedTuple):
-    """What one forward pass of training gives.
+    """The result of one forward pass of training.
 
     Attributes:
         total: to be minimised, scalar.
@@ -39,7 +39,7 @@ class Objective(nn.Module):
     Args:
         network: to train.
         recipe: its guidance and label smoothing.
-        processes: whose gradients are averaged; a guidance that is summed over the batch is then scaled back up.
+        processes: number of them; gradients are averaged over them, so a guidance summed over the batch is scaled up.
         after: step of the backbone whose features the inputs are; None where they are images.
     """
 
@@ -75,7 +75,7 @@ def guided_class(logits: Tensor, targets: Tensor, settings: GuidanceRecipe) -> T
 
 
 def guidance_loss(network: Network, attended: Attended, target: Tensor, settings: GuidanceRecipe) -> Tensor:
-    """Return the divergence between what the attention weighs and what Grad-CAM says matters.
+    """Return the divergence between the weights of the attention and those of Grad-CAM.
 
     Channel weights are compared with Grad-CAM's channel weights; the spatial arm, which has none, compares its map
     with the Grad-CAM map; arms with neither are guided through the softmax of their channel means.
@@ -97,17 +97,17 @@ def guidance_loss(network: Network, attended: Attended, target: Tensor, settings
     else:
         given = attended.channel_weights
         weights = attended.feature_map.float().mean((2, 3)).softmax(1) if given is None else given
-        # The mixed arm's head sees 2C channels; its weights are those of the first C.
+        # The mixed arm's head has 2C channels; the attention weighs the first C.
         evidence = gradients[:, : weights.shape[1]]
     log_target = guidance_target(evidence, settings)
     return divergence(weights.float(), log_target, settings)
 
 
 def guidance_target(evidence: Tensor, settings: GuidanceRecipe) -> Tensor:
-    """Return log beta, the distribution that the attention is pulled towards, (N, M).
+    """Return log beta, the target distribution of the attention, (N, M).
 
-    As released, beta = softmax(evidence), whose values are so small that beta is uniform to 1e-6. Standardised,
-    they get zero mean and unit deviation per image first.
+    As released, beta = softmax(evidence), and the evidence is so small that beta is uniform to 1e-6. Standardised,
+    the evidence gets zero mean and unit deviation per image first.
 
     Args:
         evidence: Grad-CAM's weight of each channel, or its map over positions, (N, M).
@@ -121,7 +121,7 @@ def guidance_target(evidence: Tensor, settings: GuidanceRecipe) -> Tensor:
         evidence = evidence.gather(1, order)
     if settings.scale == "standardised":
         deviation = evidence.std(1, keepdim=True, correction=0)
-        # A map of zeros stays zero: there is nothing to standardise, and beta is uniform.
+        # A map of zeros stays zero, which makes beta uniform.
         evidence = (evidence - evidence.mean(1, keepdim=True)) / deviation.clamp_min(torch.finfo(evidence.dtype).tiny)
     return (evidence / settings.temperature).log_softmax(1)
 

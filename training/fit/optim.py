@@ -1,14 +1,15 @@
-"""How the weights move: parameter groups, the learning rate as a function of progress, and averaged weights."""
+"""The optimiser: parameter groups, the learning rate as a function of progress, and averaged weights."""
 
-import copy
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from model.network.network import Network
 from training.recipe import OptimRecipe
+
+Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 def create_optimizer(network: Network, recipe: OptimRecipe) -> torch.optim.Optimizer:
@@ -19,7 +20,7 @@ def create_optimizer(network: Network, recipe: OptimRecipe) -> torch.optim.Optim
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
-            # Decay on norm layers and biases only drags scales towards 0.
+            # Decay of norm layers and biases only drags scales towards 0.
             decays = recipe.decay_all or parameter.ndim > 1
             groups.setdefault((name.startswith("backbone."), decays), []).append(parameter)
     described = [
@@ -57,40 +58,22 @@ def learning_rate_factor(recipe: OptimRecipe, position: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(max(position - recipe.warmup_epochs, 0) / rest, 1.0)))
 
 
-class AveragedWeights:
-    """An exponential moving average of a network's weights and running statistics.
-
-    The decay grows with the number of steps, so that the random start is forgotten early.
+def averaged_model(network: Network, decay: float) -> AveragedModel:
+    """Return an exponential moving average of a network's weights and running statistics.
 
     Args:
-        network: to follow.
-        decay: reached after many steps.
+        network: to follow, by `update_parameters` after every step.
+        decay: reached after many steps; it grows with them, so that the random start is forgotten early.
     """
 
-    def __init__(self, network: Network, decay: float) -> None:
-        self._decay = decay
-        self.steps = 0
-        self.network = copy.deepcopy(network).requires_grad_(False).eval()
-        self.state: dict[str, Tensor] = self.network.state_dict()  # the same tensors, by name
-
     @torch.no_grad()
-    def update(self, network: nn.Module) -> None:
-        """Move the average towards the network's present weights."""
-        decay = min(self._decay, (1 + self.steps) / (10 + self.steps))
-        self.steps += 1
-        present = network.state_dict()
-        floats = [name for name, tensor in self.state.items() if tensor.is_floating_point()]
-        torch._foreach_lerp_([self.state[name] for name in floats], [present[name] for name in floats], 1 - decay)
-        for name in self.state.keys() - set(floats):
-            self.state[name].copy_(present[name])
+    def update(averages: Tensors, present: Tensors, _: Tensor | int) -> None:
+        if averages[0].is_floating_point():
+            count = int(average.n_averaged)  # on the CPU; the argument is on the device, and reading it would block
+            torch._foreach_lerp_(averages, present, 1 - min(decay, count / (9 + count)))
+        else:  # counters of batches
+            torch._foreach_copy_(averages, present)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps."""
-        return {"steps": self.steps, "state": self.state}
-
-    def load(self, values: dict[str, Any]) -> None:
-        """Take back what `to_dict` gave."""
-        self.steps = values["steps"]
-        state: dict[str, Tensor] = values["state"]
-        for name, tensor in self.state.items():
-            tensor.copy_(state[name])
+    average = AveragedModel(network, multi_avg_fn=update, use_buffers=True).requires_grad_(False).eval()
+    average.n_averaged.fill_(1)  # the starting weights count: at 0 the first update would replace them
+    return average

@@ -12,7 +12,7 @@ from model.network.network import Network, NetworkConfig, build_network
 
 def _network(pooling: str = "max") -> Network:
     torch.manual_seed(0)
-    network = build_network(NetworkConfig("squeezenet1_1", "guided", 6, pooling=pooling, hidden=32))  # type: ignore[arg-type]
+    network = build_network(NetworkConfig("squeezenet1_1", "guided", num_classes=6, pooling=pooling, hidden=32))  # type: ignore[arg-type]
     network.train()
     network(torch.rand(8, 3, 64, 64))
     return network

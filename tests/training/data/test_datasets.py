@@ -1,10 +1,9 @@
-"""Data sets as they are distributed, in small: CUB, Cars, Aircraft, labels.csv, class folders, and their damages."""
+"""Data sets as they are distributed, in small: CUB, Cars, Aircraft, labels.csv, class folders, and damaged ones."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from scipy.io import savemat
 
@@ -13,7 +12,6 @@ from training.data.datasets import load_dataset
 from training.data.layouts.places import find_place
 from training.data.samples import Dataset, Sample, hold_out
 from training.data.store import ImageStore, PhotoFiles, Preparation, as_served, decode_photo, open_store, shrink_to
-from training.data.transforms import ServedGeometry, make_item, training_transform
 from training.errors import DatasetError
 
 
@@ -35,19 +33,21 @@ def copy_lists(source: Path, target: Path) -> Path:
 
 
 def test_cub_is_read_as_it_is_distributed(birds: Dataset) -> None:
-    """Labels for people, the official division, boxes as corners."""
+    """Labels as shown, the official division, boxes as corners."""
     assert birds.labels == ("Red Bird", "Green Bird", "Blue Bird")
     assert (len(birds.train), len(birds.test)) == (24, 6)
     assert birds.test[0].box == (10.0, 5.0, 62.0, 57.0)
-    assert birds.has_boxes
 
 
 def test_cub_key_points_are_read_where_visible(cub_like: Path, tmp_path: Path) -> None:
-    """Parts that cannot be seen have no position."""
+    """Invisible parts have no position."""
     root = copy_lists(cub_like, tmp_path / "cub")
     (root / "parts").mkdir()
     (root / "parts" / "part_locs.txt").write_text("1 1 12.5 20.0 1\n1 2 0.0 0.0 0\n1 3 30.0 25.0 1\n")
     assert load_dataset(root).train[0].points == ((12.5, 20.0), (30.0, 25.0))
+    (root / "parts" / "part_locs.txt").write_text("1 1 left 20.0 1\n")
+    with pytest.raises(DatasetError, match=r"part_locs.txt: .*'left'"):
+        load_dataset(root)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_cub_key_points_are_read_where_visible(cub_like: Path, tmp_path: Path) -
     ],
 )
 def test_a_damaged_list_is_named(cub_like: Path, tmp_path: Path, file: str, content: str | None, message: str) -> None:
-    """With what was expected where."""
+    """The message names the file and what was expected."""
     root = copy_lists(cub_like, tmp_path / "cub")
     if content is None:
         (root / file).unlink()
@@ -73,7 +73,7 @@ def test_a_damaged_list_is_named(cub_like: Path, tmp_path: Path, file: str, cont
 
 
 def cars(root: Path) -> Path:
-    """Write Stanford Cars' layout: two classes, two images a part."""
+    """Write Stanford Cars' layout: two classes, two images per part."""
     base = root / "stanford_cars"
     (base / "devkit").mkdir(parents=True)
     savemat(
@@ -89,7 +89,7 @@ def cars(root: Path) -> Path:
     return root
 
 
-def test_cars_are_read_through_torchvision(tmp_path: Path) -> None:
+def test_cars_are_read_with_their_boxes(tmp_path: Path) -> None:
     """Classes from the .mat files, 0-based, with their boxes."""
     dataset = load_dataset(cars(tmp_path))
     assert dataset.labels == ("AM General Hummer", "Audi S4")
@@ -108,7 +108,7 @@ def test_a_damaged_mat_file_is_named(tmp_path: Path) -> None:
         load_dataset(tmp_path)
 
 
-def test_aircraft_are_read_through_torchvision_and_lose_their_banner(tmp_path: Path) -> None:
+def test_aircraft_are_read_without_their_banner(tmp_path: Path) -> None:
     """Variants, trainval, boxes; the bottom 20 rows are cropped off when a photo is decoded."""
     data = tmp_path / "fgvc-aircraft-2013b" / "data"
     for name in ("0001", "0002", "0003"):
@@ -127,7 +127,7 @@ def test_aircraft_are_read_through_torchvision_and_lose_their_banner(tmp_path: P
 
 
 def test_class_folders_are_a_data_set(tmp_path: Path) -> None:
-    """With train and test folders, or divided the same way every time; empty classes are left out with a notice."""
+    """With train and test folders, or divided, the same way every time; empty classes are left out with a notice."""
     for name in ("a_cat", "b_dog"):
         for number in range(5):
             photo(tmp_path / "flat" / name / f"{number}.jpg")
@@ -169,12 +169,12 @@ def test_a_folder_without_two_classes_is_refused(tmp_path: Path, content: str) -
     """The message says what was expected."""
     if content == "one":
         photo(tmp_path / "only" / "0.png")
-    with pytest.raises(DatasetError, match=r"a folder for each class|at least two"):
+    with pytest.raises(DatasetError, match=r"a folder of images for each class|at least two"):
         load_dataset(tmp_path)
 
 
 def test_the_held_out_part_is_spread_over_the_classes() -> None:
-    """The same images for a seed, about the asked share, and a lone image stays in training."""
+    """The same images for a seed, about the given fraction; a class's only image stays in training."""
     samples = [Sample(Path(f"{label}-{n}"), label) for label, size in enumerate((30, 30, 1)) for n in range(size)]
     kept, held = hold_out(samples, 0.1, seed=0)
     assert sorted(sample.label for sample in held) == [0, 0, 0, 1, 1, 1]
@@ -191,7 +191,7 @@ def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
 
 
 def test_a_store_holds_what_decoding_gives(tmp_path: Path) -> None:
-    """Once made it is found again; a changed photo makes a new one; without room, photos are decoded as needed."""
+    """It is reused; a changed photo makes a new one; without space, photos are decoded as needed."""
     paths = [photo(tmp_path / f"{number}.png", (40 + number, 30)) for number in range(3)]
     preparation = Preparation("shrink", shrink_to(20))
     store = open_store(paths, preparation, tmp_path / "cache", progress=False)
@@ -206,8 +206,8 @@ def test_a_store_holds_what_decoding_gives(tmp_path: Path) -> None:
     assert open_store(paths, preparation, tmp_path / "cache", progress=False).key != store.key
 
 
-def test_what_another_decoder_made_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store depends on the decoder's version, and so do features, which are named by their store's key."""
+def test_a_store_of_another_decoder_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store depends on the decoder's version, and so do features, whose name contains the store's key."""
     paths = [photo(tmp_path / "0.png")]
     preparation = Preparation("shrink", shrink_to(20))
     keys = []
@@ -221,7 +221,7 @@ def test_what_another_decoder_made_is_not_read(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_banner_is_cropped_before_the_photo_is_prepared(tmp_path: Path) -> None:
-    """No row of it is seen, not even by the interpolation, and a large JPEG is decoded in full for that."""
+    """None of its rows enters, not even by interpolation; a large JPEG is decoded in full for that."""
     from model.contract.geometry import Resize
 
     rng = np.random.default_rng(5)
@@ -238,7 +238,7 @@ def test_a_banner_is_cropped_before_the_photo_is_prepared(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("content", [b"", b"%PDF-1.7", b"\x89PNG\r\n\x1a\n" + b"\xff" * 60])
 def test_every_refusal_names_the_file(tmp_path: Path, content: bytes) -> None:
-    """Empty, of another type, broken: the message begins with the path and says why."""
+    """Empty, of another type, broken: the message begins with the path and gives the reason."""
     path = tmp_path / "odd.png"
     path.write_bytes(content)
     with pytest.raises(DatasetError, match=r"zero bytes|This is PDF|broken") as caught:
@@ -247,24 +247,7 @@ def test_every_refusal_names_the_file(tmp_path: Path, content: bytes) -> None:
 
 
 def test_photos_too_large_for_the_service_are_trained_on(tmp_path: Path) -> None:
-    """A researcher's flat drawing of 60 million pixels is no bomb; the service would refuse it twice over."""
+    """A flat drawing of 60 million pixels, which the service would refuse."""
     path = tmp_path / "large.png"
     Image.new("L", (10_000, 6_000), 90).save(path)
     assert shrink_to(20)(decode_photo(path)).shape == (20, 33, 3)
-
-
-def test_boxes_and_key_points_follow_the_transforms(birds: Dataset) -> None:
-    """The served geometry scales and crops them with the image; a mirrored crop mirrors them."""
-    from model.contract.geometry import Resize
-    from training.recipe import Recipe
-
-    sample = Sample(Path("x"), 0, box=(10.0, 20.0, 300.0, 60.0), points=((10.0, 20.0),))
-    item = make_item(np.zeros((100, 200, 3), np.uint8), (200, 100), sample)
-    assert item["box"].tolist() == [[10, 20, 200, 60]]
-    served = ServedGeometry(Resize(size=50, crop=40))(item)
-    assert served["image"].shape == (3, 40, 40)
-    assert served["box"].tolist() == [[0, 5, 40, 25]]
-    assert served["points"].tolist() == [[-25, 5]]
-    values = {"augment.flip": 1.0, "augment.scale": [1, 1], "augment.ratio": [2, 2], "data.input_size": 50}
-    mirrored = training_transform(Recipe().with_values({**values, "data.resize_size": 50}))(item)
-    assert torch.allclose(mirrored["box"].float(), torch.tensor([[0.0, 10.0, 47.5, 30.0]]))

@@ -1,4 +1,4 @@
-"""Stanford Cars, by the .mat files of its development kit, wherever its archives were unpacked."""
+"""Stanford Cars, from the .mat files of its development kit, wherever its archives were unpacked."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ UNLABELLED = "cars_test_annos.mat"
 
 
 def load_cars(folder: Path) -> Dataset:
-    """Read both parts with their boxes (needs scipy); without the test part's labels, the training part alone.
+    """Read both parts with their boxes; the training part alone if the labels of the test part are missing.
 
     Raises:
         DatasetError: a list or its photos are missing, or damaged.
@@ -31,40 +31,36 @@ def load_cars(folder: Path) -> Dataset:
         del found[TEST]
     for path in found.values():
         must_exist(path)
-    names = [str(name) for name in np.atleast_1d(_read(found[META], "class_names"))]
     train = _samples(found[TRAIN], _photos(folder, "cars_train"))
-    test = _samples(found[TEST], _photos(folder, "cars_test")) if TEST in found else ()
+    test = _samples(found[TEST], _photos(folder, "cars_test")) if TEST in found else []
+    return _dataset(found[META], train, test, notices)
+
+
+def _load_whole(path: Path, folder: Path) -> Dataset:
+    """Read `cars_annos.mat`, which numbers the photos of `car_ims` differently."""
+    images = find_below(folder, "car_ims", folders=True)
+    if images is None:
+        raise DatasetError(f"{path} lists the photos of car_ims, which is missing; those of cars_train need {TRAIN}")
+    rows = _read(path, "annotations")
+    samples = [_sample(path, row, images / Path(str(row["relative_im_path"])).name) for row in rows]
+    train = [sample for row, sample in zip(rows, samples, strict=True) if not row["test"]]
+    return _dataset(path, train, [sample for row, sample in zip(rows, samples, strict=True) if row["test"]], [])
+
+
+def _dataset(meta: Path, train: list[Sample], test: list[Sample], notices: list[str]) -> Dataset:
+    names = [str(name) for name in _read(meta, "class_names")]
     return Dataset(
         "Stanford Cars",
-        shown_labels(names, [found[META]] * len(names)),
-        train,
-        test,
+        shown_labels(names, [meta] * len(names)),
+        tuple(train),
+        tuple(test),
         licence=NON_COMMERCIAL,
         notices=tuple(notices),
     )
 
 
-def _load_whole(path: Path, folder: Path) -> Dataset:
-    """Read `cars_annos.mat`, which numbers the photos of `car_ims` anew."""
-    names = [str(name) for name in np.atleast_1d(_read(path, "class_names"))]
-    images = find_below(folder, "car_ims", folders=True)
-    if images is None:
-        raise DatasetError(f"{path} lists the photos of car_ims, which is missing; those of cars_train need {TRAIN}")
-    parts: dict[bool, list[Sample]] = {False: [], True: []}
-    for row in np.atleast_1d(_read(path, "annotations")):
-        sample = _sample(path, row, images / Path(str(row["relative_im_path"])).name)
-        parts[bool(row["test"])].append(sample)
-    return Dataset(
-        "Stanford Cars",
-        shown_labels(names, [path] * len(names)),
-        tuple(parts[False]),
-        tuple(parts[True]),
-        licence=NON_COMMERCIAL,
-    )
-
-
 def _photos(folder: Path, name: str) -> Path:
-    """Return the folder of that name that holds photos: archives are often unpacked into one of their own name."""
+    """Return the folder of photos of that name: archives are often unpacked into a folder of the same name."""
     found = find_below(folder, name, folders=True)
     if found is None:
         raise DatasetError(f"{folder}: the photos of {name} are missing")
@@ -73,9 +69,8 @@ def _photos(folder: Path, name: str) -> Path:
     return found
 
 
-def _samples(path: Path, images: Path) -> tuple[Sample, ...]:
-    rows = np.atleast_1d(_read(path, "annotations"))
-    return tuple(_sample(path, row, images / str(row["fname"])) for row in rows)
+def _samples(path: Path, images: Path) -> list[Sample]:
+    return [_sample(path, row, images / str(row["fname"])) for row in _read(path, "annotations")]
 
 
 def _sample(path: Path, row: Any, photo: Path) -> Sample:
@@ -87,9 +82,10 @@ def _sample(path: Path, row: Any, photo: Path) -> Sample:
 
 
 def _read(path: Path, name: str) -> Any:
+    """Return the rows of one of the variables in a .mat file."""
     from scipy.io import loadmat
 
     try:
-        return loadmat(path, squeeze_me=True)[name]
-    except Exception as error:  # scipy has a dozen ways to dislike a damaged file
+        return np.atleast_1d(loadmat(path, squeeze_me=True)[name])
+    except Exception as error:  # scipy raises many kinds of errors on damaged files
         raise DatasetError(f"{path} cannot be read: {error}") from error

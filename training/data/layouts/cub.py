@@ -9,23 +9,25 @@ from training.errors import DatasetError
 
 
 def load_cub(folder: Path) -> Dataset:
-    """Read CUB-200-2011's official lists, boxes, and parts where present."""
+    """Read the official lists, with boxes and part locations where present.
+
+    Raises:
+        DatasetError: a list is missing, damaged, or does not fit the others.
+    """
     paths = {key: value for key, (value,) in read_table(folder / "images.txt", 2, unique=True)}
     classes = _classes(folder / "classes.txt")
     index = {number: label for label, number in enumerate(classes)}
-    classes_of = _numbers(folder / "image_class_labels.txt")
+    classes_of = {key: number for key, (number,) in read_numbers(folder / "image_class_labels.txt", 2, int).items()}
     if unknown := sorted(set(classes_of.values()) - set(index)):
         raise DatasetError(f"{folder / 'classes.txt'} lacks class {unknown[0]} of image_class_labels.txt")
     labels = {key: index[number] for key, number in classes_of.items()}
     is_train = {key: value == "1" for key, (value,) in read_table(folder / "train_test_split.txt", 2, unique=True)}
     boxes: dict[str, Box] = {}
     if (folder / "bounding_boxes.txt").is_file():
-        boxes = {key: _corners(*row) for key, row in read_numbers(folder / "bounding_boxes.txt", 5).items()}
-    points: dict[str, list[tuple[float, float]]] = {}
-    if (folder / "parts" / "part_locs.txt").is_file():
-        for key, (_, x, y, visible) in read_table(folder / "parts" / "part_locs.txt", 5):
-            if visible == "1":
-                points.setdefault(key, []).append((float(x), float(y)))
+        for key, (left, top, width, height) in read_numbers(folder / "bounding_boxes.txt", 5, float).items():
+            boxes[key] = (left, top, left + width, top + height)
+    locations = folder / "parts" / "part_locs.txt"
+    points = _points(locations) if locations.is_file() else {}
     for name, keys in (("image_class_labels.txt", labels), ("train_test_split.txt", is_train)):
         if missing := [paths[key] for key in paths if key not in keys]:
             raise DatasetError(f"{folder / name} has no line for {len(missing)} images of images.txt ({missing[0]}, …)")
@@ -43,8 +45,16 @@ def load_cub(folder: Path) -> Dataset:
     )
 
 
-def _corners(x: float, y: float, width: float, height: float) -> Box:
-    return x, y, x + width, y + height
+def _points(path: Path) -> dict[str, list[tuple[float, float]]]:
+    """Return the locations of the visible parts of every image."""
+    points: dict[str, list[tuple[float, float]]] = {}
+    try:
+        for key, (_, x, y, visible) in read_table(path, 5):
+            if visible == "1":
+                points.setdefault(key, []).append((float(x), float(y)))
+    except ValueError as error:
+        raise DatasetError(f"{path}: {error}") from error
+    return points
 
 
 def _classes(path: Path) -> dict[int, str]:
@@ -53,11 +63,3 @@ def _classes(path: Path) -> dict[int, str]:
         return dict(sorted((int(key), name) for key, (name,) in read_table(path, 2, unique=True)))
     except ValueError as error:
         raise DatasetError(f"{path}: a class has no whole number ({error})") from error
-
-
-def _numbers(path: Path) -> dict[str, int]:
-    """Return the number of the class of every image."""
-    try:
-        return {key: int(value) for key, (value,) in read_table(path, 2, unique=True)}
-    except ValueError as error:
-        raise DatasetError(f"{path}: a class is no whole number ({error})") from error

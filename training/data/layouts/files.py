@@ -1,13 +1,14 @@
-"""What lies in a folder of photos: which files are photos, which are not, and what the system put there.
+"""The content of a folder of photos: photos, other files, and files of the operating system.
 
-A photo is what the decoder reads: by its suffix, or by its first bytes where the suffix says nothing. The rest is
-counted, so that nothing vanishes without a word.
+A photo is a file that the decoder reads, recognised by its suffix, or by its first bytes if the suffix is unknown. All
+other files are counted and reported.
 """
 
+import contextlib
 import mimetypes
 import os
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,32 +21,32 @@ from training.errors import DatasetError
 
 _PHOTOS = ".jpg .jpeg .jpe .jfif .jif .mpo .png .apng .webp .gif .bmp .dib .tif .tiff .avif .avifs"
 PHOTO_SUFFIXES = frozenset(_PHOTOS.split())
-"""Files that are photos by their name: what is wrong with their bytes is said, never passed over."""
+"""Suffixes of photos: if such a file is damaged, it is reported, never skipped silently."""
 TIFF_SUFFIXES = frozenset({"", ".tif", ".tiff"})
-"""Cameras' raw files begin as a TIFF does, and what lies first in them is a thumbnail."""
+"""Suffixes of TIFF photos: raw files also begin as a TIFF does, with a thumbnail first."""
 _RAW = (
     ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .iiq .kdc .mef .mos .mrw "
     ".nef .nrw .orf .pef .raf .raw .rw2 .rwl .sr2 .srf .srw .x3f"
 )
 _OTHER = ".heic .heif .hif .jxl .jp2 .j2k .jpx .psd .svg .exr .hdr .qoi .xcf .djvu .wdp .jxr"
 PICTURE_SUFFIXES = frozenset(_RAW.split()) | frozenset(_OTHER.split()) | frozenset(Image.registered_extensions())
-"""Pictures of any kind, decoded here or not."""
+"""Suffixes of all pictures, whether decoded here or not."""
 HEAD = 512
-"""Bytes that a format is recognised by."""
+"""Bytes that are read to recognise a format."""
 _SYSTEM = {"__macosx", "__pycache__", "lost+found", "system volume information", "thumbnails", "thumbnail"}
 _SYSTEM_STARTS = (".", "@", "$", "~", "#recycle", "#snapshot")
 
 
 @dataclass(frozen=True)
 class Tree:
-    """A folder with what is visible below it.
+    """A folder with its visible content.
 
     Attributes:
         path: of the folder.
         photos: directly in it, in order.
-        folders: below it, in order; hidden ones and the system's are left out.
+        folders: directly in it, in order, without hidden ones and the system's.
         others: files directly in it that are no photos, by suffix.
-        hidden: names of folders and pictures in it that were passed over.
+        hidden: names of hidden folders and pictures in it, which are skipped.
     """
 
     path: Path
@@ -54,33 +55,27 @@ class Tree:
     others: Counter[str] = field(default_factory=Counter)
     hidden: Counter[str] = field(default_factory=Counter)
 
+    def walk(self) -> Iterator["Tree"]:
+        """Yield this folder and those at every depth below it."""
+        yield self
+        for folder in self.folders:
+            yield from folder.walk()
+
     def all_photos(self) -> list[Path]:
         """Return the photos at every depth, in order."""
-        return sorted([*self.photos, *(photo for folder in self.folders for photo in folder.all_photos())])
+        return sorted(photo for tree in self.walk() for photo in tree.photos)
 
     def with_photos(self) -> list["Tree"]:
-        """Return the folders below that hold a photo at some depth."""
-        return [folder for folder in self.folders if folder.has_photos()]
-
-    def has_photos(self) -> bool:
-        """Whether a photo lies here or deeper."""
-        return bool(self.photos) or any(folder.has_photos() for folder in self.folders)
-
-    def all_others(self) -> Counter[str]:
-        """Return what is no photo, at every depth."""
-        return sum((folder.all_others() for folder in self.folders), Counter(self.others))
-
-    def all_hidden(self) -> Counter[str]:
-        """Return what was passed over, at every depth."""
-        return sum((folder.all_hidden() for folder in self.folders), Counter(self.hidden))
+        """Return the folders directly below that contain a photo at any depth."""
+        return [folder for folder in self.folders if any(tree.photos for tree in folder.walk())]
 
 
 def read_tree(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Tree:
-    """Return what lies below a folder; a link that leads back into a folder above it is not followed.
+    """Return the content of a folder; a link back to a folder above it is not followed.
 
     Args:
-        folder: to look into.
-        above: device and number of the folders on the way.
+        folder: to read.
+        above: device and inode of the folders above it.
 
     Raises:
         DatasetError: a folder cannot be read.
@@ -103,7 +98,7 @@ def read_tree(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> 
         elif not path.is_file():
             tree.others["broken links"] += 1
         elif is_system(path.name):
-            if is_picture(suffix := path.suffix.lower()):  # only what could be taken for a photo is worth a word
+            if is_picture(suffix := path.suffix.lower()):  # other hidden files are of no interest
                 tree.hidden[f"hidden {suffix}"] += 1
         elif is_photo(path):
             photos.append(path)
@@ -112,22 +107,32 @@ def read_tree(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> 
     return Tree(folder, tuple(photos), tuple(folders), tree.others, tree.hidden)
 
 
-def visible_folders(folder: Path) -> list[Path]:
-    """Return the folders directly below that are neither hidden nor the system's, in order; none where unreadable."""
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(Path(entry.path) for entry in entries if not is_system(entry.name) and entry.is_dir())
-    except OSError:
-        return []
+def folders_below(folder: Path, depth: int = 4) -> Iterator[tuple[Path, int]]:
+    """Yield a folder and those below it with their level, level by level and in order.
+
+    Hidden folders, the system's and unreadable ones are left out.
+
+    Args:
+        folder: level 0.
+        depth: largest level.
+    """
+    queue = deque([(folder, 0)])
+    while queue:
+        at, level = queue.popleft()
+        yield at, level
+        if level < depth:
+            with contextlib.suppress(OSError), os.scandir(at) as entries:
+                names = sorted(entry.name for entry in entries if not is_system(entry.name) and entry.is_dir())
+                queue.extend((at / name, level + 1) for name in names)
 
 
 def is_system(name: str) -> bool:
-    """Whether a name is hidden, or one that systems, viewers and notebooks give to what they keep for themselves."""
+    """Whether a name is hidden, or one that systems, viewers and notebooks use for their own files."""
     return name.lower().startswith(_SYSTEM_STARTS) or name.lower() in _SYSTEM
 
 
 def is_photo(path: Path) -> bool:
-    """Whether the decoder reads such a file, by its suffix, or by its first bytes."""
+    """Whether the decoder reads a file, by its suffix or its first bytes."""
     suffix = path.suffix.lower()
     if suffix in PHOTO_SUFFIXES:
         return True
@@ -146,15 +151,15 @@ def is_picture(suffix: str) -> bool:
 
 
 def passed_over(trees: Iterable[Tree]) -> list[str]:
-    """Return what is to be said of files that were not read."""
-    trees = list(trees)
-    others = sum((tree.all_others() for tree in trees), Counter[str]())
-    hidden = sum((tree.all_hidden() for tree in trees), Counter[str]())
+    """Return notices of the files that are not read."""
+    folders = [folder for tree in trees for folder in tree.walk()]
+    others = sum((folder.others for folder in folders), Counter[str]())
+    hidden = sum((folder.hidden for folder in folders), Counter[str]())
     notices = []
     if others:
-        notices.append(f"{others.total()} files are left aside, no photos that can be read: {counted(others)}")
+        notices.append(f"{others.total()} files are left aside, as they cannot be read as photos: {counted(others)}")
     if hidden:
-        notices.append(f"hidden files and the system's own folders are passed over: {counted(hidden)}")
+        notices.append(f"hidden files and the system's own folders are skipped: {counted(hidden)}")
     return notices
 
 

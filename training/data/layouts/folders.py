@@ -1,4 +1,4 @@
-"""A user's own photos, in a folder for each class, with or without folders for training and test above them."""
+"""A user's own photos in one folder per class, with or without folders of training and test part above these."""
 
 import csv
 from collections.abc import Iterable, Sequence
@@ -15,14 +15,14 @@ from training.errors import DatasetError
 def load_folder(folder: Path, layout: str = "auto") -> Dataset:
     """Read class folders, of a whole data set or of its parts.
 
-    Without parts a fifth of every class is test, the same images every time.
+    Without parts a fifth of every class becomes the test part, the same images every time.
 
     Args:
         folder: of the data set.
         layout: as for `divide`.
 
     Raises:
-        DatasetError: it cannot be said which folders are classes, or they hold no photo that can be read.
+        DatasetError: the class folders cannot be recognised, or contain no photo that can be read.
     """
     division = divide(folder, layout)
     notices = list(division.notices)
@@ -45,7 +45,7 @@ def load_folder(folder: Path, layout: str = "auto") -> Dataset:
 
 
 def _parts(division: Division, notices: list[str]) -> tuple[list[str], list[Sample], list[Sample]]:
-    """Read both parts; the classes are those of the training part where there is one."""
+    """Read both parts; the classes are those of the training part if there is one."""
     if not division.train:
         names, test = _class_folders(division.test, notices)
         return names, [], test
@@ -60,30 +60,30 @@ def _parts(division: Division, notices: list[str]) -> tuple[list[str], list[Samp
 
 
 def _class_folders(trees: Sequence[Tree], notices: list[str]) -> tuple[list[str], list[Sample]]:
-    """Return class names and samples of the folders below; empty ones are left out with a notice."""
+    """Return class names and samples of the folders below; empty ones are left out, with a notice."""
     classes: dict[str, list[Path]] = {}
     for below in (folder for tree in trees for folder in tree.folders):
         photos = below.all_photos()
-        pictures = [suffix for suffix in below.all_others() if is_picture(suffix)]
+        pictures = sorted({suffix for tree in below.walk() for suffix in tree.others if is_picture(suffix)})
         if not photos and pictures:
             raise DatasetError(f"{below.path}: none of its files can be read as a photo ({', '.join(pictures)})")
         if not photos:
-            notices.append(f"{below.path} holds no image: the class is left out")
+            notices.append(f"{below.path} contains no image: the class is left out")
             continue
         classes.setdefault(below.path.name, []).extend(photos)
     notices += passed_over(trees)
     if stray := [photo for tree in trees for photo in tree.photos]:
-        notices.append(f"{len(stray)} photos lie outside any class folder and are left aside: {stray[0]}, …")
+        notices.append(f"{len(stray)} photos are outside any class folder and are left aside: {stray[0]}, …")
     if not classes:
         raise DatasetError(
-            f"{trees[0].path}: expected a folder for each class with images in it (or CUB's, Cars', Aircraft's)"
+            f"{trees[0].path}: expected a folder of images for each class (or the files of CUB, Cars or Aircraft)"
         )
     names = sorted(classes)
     return names, [Sample(path, label) for label, name in enumerate(names) for path in classes[name]]
 
 
 def _with_boxes(samples: Iterable[Sample], folder: Path) -> list[Sample]:
-    """Add the boxes of Kaggle's Stanford Cars, which keeps them in `anno_train.csv` and `anno_test.csv`."""
+    """Add the boxes of Kaggle's Stanford Cars, from `anno_train.csv` and `anno_test.csv`."""
     boxes: dict[tuple[str, str], Box] = {}
     for above in (folder, *folder.resolve().parents[:2]):
         for part in ("train", "test"):
@@ -93,7 +93,7 @@ def _with_boxes(samples: Iterable[Sample], folder: Path) -> list[Sample]:
 
 
 def _kaggle_boxes(path: Path, part: str) -> dict[tuple[str, str], Box]:
-    """Read rows of file, x1, y1, x2, y2, class; any other file of that name holds no boxes."""
+    """Read rows of file, x1, y1, x2, y2, class; a file of another form contains no boxes."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = [row for row in csv.reader(file) if row]

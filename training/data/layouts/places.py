@@ -1,25 +1,23 @@
-"""Where in a folder a data set lies: archives bring folders of their own, and people name any of them."""
+"""Find the data set in a folder: archives add folders of their own, and a user may name any of them."""
 
 import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.data.layouts.files import visible_folders
+from training.data.layouts.files import folders_below
 from training.data.layouts.splits import IMAGE_WORDS
 from training.errors import DatasetError
 
-DEPTH = 4
-"""Levels below the folder that lists are looked for in."""
 MARKS = {
     "cub": {"train_test_split.txt", "image_class_labels.txt"},
     "cars": {"cars_meta.mat", "cars_annos.mat", "cars_train_annos.mat"},
     "aircraft": {"variants.txt", "images_variant_trainval.txt", "images_variant_test.txt", "images_box.txt"},
     "csv": {"labels.csv"},
 }
-"""Layout → lists, of which one is enough to recognise it."""
+"""Layout → its lists; one is enough to recognise it."""
 FOLDERS = {"cars": {"stanford_cars", "devkit"}, "aircraft": {"fgvc-aircraft-2013b"}}
-"""Layout → folders by which it is recognised even where its lists are missing, so that the message names them."""
+"""Layout → folders that identify it even if its lists are missing, so that the message names these."""
 FILE_COLUMNS = ("file", "filename", "file_name", "image", "image_name", "image_path", "filepath", "filepaths", "path")
 CLASS_COLUMNS = ("class_name", "classes", "class", "label_name", "label", "labels", "species", "category")
 
@@ -30,9 +28,9 @@ class Place:
 
     Attributes:
         kind: of its layout.
-        folder: that its lists lie in.
-        depth: below the folder that was named.
-        doubt: 0 for its makers' own lists, 1 for tables that somebody drew from them, 2 for a folder's name alone.
+        folder: of its lists.
+        depth: below the folder that the user named.
+        doubt: 0 for the authors' own lists, 1 for tables derived from them, 2 for a folder's name alone.
     """
 
     kind: str
@@ -42,16 +40,17 @@ class Place:
 
 
 def find_place(folder: Path, kind: str = "auto") -> Place:
-    """Return the data set that lies in a folder or somewhere below it; by default class folders.
+    """Return the data set in a folder or below it; class folders if there is no other.
 
     Args:
-        folder: that a person named: of the data set, of its archive, or of its images.
-        kind: `auto`, or the only layout to look for.
+        folder: that the user named: of the data set, of its archive, or of its images.
+        kind: `auto`, or the only layout to accept.
 
     Raises:
-        DatasetError: several data sets lie there.
+        DatasetError: there are several data sets.
     """
-    found = [place for place in _places(folder) if kind in ("auto", place.kind)]
+    places = [place for below, depth in folders_below(folder) for place in _marked(below, depth)]
+    found = [place for place in places if kind in ("auto", place.kind)]
     if not found and folder.name.lower() in IMAGE_WORDS:
         found = [place for place in _marked(folder.resolve().parent, 0) if kind in ("auto", place.kind)]
     if not found:
@@ -66,16 +65,9 @@ def find_place(folder: Path, kind: str = "auto") -> Place:
 
 
 def column(header: list[str], names: tuple[str, ...]) -> str | None:
-    """Return the first of some names that a table's header has, as the header writes it."""
+    """Return the first of some names that is in a table's header, as written there."""
     written = {name.strip().lower(): name for name in reversed(header)}
     return next((written[name] for name in names if name in written), None)
-
-
-def _places(folder: Path, depth: int = 0) -> Iterator[Place]:
-    yield from _marked(folder, depth)
-    if depth < DEPTH:
-        for below in visible_folders(folder):
-            yield from _places(below, depth + 1)
 
 
 def _marked(folder: Path, depth: int) -> Iterator[Place]:
@@ -91,7 +83,7 @@ def _marked(folder: Path, depth: int) -> Iterator[Place]:
 
 
 def _names_photos(path: Path) -> bool:
-    """Whether a table says which photo is of which class."""
+    """Whether a table has a column of files and one of classes."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             header = next(csv.reader(file), [])

@@ -1,14 +1,14 @@
-"""Lists as data sets keep them: lines of columns, separated by blanks."""
+"""Files that list photos: columns separated by blanks, as data sets have them, and CSV."""
 
 import csv
-from collections import deque
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from training.data.layouts.files import visible_folders
+from training.data.layouts.files import folders_below
 from training.errors import DatasetError
 
+Number = TypeVar("Number", int, float)
 NON_COMMERCIAL = "non-commercial research and education; the images belong to their photographers"
 
 
@@ -17,8 +17,8 @@ def read_table(path: Path, columns: int, *, unique: bool = False) -> list[tuple[
 
     Args:
         path: of the file.
-        columns: how many there are, the key included.
-        unique: refuse a key that stands there twice.
+        columns: their number, the key included.
+        unique: refuse a key that occurs twice.
 
     Raises:
         DatasetError: names the line.
@@ -36,7 +36,7 @@ def read_table(path: Path, columns: int, *, unique: bool = False) -> list[tuple[
         if len(values) != columns - 1:
             raise DatasetError(f"{path}, line {number}: expected {columns} columns, found {line!r}")
         if unique and key in seen:
-            raise DatasetError(f"{path}, line {number}: {key} stands there twice")
+            raise DatasetError(f"{path}, line {number}: {key} occurs twice")
         seen.add(key)
         rows.append((key, values))
     return rows
@@ -53,39 +53,37 @@ def must_exist(path: Path) -> Path:
     return path
 
 
-def find_below(folder: Path, name: str, *, folders: bool = False, depth: int = 4) -> Path | None:
-    """Return the file (or folder) of a name that lies least deep, or None.
+def find_below(folder: Path, name: str, *, folders: bool = False) -> Path | None:
+    """Return the file (or folder) of a name that is nearest to the top, or None.
 
     Args:
-        folder: where to look.
+        folder: to search.
         name: to find.
-        folders: look for a folder.
-        depth: levels below.
+        folders: find a folder.
     """
-    queue = deque([(folder, 0)])
-    while queue:
-        at, level = queue.popleft()
-        if (at / name).is_dir() if folders else (at / name).is_file():
-            return at / name
-        if level < depth:
-            queue.extend((path, level + 1) for path in visible_folders(at))
-    return None
+    paths = (at / name for at, _ in folders_below(folder))
+    return next((path for path in paths if (path.is_dir() if folders else path.is_file())), None)
 
 
-def read_numbers(path: Path, columns: int) -> dict[str, list[float]]:
+def read_numbers(path: Path, columns: int, kind: type[Number]) -> dict[str, list[Number]]:
     """Read lines of `key number …`, each key once.
 
+    Args:
+        path: of the file.
+        columns: their number, the key included.
+        kind: of the numbers.
+
     Raises:
-        DatasetError: names the file and what is no number there.
+        DatasetError: names the file and the text that is no number.
     """
     try:
-        return {key: list(map(float, row)) for key, row in read_table(path, columns, unique=True)}
+        return {key: list(map(kind, row)) for key, row in read_table(path, columns, unique=True)}
     except ValueError as error:
         raise DatasetError(f"{path}: {error}") from error
 
 
 class Entry(NamedTuple):
-    """A row of a table that says of which class a photo is.
+    """A row of a table: a photo and its class.
 
     Attributes:
         file: as written.
@@ -103,10 +101,10 @@ class Entry(NamedTuple):
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """Read a table with a header, separated by commas, semicolons or tabs; a cell that is missing is empty.
+    """Read a table with a header, separated by commas, semicolons or tabs; a missing cell is empty.
 
     Raises:
-        DatasetError: it is no such table.
+        DatasetError: the file cannot be read as such a table.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -119,7 +117,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 
 def without_doubles(entries: Iterable[Entry]) -> tuple[list[Entry], list[str]]:
-    """Return the entries, each photo once, and a notice of the rows that were doubled.
+    """Return the entries, each photo once, and a notice of the doubled rows.
 
     Raises:
         DatasetError: a photo is in two classes, or in both parts.
@@ -135,5 +133,5 @@ def without_doubles(entries: Iterable[Entry]) -> tuple[list[Entry], list[str]]:
             if one != two:
                 raise DatasetError(f"{entry.file} is in {one!r} ({other.place}) and in {two!r} ({entry.place})")
         doubled.append(entry)
-    notice = f"{len(doubled)} rows are doubled and count once: {doubled[0].place}, …" if doubled else ""
+    notice = f"{len(doubled)} rows are doubled and are used once: {doubled[0].place}, …" if doubled else ""
     return list(first.values()), [notice] if notice else []

@@ -1,4 +1,4 @@
-"""Where a run stands between two steps, and how it is written and taken up again."""
+"""The state of a run between two steps: saved into its checkpoint, and resumed from it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,60 +12,49 @@ from training.errors import CheckpointError
 from training.fit.job import Job
 from training.fit.learner import Learner
 from training.fit.losses import Losses
-from training.fit.world import World
+from training.fit.processes import ProcessGroup
 from training.recipe import Recipe
 
 ADVICE = "take another --out, or --fresh"
 
 
-class Totals:
-    """An epoch's sums so far, on the device: reading them at every step would make it wait.
+@dataclass
+class TrainingState:
+    """What changes from step to step, beside the learner.
 
-    Args:
-        device: of the losses.
+    Attributes:
+        totals: sums over the present epoch of loss, cross-entropy, guidance, right predictions and images, (5,); on
+            the device, because reading them at every step would block it.
+        epoch: epochs done.
+        batch: batches done of the present epoch.
+        best: weights selected so far.
+        content: bytes and class of every photo that is trained on or held out, in order, from `content_of`.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.sums = torch.zeros(5, device=device)
+    totals: Tensor
+    epoch: int = 0
+    batch: int = 0
+    best: Selected | None = None
+    content: list[str] = field(default_factory=list)
 
     def add(self, losses: Losses, targets: Tensor) -> None:
         """Count one batch."""
         count = len(targets)
         correct = (losses.logits.argmax(1) == targets).sum()
         sums = torch.stack([losses.total.detach(), losses.cross_entropy, losses.guidance]).float() * count
-        self.sums += torch.cat([sums, correct[None].float(), torch.full_like(correct, count)[None].float()])
+        self.totals += torch.cat([sums, correct[None].float(), torch.full_like(correct, count)[None].float()])
 
     def means(self) -> dict[str, float]:
         """Return the means over the images so far; waits for the device."""
-        loss, cross_entropy, guidance, correct, count = self.sums.tolist()
-        count = max(count, 1.0)
+        *sums, count = self.totals.tolist()
         names = ("loss", "cross_entropy", "guidance", "train_top1")
-        return dict(zip(names, (loss / count, cross_entropy / count, guidance / count, correct / count), strict=True))
-
-
-@dataclass
-class Standing:
-    """What changes from step to step beside what learns.
-
-    Attributes:
-        totals: of the present epoch.
-        epoch: epochs done.
-        batch: batches done of the present epoch.
-        best: weights selected so far.
-        content: bytes and class of every photo that is trained on or held out, in order, as `content_of` gives them.
-    """
-
-    totals: Totals
-    epoch: int = 0
-    batch: int = 0
-    best: Selected | None = None
-    content: list[str] = field(default_factory=list)
+        return {name: value / max(count, 1.0) for name, value in zip(names, sums, strict=True)}
 
     def save(self, job: Job, learner: Learner, num_train: int) -> None:
-        """Write where the run stands, so that the same command goes on from here.
+        """Write the checkpoint, so that the same command continues from here.
 
         Raises:
-            CheckpointError: it could not be written; the checkpoint before it is untouched.
+            CheckpointError: it could not be written; the previous checkpoint is untouched.
         """
         values = {
             "recipe": job.recipe.to_dict(),
@@ -75,7 +64,7 @@ class Standing:
             **learner.to_dict(),
             "epoch": self.epoch,
             "batch": self.batch,
-            "totals": self.totals.sums,
+            "totals": self.totals,
             "best_epoch": self.best.epoch if self.best is not None else 0,
         }
         if self.best is not None:
@@ -83,36 +72,36 @@ class Standing:
         write(job.out / LAST, values)
 
     def resume(self, values: Mapping[str, Any], job: Job, learner: Learner, num_train: int) -> None:
-        """Take back what `save` wrote.
+        """Restore what `save` wrote.
 
         Raises:
-            CheckpointError: the data set has other photos than it had, or other labels for them.
+            CheckpointError: the photos of the data set or their labels have changed.
         """
         if values["num_train"] != num_train:
             raise CheckpointError(f"{job.out} was trained on {values['num_train']} images; now there are {num_train}")
-        before = values.get("content")  # older checkpoints do not know
+        before = values.get("content")  # older checkpoints lack it
         if before and before != self.content:
             raise CheckpointError(f"{job.out} was trained on other data: {_changes(before, self.content)}: {ADVICE}")
         learner.load(values)
         self.epoch, self.batch = values["epoch"], values["batch"]
-        self.totals.sums = values["totals"].to(self.totals.sums.device)
+        self.totals = values["totals"].to(self.totals.device)
         if values["best_epoch"]:
             self.best = load_selected(job.out)
 
 
-def read_checkpoint(job: Job, world: World) -> dict[str, Any] | None:
-    """Return what `Standing.save` wrote into the run's folder, if it is this run; None where there is none.
+def read_checkpoint(job: Job, processes: ProcessGroup) -> dict[str, Any] | None:
+    """Return what `TrainingState.save` wrote into the run's folder, if it is this run; None if there is none.
 
     Raises:
-        CheckpointError: the folder holds another run; names what differs.
+        CheckpointError: the folder holds another run; the message names the differences.
     """
     path = job.out / LAST
     if job.fresh or not path.is_file():
-        world.wait()
+        processes.wait()
         return None
     values = read(path)
-    world.wait()
-    # Read as a recipe of today first: an older one lacks the keys that came later.
+    processes.wait()
+    # Parsed first, because an older recipe lacks the keys that were added later.
     differences = _differences(Recipe.from_dict(values["recipe"]).to_dict(), job.recipe.to_dict())
     if values["labels"] != list(job.dataset.labels):
         differences.append("other classes")
@@ -122,7 +111,7 @@ def read_checkpoint(job: Job, world: World) -> dict[str, Any] | None:
 
 
 def _changes(before: list[str], now: list[str]) -> str:
-    """Return how the photos of a run differ from those it began with."""
+    """Describe how the photos differ from those the run started with."""
     old, new = (dict(photo.rsplit(":", 1) for photo in photos) for photos in (before, now))
     relabelled = sum(old[digest] != new[digest] for digest in old.keys() & new.keys())
     gone, added = len(old.keys() - new.keys()), len(new.keys() - old.keys())

@@ -1,0 +1,34 @@
+"""What a network is made of, without torch: recipes hold it, and a network's own config adds its classes."""
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+"""An unknown key, a value of another type and NaN are errors."""
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class NetworkOptions:
+    """Everything about a network but its classes.
+
+    Attributes:
+        backbone: one of `model.network.backbone.STAGES`, torchvision's names.
+        attention: one of `model.network.attention.ARMS`.
+        pooling: how the feature map becomes a vector; the method takes `max`.
+        head: `mlp` is the method's BatchNorm → Linear → BatchNorm → ELU → Linear, `linear` one layer.
+        hidden: units of the mlp.
+        dropout: probability, before the last Linear.
+
+    Raises:
+        ValidationError: a ValueError; a value that is not offered.
+    """
+
+    backbone: str = "mobilenet_v2"
+    attention: str = "guided"
+    pooling: Literal["max", "avg"] = "max"
+    head: Literal["mlp", "linear"] = "mlp"
+    hidden: int = Field(default=512, ge=1)
+    dropout: BelowOne = 0.0
