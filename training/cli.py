@@ -5,7 +5,7 @@ import dataclasses
 import json
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -22,21 +22,20 @@ from training.options import (
     dataset_of,
     project_commit,
     recipe_of,
-    weights_of,
     workers_of,
 )  # fmt: skip
 from training.recipe import Recipe
 
 INTERRUPTED = 130
-"""Exit status after Ctrl-C, as a shell would say it."""
+"""Exit status after Ctrl-C, as of a shell."""
 UNFINISHED = 75
-"""Exit status when the time budget ended first (EX_TEMPFAIL: run the same command again)."""
+"""Exit status if the time budget ended first (EX_TEMPFAIL: run the same command again)."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status.
 
-    What a command needs is imported when it runs: torch alone takes seconds.
+    Each command imports what it needs when it runs: torch alone takes seconds.
     """
     name = ""
 
@@ -47,23 +46,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def command() -> int:
         nonlocal name
         logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-        options = build_parser(COMMANDS).parse_args(arguments)
+        options = build_parser().parse_args(arguments)
         name = f" {options.name}"
         try:
-            status: int = options.command(options)
+            return COMMANDS[options.name](options)
         except (TrainingError, URLError, ValueError) as error:
             return refuse(str(error))
         except RuntimeError as error:
             if not type(error).__module__.startswith("model."):
                 raise
-            return refuse(str(error))  # parity, gate or graph: the model refuses to be written
-        return status
+            return refuse(str(error))  # parity, limits or graph: the file is not written
 
     return run(command, refuse)
 
 
 def fit_command(options: argparse.Namespace) -> int:
-    """Train, or go on training."""
+    """Train, or resume training."""
     from training.fit.loop import fit
 
     outcome = fit(_job(options, recipe_of(options)))
@@ -73,7 +71,7 @@ def fit_command(options: argparse.Namespace) -> int:
         _print(result, options.json)
     if outcome.finished:
         return 0
-    _say(f"stopped after epoch {outcome.epoch}; the same command goes on")
+    _say(f"stopped after epoch {outcome.epoch}; the same command resumes")
     return INTERRUPTED if outcome.interrupted else UNFINISHED
 
 
@@ -84,7 +82,7 @@ def _job(options: argparse.Namespace, recipe: Recipe) -> Job:
         recipe=recipe,
         dataset=dataset_of(options),
         out=options.out,
-        weights=weights_of(options.weights),
+        weights=options.weights,
         cache=cache_of(options),
         device=options.device,
         workers=workers_of(options),
@@ -96,7 +94,7 @@ def _job(options: argparse.Namespace, recipe: Recipe) -> Job:
 
 
 def evaluate_command(options: argparse.Namespace) -> int:
-    """Judge a run or an exported file on every image of a part."""
+    """Evaluate a run or an exported file on every image of a part."""
     from training.checkpoint import load_selected
     from training.evaluation.evaluate import evaluate_file, evaluate_run, part_of, predictions_csv
     from training.evaluation.faithfulness import faithfulness_of
@@ -117,7 +115,7 @@ def evaluate_command(options: argparse.Namespace) -> int:
         evaluation = evaluate_run(selected, dataset, samples, pick_device(options.device), workers, visible)
     figures = evaluation.figures()
     if options.faithfulness:
-        figures |= faithfulness_of(evaluation, options.model, options.faithfulness, dataset.banner)
+        figures |= faithfulness_of(evaluation, options.faithfulness, dataset.banner)
     result = {"model": str(options.model), "dataset": dataset.name, "part": options.part, **figures}
     if dataset.skipped:
         result["skipped_damaged"] = dataset.skipped
@@ -133,58 +131,71 @@ def evaluate_command(options: argparse.Namespace) -> int:
 
 def export_command(options: argparse.Namespace) -> int:
     """Write one .onnx file from a run, or from another exported file."""
-    from training.export import load_source, publish
-
     if (options.model is None) == (options.torchvision is None):
         raise TrainingError("give a run, an .onnx file, or --torchvision NAME")
     if options.out.suffix != ".onnx":
         raise TrainingError(f"{options.out}: the name must end in .onnx")
     check_target(options.out)
     if options.torchvision:
-        return _export_torchvision(options)
-    if options.precision != "fp32":
-        return _export_variant(options)
-    dataset = dataset_of(options) if options.data else None
-    source = load_source(options.model, options.name_of_model, dataset)
-    if not source.images_are_real:
-        _say("note: no photos at hand, parity is checked on synthetic images; --data DIR takes real ones")
-    report = publish(source, options.out, weights_dtype=options.weights_dtype, temperature=options.temperature)
-    _print_export(options, report.to_metrics())
+        figures = _export_torchvision(options)
+    elif options.precision != "fp32":
+        figures = _export_variant(options)
+    else:
+        figures = _export_network(options)
+    _print({"file": str(options.out), "bytes": options.out.stat().st_size, **figures}, options.json)
     return 0
 
 
-def _print_export(options: argparse.Namespace, figures: Mapping[str, float]) -> None:
-    """Print what was written and how it compares, and say how to get the implementations that could not be asked."""
+def _export_network(options: argparse.Namespace) -> dict[str, float]:
+    """Write a network in float32 arithmetic; return how it compares."""
+    from model.export.export import export
+    from training.export import load_source
+
+    dataset = dataset_of(options) if options.data else None
+    source = load_source(options.model, options.name_of_model, dataset, options.temperature)
+    if not source.images_are_real:
+        _say("note: without photos parity is checked on synthetic images; --data DIR uses photos")
+    report = export(
+        source.network,
+        source.manifest,
+        options.out,
+        images=source.images,
+        weights_dtype=options.weights_dtype,
+        peers=True,
+    )
+    return _compared(report.to_metrics())
+
+
+def _compared(figures: dict[str, float]) -> dict[str, float]:
+    """Return the figures of an export; report which implementations it was not compared with."""
     from model.export.peers import PEERS
 
     absent = {name: peer.package for name, peer in PEERS.items() if f"peer.{name}" not in figures}
     if absent:
         _say(f"note: not compared with {', '.join(absent)}: not installed; pip install {' '.join(absent.values())}")
-    _print({"file": str(options.out), "bytes": options.out.stat().st_size, **figures}, options.json)
+    return figures
 
 
-def _export_variant(options: argparse.Namespace) -> int:
-    """Write a smaller precision, if it passes its gate on the photos that the run held out."""
+def _export_variant(options: argparse.Namespace) -> dict[str, float]:
+    """Write a smaller precision if it meets its quality limits on the photos that the run held out."""
     from model.export.precision import export_variant
     from training.checkpoint import load_selected
     from training.export import load_source, variant_photos
 
     if options.data is None:
-        raise TrainingError(f"--precision {options.precision} needs --data DIR: it is judged on held-out photos")
+        raise TrainingError(f"--precision {options.precision} needs --data DIR: it is measured on held-out photos")
     dataset = dataset_of(options)
     from_file = options.model.suffix == ".onnx"
     recipe = _recipe_of_file(options.model) if from_file else load_selected(options.model).recipe
     source = load_source(options.model, options.name_of_model, dataset)
     held_out, calibration = variant_photos(dataset, recipe, source.manifest.resize)
-    figures = export_variant(
+    return export_variant(
         source.network, source.manifest, options.out, options.precision, held_out=held_out, calibration=calibration
     )
-    _print({"file": str(options.out), "bytes": options.out.stat().st_size, **figures}, options.json)
-    return 0
 
 
-def _export_torchvision(options: argparse.Namespace) -> int:
-    """Write one of torchvision's classifiers with the user's weights, explained as it is."""
+def _export_torchvision(options: argparse.Namespace) -> dict[str, float]:
+    """Write one of torchvision's classifiers with the user's weights, explained without retraining."""
     from model.contract.geometry import Resize
     from model.export.zoo import export_torchvision
 
@@ -207,8 +218,7 @@ def _export_torchvision(options: argparse.Namespace) -> int:
         peers=True,
         build=build_of(options),
     )
-    _print_export(options, report.to_metrics())
-    return 0
+    return _compared(report.to_metrics())
 
 
 def compare_command(options: argparse.Namespace) -> int:
@@ -227,12 +237,12 @@ def compare_command(options: argparse.Namespace) -> int:
     elif results:
         sys.stdout.write((options.out / "table.md").read_text(encoding="utf-8"))
     if not done:
-        _say("not all runs are done; the same command goes on")
+        _say("not all runs are done; the same command resumes")
     return 0 if done else UNFINISHED
 
 
 def summary_command(options: argparse.Namespace) -> int:
-    """Print what every arm costs."""
+    """Print the cost of every arm."""
     from training.summary import summarise, summary_table
 
     recipe = recipe_of(options)
@@ -255,7 +265,7 @@ COMMANDS = {
 
 
 def _recipe_of_file(path: Path) -> Recipe:
-    """Return the recipe an exported file carries."""
+    """Return the recipe in an exported file."""
     from model.export.export import load_network
 
     known = {field.name for field in dataclasses.fields(Recipe)}

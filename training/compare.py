@@ -110,7 +110,7 @@ def run_one(comparison: Comparison, arm: str, seed: int, ends: float | None) -> 
     try:
         outcome = fit(job)
     except Diverged as error:
-        # A result of the arm, not a failure of the comparison: it stands in the table, and the other arms continue.
+        # A result of the arm, not a failure of the comparison: it is part of the table, and the other arms continue.
         _write_result(folder, {"arm": arm, "seed": seed, "diverged": str(error)})
         return True
     if not outcome.finished:

@@ -1,4 +1,4 @@
-"""The comparison's table: means, paired differences with their intervals, and what may be concluded from them."""
+"""The comparison's table: means, paired differences with their intervals, and conclusions."""
 
 import csv
 import io
@@ -15,24 +15,24 @@ from model.files import replacing
 
 BASELINE = "plain"
 CONTROLS = ("unguided", "guided-uniform", "guided-shuffled")
-"""What the guided arm is set against besides plain: does the content of its target matter?"""
+"""Arms that the guided one is compared with beside plain: does the content of its target matter?"""
 CONFIDENCE = 0.95
 
 Result = dict[str, Any]
-"""Of one run: arm, seed and figures by name."""
+"""Arm, seed and figures of one run, by name."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """An arm against another, over the seeds that both have.
+    """The difference between two arms, over the seeds that both have.
 
     Attributes:
-        arm: the one.
-        against: the other.
+        arm: compared.
+        against: the arm it is compared with.
         pairs: number of seeds.
-        mean: of arm − other.
-        low: end of the 95% t-interval; NaN with fewer than two pairs.
-        high: its other end.
+        mean: of arm − against.
+        low: lower end of the 95% t-interval; NaN with fewer than two pairs.
+        high: its upper end.
     """
 
     arm: str
@@ -42,11 +42,16 @@ class Difference:
     low: float
     high: float
 
+    @property
+    def shown(self) -> bool:
+        """Whether there is an interval and it excludes zero."""
+        return self.low > 0 or self.high < 0
+
     def verdict(self) -> str:
-        """Say plainly what the interval allows to say."""
+        """Return the conclusion from the interval in words."""
         if self.pairs < 2:
             return "one seed: no interval"
-        if self.low <= 0 <= self.high:
+        if not self.shown:
             return "contains zero: no difference shown"
         return "better" if self.low > 0 else "worse"
 
@@ -62,20 +67,20 @@ def by_arm(results: Iterable[Result], metric: str) -> dict[str, dict[int, float]
 
 
 def paired_difference(table: dict[str, dict[int, float]], arm: str, against: str) -> Difference | None:
-    """Return the difference over common seeds with its 95% t-interval; None without common seeds."""
+    """Return the difference over common seeds with its 95% t-interval; None without these, and of an arm to itself."""
     seeds = sorted(table.get(arm, {}).keys() & table.get(against, {}).keys())
-    if not seeds:
+    if not seeds or arm == against:
         return None
     differences = np.array([table[arm][seed] - table[against][seed] for seed in seeds])
     mean, count = float(differences.mean()), len(seeds)
     if count < 2:
         return Difference(arm, against, count, mean, math.nan, math.nan)
-    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, count - 1) * differences.std(ddof=1) / math.sqrt(count))
+    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, count - 1) * stats.sem(differences))
     return Difference(arm, against, count, mean, mean - half, mean + half)
 
 
 def markdown(results: Sequence[Result], plan: dict[str, Any]) -> str:
-    """Return the table, the guidance against its controls, and what may be concluded."""
+    """Return the table, the guidance against its controls, and the conclusions, as Markdown."""
     recipe = plan["recipe"]
     lines = [
         f"# {plan['dataset']}: {recipe['network']['backbone']}, recipe `{recipe['name']}`",
@@ -98,7 +103,10 @@ def markdown(results: Sequence[Result], plan: dict[str, Any]) -> str:
                 lines.append(f"| {name} | {found.pairs} | {_cells(found)} |")
     gaussian = [result["centred_gaussian"] for result in results if "centred_gaussian" in result]
     if gaussian:
-        lines += ["", f"Pointing game of a centred Gaussian, which sees nothing: {100 * np.mean(gaussian):.1f}."]
+        lines += [
+            "",
+            f"Pointing game of a centred Gaussian, which does not depend on the image: {100 * np.mean(gaussian):.1f}.",
+        ]
     for result in results:
         if "diverged" in result:
             lines += ["", f"{result['arm']}, seed {result['seed']}: {result['diverged']}"]
@@ -106,24 +114,20 @@ def markdown(results: Sequence[Result], plan: dict[str, Any]) -> str:
 
 
 def conclusion(table: dict[str, dict[int, float]]) -> str:
-    """Return, in one paragraph, which differences were shown and which were not."""
+    """Return one paragraph: which differences are shown and which are not."""
     sentences = []
     for arm in table:
-        found = paired_difference(table, arm, BASELINE) if arm != BASELINE else None
-        if found is None:
-            continue
-        words = f"{arm} − {BASELINE}: {100 * found.mean:+.2f} points"
-        if found.pairs < 2:
-            sentences.append(f"{words} with one seed, which shows nothing.")
-        elif found.low <= 0 <= found.high:
-            sentences.append(f"{words}; the interval contains zero, so no difference is shown.")
-        else:
-            sentences.append(f"{words}; the interval excludes zero.")
+        if found := paired_difference(table, arm, BASELINE):
+            verdict = (
+                "the interval excludes zero" if found.shown else "the interval contains zero, so no difference is shown"
+            )
+            ending = "with one seed, which shows nothing" if found.pairs < 2 else verdict
+            sentences.append(f"{arm} − {BASELINE}: {100 * found.mean:+.2f} points; {ending}.")
     return " ".join(sentences) or f"There is no arm beside {BASELINE} to compare."
 
 
 def results_csv(results: Sequence[Result]) -> str:
-    """Return one line a run with every figure."""
+    """Return CSV: one line per run with every figure."""
     columns = list(dict.fromkeys(name for result in results for name in result))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="")
@@ -133,7 +137,7 @@ def results_csv(results: Sequence[Result]) -> str:
 
 
 def draw(results: Sequence[Result], path: Path) -> None:
-    """Draw every run as a point, and each arm's difference against plain with its interval."""
+    """Draw every run as a point, and each arm's difference from plain with its interval."""
     from matplotlib.figure import Figure
 
     table = by_arm(results, "top1")
@@ -145,13 +149,10 @@ def draw(results: Sequence[Result], path: Path) -> None:
         left.plot(values, [row] * len(values), "o", color="#7a8ca3", alpha=0.8)
         if values:
             left.plot(np.mean(values), row, "|", color="#12355b", markersize=18, markeredgewidth=2.5)
-        found = paired_difference(table, arm, BASELINE) if arm != BASELINE else None
-        if found is not None:
+        if found := paired_difference(table, arm, BASELINE):
             error = 0.0 if math.isnan(found.low) else 100 * (found.high - found.mean)
-            shown = found.pairs > 1 and not found.low <= 0 <= found.high
-            right.errorbar(
-                100 * found.mean, row, xerr=error, fmt="o", capsize=4, color="#c1440e" if shown else "#7a8ca3"
-            )
+            colour = "#c1440e" if found.shown else "#7a8ca3"
+            right.errorbar(100 * found.mean, row, xerr=error, fmt="o", capsize=4, color=colour)
     right.axvline(0, color="black", linewidth=0.8)
     left.set(yticks=range(len(arms)), yticklabels=arms, xlabel="top-1, % (every run, and the mean)")
     left.invert_yaxis()
@@ -166,7 +167,7 @@ def _row(results: Sequence[Result], table: dict[str, dict[int, float]], arm: str
     cells = [arm, str(len(table[arm])), _mean_and_deviation(table[arm])]
     others = ("held_out_top1", "ece", "pointing_game")
     cells += [_mean_and_deviation(by_arm(results, metric).get(arm, {})) for metric in others]
-    found = paired_difference(table, arm, BASELINE) if arm != BASELINE else None
+    found = paired_difference(table, arm, BASELINE)
     return f"| {' | '.join(cells)} | {_cells(found) if found else ' | | '} |"
 
 
