@@ -96,36 +96,27 @@ def _job(options: argparse.Namespace, recipe: Recipe) -> Job:
 def evaluate_command(options: argparse.Namespace) -> int:
     """Evaluate a run or an exported file on every image of a part."""
     from training.checkpoint import load_selected
-    from training.evaluation.evaluate import evaluate_file, evaluate_run, part_of, predictions_csv
-    from training.evaluation.faithfulness import faithfulness_of
-    from training.evaluation.report import write_report
-    from training.fit.processes import pick_device
+    from training.evaluate import Question, as_text, evaluate, write
 
     if options.out:
         check_folder(options.out)
-    dataset = dataset_of(options)
-    workers, visible = workers_of(options), not options.quiet
-    if options.model.suffix == ".onnx":
-        recipe = _recipe_of_file(options.model) if options.part == "held-out" else None
-        samples = part_of(dataset, recipe, options.part)
-        evaluation = evaluate_file(options.model, dataset, samples, workers, visible)
-    else:
-        selected = load_selected(options.model)
-        samples = part_of(dataset, selected.recipe, options.part)
-        evaluation = evaluate_run(selected, dataset, samples, pick_device(options.device), workers, visible)
-    figures = evaluation.figures()
-    if options.faithfulness:
-        figures |= faithfulness_of(evaluation, options.faithfulness, dataset.banner)
-    result = {"model": str(options.model), "dataset": dataset.name, "part": options.part, **figures}
-    if dataset.skipped:
-        result["skipped_damaged"] = dataset.skipped
+    from_file = options.model.suffix == ".onnx"
+    result = evaluate(
+        Question(
+            model=options.model,
+            recipe=_recipe_of_file(options.model) if from_file else load_selected(options.model).recipe,
+            dataset=dataset_of(options),
+            folder=options.data,
+            part=options.part,
+            device=options.device,
+            workers=workers_of(options),
+            visible=not options.quiet,
+            commit=project_commit(),
+        )
+    )
     if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
-        write_whole(options.out / "metrics.json", json.dumps(result, indent=2) + "\n")
-        write_whole(options.out / "predictions.csv", predictions_csv(evaluation))
-        title = f"{options.model.name} on {dataset.name}, {options.part}"
-        write_report(evaluation, figures, title, options.out / "report.html", dataset.banner)
-    _print(result, options.json)
+        write(result, options.out)
+    _print(result.to_dict() if options.json else as_text(result), options.json)
     return 0
 
 
