@@ -121,7 +121,7 @@ def conclusion(table: dict[str, dict[int, float]]) -> str:
             verdict = (
                 "the interval excludes zero" if found.shown else "the interval contains zero, so no difference is shown"
             )
-            ending = "with one seed, which shows nothing" if found.pairs < 2 else verdict
+            ending = "one seed shows nothing" if found.pairs < 2 else verdict
             sentences.append(f"{arm} − {BASELINE}: {100 * found.mean:+.2f} points; {ending}.")
     return " ".join(sentences) or f"There is no arm beside {BASELINE} to compare."
 
