@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
-from model.files import check_folder, check_target, write_whole
+from model.files import check_folder, check_target
 from model.terminal import one_line, run
 from training.arms import ARMS, apply_arm
 from training.errors import TrainingError

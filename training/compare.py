@@ -24,6 +24,7 @@ from training.data.batches import served_photos, training_photos
 from training.data.samples import hold_out
 from training.errors import CheckpointError, DatasetError, Diverged, TrainingError
 from training.evaluation.evaluate import evaluate_run
+from training.evaluation.tables import values_of
 from training.fit.job import Job
 from training.fit.loop import fit
 from training.fit.processes import pick_device
@@ -122,7 +123,7 @@ def run_one(comparison: Comparison, arm: str, seed: int, ends: float | None) -> 
     result: Result = {
         "arm": arm,
         "seed": seed,
-        **evaluation.figures(),
+        **values_of(evaluation),
         **{f"held_out_{name}": value for name, value in outcome.metrics.items()},
         "epochs": recipe.optim.epochs,
         "seconds_of_last_piece": round(time.monotonic() - started, 1),

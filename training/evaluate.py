@@ -22,7 +22,7 @@ from training.evaluation.tables import MapRow, Value, figures_of, map_rows
 from training.fit.processes import pick_device
 from training.recipe import Recipe
 
-PHOTOS_OF_EVERY_LAYER = 300
+PHOTOS_OF_EVERY_LAYER = 200
 """Photos on which the earlier layers of a file are measured: their gradients take ten times as long as the rest."""
 
 
@@ -97,9 +97,7 @@ def evaluate(asked: Question) -> Result:
     earlier = None
     if located and asked.is_file:
         samples = spread(part_of(asked.dataset, asked.recipe, asked.part), PHOTOS_OF_EVERY_LAYER)
-        earlier = evaluate_file(
-            asked.model, asked.dataset, samples, asked.workers, asked.visible, every_layer=True
-        )
+        earlier = evaluate_file(asked.model, asked.dataset, samples, asked.workers, asked.visible, every_layer=True)
     rows = map_rows(evaluation, held_out, earlier)
     return Result(asked, evaluation, figures_of(evaluation, rows), rows)
 
@@ -164,9 +162,7 @@ def _answers(asked: Question, part: str) -> Evaluation:
     if asked.is_file:
         return evaluate_file(asked.model, asked.dataset, samples, asked.workers, asked.visible)
     selected = load_selected(asked.model)
-    return evaluate_run(
-        selected, asked.dataset, samples, pick_device(asked.device), asked.workers, asked.visible
-    )
+    return evaluate_run(selected, asked.dataset, samples, pick_device(asked.device), asked.workers, asked.visible)
 
 
 def _has_held_out(asked: Question) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,26 @@ from training.evaluation.figures import Figure, mean, share, statistic
 from training.evaluation.localisation import best_threshold, localised, max_box_accuracy, overlaps
 from training.evaluation.parts import contrast_score, part_differences, pointed_part
 from training.evaluation.regions import Floats
-from training.evaluation.scores import expected_calibration_error
+from training.evaluation.scores import accuracy_figures, expected_calibration_error
 
 SHARES = ("pointing", "pointing_tolerant", "part_pointing", "box_acc")
 """Measures that are yes or no for a photo."""
 BOX_OVERLAP = 0.5
 """Least intersection over union of BoxAcc."""
+
+HEADLINES = {
+    "pointing_game": ("gradcam", "pointing"),
+    "centred_gaussian": ("centred_gaussian", "pointing"),
+    "pointing_game_attention": ("attention", "pointing"),
+    "energy_gradcam": ("gradcam", "energy"),
+    "energy_attention": ("attention", "energy"),
+    "energy_gaussian": ("centred_gaussian", "energy"),
+    "max_box_acc_v2": ("gradcam", "max_box_acc_v2"),
+    "part_pointing": ("gradcam", "part_pointing"),
+    "contrast_score": ("contrast", "contrast"),
+    "contrast_gaussian": ("centred_gaussian", "contrast"),
+}
+"""Figures of maps that stand at the top: name in JSON → kind of map (at the last layer), and measure."""
 
 Value = Figure | float
 
@@ -60,18 +75,7 @@ def figures_of(evaluation: Evaluation, rows: list[MapRow]) -> dict[str, Value]:
     figures["ece_uncalibrated"] = statistic(lambda i: expected_calibration_error(logits[i], labels[i]), len(labels))
     figures["temperature"] = evaluation.temperature
     best = {row.name: row.figures for row in reversed(rows) if row.photos == "all"}  # the last layer comes first
-    for name, kind, measure in (
-        ("pointing_game", "gradcam", "pointing"),
-        ("centred_gaussian", "centred_gaussian", "pointing"),
-        ("pointing_game_attention", "attention", "pointing"),
-        ("energy_gradcam", "gradcam", "energy"),
-        ("energy_attention", "attention", "energy"),
-        ("energy_gaussian", "centred_gaussian", "energy"),
-        ("max_box_acc_v2", "gradcam", "max_box_acc_v2"),
-        ("part_pointing", "gradcam", "part_pointing"),
-        ("contrast_score", "contrast", "contrast"),
-        ("contrast_gaussian", "centred_gaussian", "contrast"),
-    ):
+    for name, (kind, measure) in HEADLINES.items():
         if measure in best.get(kind, {}):
             figures[name] = best[kind][measure]
     areas = [region.mean() for region in _regions(evaluation) if region is not None]
@@ -79,6 +83,18 @@ def figures_of(evaluation: Evaluation, rows: list[MapRow]) -> dict[str, Value]:
         last = next(iter(evaluation.prediction.gradcam.values()))
         figures |= {"boxes": float(len(areas)), "box_area": mean(areas), "zero_maps": share(_empty(last))}
     return figures
+
+
+def values_of(evaluation: Evaluation) -> dict[str, float]:
+    """Return the figures without intervals and without boxes drawn around maps: for comparisons of many runs."""
+    values = accuracy_figures(evaluation.prediction.logits, evaluation.labels, evaluation.temperature)
+    last = next(iter(evaluation.prediction.gradcam), "")
+    kinds = {key[0]: maps for key, maps in _maps(evaluation) if key[1] in ("", last)}
+    measured = {kind: _measured(evaluation, (kind, last), maps, {}, boxes=False) for kind, maps in kinds.items()}
+    for name, (kind, measure) in HEADLINES.items():
+        if measure in measured.get(kind, {}):
+            values[name] = float(np.nanmean(measured[kind][measure]))
+    return values
 
 
 def map_rows(
@@ -132,15 +148,28 @@ def _maps(evaluation: Evaluation) -> Iterator[tuple[tuple[str, str], Floats]]:
 
 
 def _measured(
-    evaluation: Evaluation, key: tuple[str, str], maps: Floats, thresholds: Mapping[tuple[str, str], int]
+    evaluation: Evaluation,
+    key: tuple[str, str],
+    maps: Floats,
+    thresholds: Mapping[tuple[str, str], int],
+    *,
+    boxes: bool = True,
 ) -> dict[str, Floats]:
-    """Return every measure of one kind of map, a value a photo; NaN where a photo does not count."""
+    """Return every measure of one kind of map, a value a photo; NaN where a photo does not count.
+
+    Args:
+        evaluation: the answers.
+        key: kind of map, and layer.
+        maps: (n, h, w).
+        thresholds: of BoxAcc.
+        boxes: draw boxes around the maps, too, which takes longest.
+    """
     size, annotations = evaluation.resize.crop, evaluation.annotations
     measured: dict[str, Floats] = {}
     name, _ = key
     if name != "contrast":
         measured |= localised(maps, _regions(evaluation))
-        overlap = overlaps(maps, boxes_of(annotations), size) if _has_boxes(key, evaluation) else None
+        overlap = overlaps(maps, boxes_of(annotations), size) if boxes and _has_boxes(key, evaluation) else None
         if overlap is not None:
             measured["overlap"] = overlap
             if key in thresholds:
@@ -176,7 +205,7 @@ def _figures(measured: Mapping[str, Floats], chosen: npt.NDArray[np.bool_]) -> d
         if name == "overlap":
             boxed = part[np.isfinite(part[:, 0])]
             if len(boxed):
-                figures["max_box_acc_v2"] = statistic(lambda i, of=boxed: max_box_accuracy(of, i), len(boxed))
+                figures["max_box_acc_v2"] = statistic(partial(max_box_accuracy, boxed), len(boxed))
             continue
         part = part[np.isfinite(part)]
         if len(part):
