@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import json
 import logging
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,7 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def command() -> int:
         nonlocal name
         logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-        options = build_parser().parse_args(arguments)
+        given = sys.argv[1:] if arguments is None else arguments
+        options = build_parser().parse_args(given)
+        options.command_line = shlex.join(["fieldmark-train", *given])
         name = f" {options.name}"
         try:
             return COMMANDS[options.name](options)
@@ -96,10 +99,14 @@ def _job(options: argparse.Namespace, recipe: Recipe) -> Job:
 def evaluate_command(options: argparse.Namespace) -> int:
     """Evaluate a run or an exported file on every image of a part."""
     from training.checkpoint import load_selected
-    from training.evaluate import Question, as_text, evaluate, write
+    from training.evaluate import Question, add_to_card, as_text, evaluate, write
+    from training.evaluation.report.card import check_card
 
     if options.out:
         check_folder(options.out)
+    if options.card:
+        check_target(options.card)
+        check_card(options.card)
     from_file = options.model.suffix == ".onnx"
     result = evaluate(
         Question(
@@ -112,10 +119,13 @@ def evaluate_command(options: argparse.Namespace) -> int:
             workers=workers_of(options),
             visible=not options.quiet,
             commit=project_commit(),
+            command=options.command_line,
         )
     )
     if options.out:
         write(result, options.out)
+    if options.card:
+        add_to_card(result, options.card)
     _print(result.to_dict() if options.json else as_text(result), options.json)
     return 0
 
@@ -177,7 +187,8 @@ def _export_variant(options: argparse.Namespace) -> dict[str, float]:
         raise TrainingError(f"--precision {options.precision} needs --data DIR: it is measured on held-out photos")
     dataset = dataset_of(options)
     from_file = options.model.suffix == ".onnx"
-    recipe = _recipe_of_file(options.model) if from_file else load_selected(options.model).recipe
+    # A classifier trained elsewhere has no recipe: photos are held out as the default one does.
+    recipe = (_recipe_of_file(options.model) or Recipe()) if from_file else load_selected(options.model).recipe
     source = load_source(options.model, options.name_of_model, dataset)
     held_out, calibration = variant_photos(dataset, recipe, source.manifest.resize)
     return export_variant(
@@ -255,13 +266,13 @@ COMMANDS = {
 }
 
 
-def _recipe_of_file(path: Path) -> Recipe:
-    """Return the recipe in an exported file."""
+def _recipe_of_file(path: Path) -> Recipe | None:
+    """Return the recipe in an exported file; None where it has none, as classifiers trained elsewhere."""
     from model.export.export import load_network
 
     known = {field.name for field in dataclasses.fields(Recipe)}
     carried = load_network(path)[1].provenance.recipe
-    return Recipe.from_dict({key: value for key, value in carried.items() if key in known})
+    return Recipe.from_dict({key: value for key, value in carried.items() if key in known}) if carried else None
 
 
 def _print(result: dict[str, Any], as_json: bool) -> None:

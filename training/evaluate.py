@@ -5,6 +5,7 @@ import json
 import platform
 import time
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from training.evaluation.classification import class_rows, confused_pairs
 from training.evaluation.evaluate import Evaluation, evaluate_file, evaluate_run, part_of, spread
 from training.evaluation.figures import Figure
 from training.evaluation.images import as_csv, as_parquet, image_columns
-from training.evaluation.report import write_report
+from training.evaluation.predictors import pair_maps
+from training.evaluation.report.card import summary, write_card
+from training.evaluation.report.page import Contents, write_report
 from training.evaluation.tables import MapRow, Value, figures_of, map_rows
 from training.fit.processes import pick_device
 from training.recipe import Recipe
@@ -40,6 +43,7 @@ class Question:
         workers: processes that decode photos.
         visible: show progress.
         commit: of this project.
+        command: that asks, as it is typed.
     """
 
     model: Path
@@ -51,6 +55,7 @@ class Question:
     workers: int
     visible: bool
     commit: str
+    command: str = ""
 
     @property
     def is_file(self) -> bool:
@@ -120,12 +125,33 @@ def write(result: Result, out: Path) -> None:
     columns = image_columns(evaluation, asked.folder)
     write_whole(out / "predictions.csv", as_csv(columns))
     write_whole(out / "predictions.parquet", as_parquet(columns))
-    title = f"{asked.model.name} on {asked.dataset.name}, {asked.part}"
-    write_report(evaluation, result.figures, title, out / "report.html", asked.dataset.banner)
+    contents = Contents(
+        title=f"{asked.model.name} on {asked.dataset.name}, {asked.part}",
+        evaluation=evaluation,
+        figures=result.figures,
+        rows=result.rows,
+        pair_maps=partial(pair_maps, asked.model),
+        provenance=provenance(asked),
+        recipe=None if asked.recipe is None else asked.recipe.to_dict(),
+        banner=asked.dataset.banner,
+    )
+    write_report(contents, out / "report.html")
+
+
+def add_to_card(result: Result, card: Path) -> None:
+    """Write the summary into a model card.
+
+    Raises:
+        TrainingError: it is not UTF-8, or its comments do not make one pair.
+        WriteError: it could not be written.
+    """
+    asked = result.question
+    photos = f"{len(result.evaluation.samples)} photos of {asked.dataset.name}, part `{asked.part}`"
+    write_card(card, summary(result.figures, result.rows, provenance(asked), photos))
 
 
 def provenance(asked: Question) -> dict[str, Any]:
-    """Return what makes a figure repeatable: hash of the model, commit, date, versions."""
+    """Return what makes a figure repeatable: hash of the model, commit, date, command, versions."""
     path = asked.model if asked.is_file else asked.model / SELECTED if asked.model.is_dir() else asked.model
     versions = {"python": platform.python_version()}
     for package in ("torch", "onnxruntime", "onnxruntime-gpu", "numpy", "pillow"):
@@ -137,6 +163,7 @@ def provenance(asked: Question) -> dict[str, Any]:
         "model_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "commit": asked.commit,
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "command": asked.command,
         "versions": versions,
     }
 

@@ -50,6 +50,7 @@ def _evaluate_options(parser: argparse.ArgumentParser) -> None:
     _data_options(parser, required=True)
     add("--part", choices=("test", "held-out", "all"), default="test", help="of the data set")
     add("--out", type=Path, metavar="DIR", help="write figures, predictions and a report into this folder")
+    add("--card", type=Path, metavar="FILE", help="write a summary into this model card")
     add("--faithfulness", type=int, default=0, metavar="N", help="also measure insertion and deletion on N photos")
     _device_options(parser)
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from model.network.network import Network
 from training.checkpoint import load_selected
 from training.data.transforms import Normalise
 from training.evaluation.regions import Floats
+from training.evaluation.scores import Ints
 
 SECOND = BEST - 1
 """The code of the class of rank 2."""
@@ -101,17 +103,7 @@ def onnx_predictor(path: Path, threads: int = 0, *, every_layer: bool = False) -
     Raises:
         ManifestError: the file has none, or cannot be loaded.
     """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    data = path.read_bytes()
-    try:
-        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the binding has one class for each status code, without a common base
-        raise ManifestError(f"{path.name} cannot be loaded: {error}") from error
-    manifest = Manifest.from_metadata({MANIFEST_KEY: session.get_modelmeta().custom_metadata_map.get(MANIFEST_KEY)})
+    session, manifest = _session(path, threads)
     outputs = ["gradcam", "logits", *(["attention"] if manifest.has_attention else [])]
     names = [layer.name for layer in manifest.layers[: None if every_layer else 1]]
     # Two maps a photo: of the likeliest class, and of it against the next.
@@ -129,3 +121,46 @@ def onnx_predictor(path: Path, threads: int = 0, *, every_layer: bool = False) -
         return Prediction(logits, gradcam, contrast, rest[0] if rest else None)
 
     return predict, manifest
+
+
+def pair_maps(model: Path, images: Tensor, first: Ints, second: Ints) -> Floats:
+    """Return the contrast maps of chosen classes at the last layer, on the CPU: for a few photos.
+
+    Args:
+        model: folder of a run, or an exported file.
+        images: uint8, (n, 3, S, S).
+        first: a class of each photo, (n,).
+        second: the class to contrast it with, (n,).
+
+    Returns:
+        Maps of "first, not second" and of "second, not first", (n, 2, h, w).
+    """
+    classes = np.stack([first, second], axis=1).astype(np.int64)
+    if model.suffix == ".onnx":
+        session, _ = _session(model)
+        pixels = np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy())
+        maps: Floats = session.run(["gradcam"], feeds(pixels, classes, classes[:, ::-1].copy(), LAST_LAYER))[0]
+        return maps
+    selected = load_selected(model)
+    network, data = selected.network(), selected.recipe.data
+    with torch.no_grad():
+        attended = network.forward_features(Normalise(data.mean, data.std, torch.device("cpu"))(images))
+        one, other = (channel_gradients(network, attended, torch.from_numpy(column)) for column in classes.T.copy())
+        features = attended.feature_map
+        pairs = [activation_map(one - other, features), activation_map(other - one, features)]
+    return torch.stack(pairs, dim=1).numpy()
+
+
+def _session(path: Path, threads: int = 0) -> tuple[Any, Manifest]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    data = path.read_bytes()
+    try:
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the binding has one class for each status code, without a common base
+        raise ManifestError(f"{path.name} cannot be loaded: {error}") from error
+    keys = session.get_modelmeta().custom_metadata_map
+    return session, Manifest.from_metadata({MANIFEST_KEY: keys.get(MANIFEST_KEY)})

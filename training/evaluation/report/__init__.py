@@ -1,0 +1,1 @@
+"""What a person reads of an evaluation: the report, one HTML file, and its summary in a model card."""

@@ -1,0 +1,161 @@
+"""Names and meanings of figures in plain words, and how figures are written."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from training.evaluation.figures import Figure
+
+SURE = 0.9
+"""Least calibrated probability at which an answer is called sure."""
+LEANING = 0.5
+
+
+@dataclass(frozen=True)
+class Word:
+    """How a figure is presented.
+
+    Attributes:
+        name: short.
+        meaning: one sentence for somebody who does not know the measure.
+        percent: written in percent, else as a number.
+    """
+
+    name: str
+    meaning: str
+    percent: bool = True
+
+
+FIGURES = {
+    "top1": Word("Top-1", "The class named first is the right one."),
+    "top5": Word("Top-5", "The right class is among the first five."),
+    "mean_per_class": Word("Mean per class", "Top-1 averaged over the classes: a rare class counts like any other."),
+    "macro_f1": Word("Macro F1", "Recall and precision in one, averaged over the classes; 100% is perfect."),
+    "ece": Word(
+        "Calibration error", "Gap between the stated probability and how often it is right; bins of equal width."
+    ),
+    "adaptive_ece": Word("Adaptive calibration error", "The same with equally many photos in every bin."),
+    "ece_uncalibrated": Word("Uncalibrated", "The calibration error without the fitted temperature."),
+    "nll": Word("Log loss", "Mean of −log of the right class's probability, in nats; 0 is perfect.", percent=False),
+    "aurc": Word(
+        "Area under risk–coverage",
+        "Error rate averaged over the curve below; a random order gets the plain error rate.",
+    ),
+    "top1_of_surest_50": Word("Top-1 of half", "Of the half of the photos with the highest probabilities."),
+    "top1_of_surest_70": Word("Top-1 of 70%", "Of the 70% of the photos with the highest probabilities."),
+    "top1_of_surest_90": Word("Top-1 of 90%", "Of the 90% of the photos with the highest probabilities."),
+    "pointing_game": Word("Grad-CAM points at it", "The map's highest place lies on the object."),
+    "pointing_game_attention": Word("Attention points at it", "The attention's highest place lies on the object."),
+    "energy_gradcam": Word("Grad-CAM's energy", "Share of the map that lies on the object."),
+    "energy_attention": Word("Attention's energy", "Share of the attention above its minimum that lies on the object."),
+    "max_box_acc_v2": Word("Boxes from Grad-CAM", "MaxBoxAccV2: a box drawn around the map matches the true box."),
+    "part_pointing": Word(
+        "Grad-CAM points at a part", "The map's highest place lies on a visible part, such as bill or crown."
+    ),
+    "contrast_score": Word(
+        "Contrast score",
+        "Does the map of “A, not B” follow how much A and B differ at each visible part? Rank correlation, at most 1.",
+        percent=False,
+    ),
+}
+"""Figures by their names in JSON."""
+
+NAMING = ("top1", "top5", "mean_per_class", "macro_f1")
+KNOWING = (
+    "ece",
+    "adaptive_ece",
+    "ece_uncalibrated",
+    "nll",
+    "aurc",
+    "top1_of_surest_50",
+    "top1_of_surest_70",
+    "top1_of_surest_90",
+)
+
+MEASURES = {
+    "pointing": Word("pointing", "The map's highest place lies on the object."),
+    "pointing_tolerant": Word("tolerant", "The same, or at most 15 pixels beside it."),
+    "energy": Word("energy", "Share of the map that lies on the object."),
+    "enrichment": Word(
+        "enrichment", "Energy divided by the object's share of the photo: an even map has 1.", percent=False
+    ),
+    "rank": Word("rank", "Of as many highest pixels as the object has, the share on the object."),
+    "max_box_acc_v2": Word(
+        "MaxBoxAcc",
+        "A box around the map matches the true one (V2: overlaps 0.3, 0.5, 0.7, each at its best threshold).",
+    ),
+    "box_acc": Word("BoxAcc", "The same at overlap 0.5 and a threshold chosen on held-out photos."),
+    "part_pointing": Word("parts", "The map's highest place lies on a visible part."),
+    "contrast": Word(
+        "contrast",
+        "Rank correlation with how much the two likeliest classes differ at each part (six or more; right photos).",
+        percent=False,
+    ),
+}
+"""Columns of the table of maps."""
+
+FAITHFULNESS = {
+    "deletion": Word(
+        "deletion", "Mean probability while the most relevant pixels are greyed out first: low is good.", percent=False
+    ),
+    "insertion": Word(
+        "insertion", "Mean probability while the most relevant pixels come back first: high is good.", percent=False
+    ),
+    "road": Word("ROAD", "Least relevant pixels removed minus most relevant removed: high is good.", percent=False),
+    "road_morf": Word(
+        "ROAD, most relevant",
+        "Probability with the most relevant pixels filled in from around them: low is good.",
+        percent=False,
+    ),
+    "road_lerf": Word(
+        "ROAD, least relevant", "Probability with the least relevant pixels filled in: high is good.", percent=False
+    ),
+    "average_drop": Word(
+        "average drop", "Share of the probability lost when the photo is dimmed by the map: low is good.", percent=False
+    ),
+    "increase": Word("increase", "Share of photos whose probability rises then: high is good."),
+}
+"""Measures of faithfulness; a figure's name in JSON is the measure, `_` and the kind of map."""
+
+MAPS = {
+    "gradcam": "Grad-CAM",
+    "contrast": "“A, not B”",
+    "attention": "attention",
+    "centred_gaussian": "centred Gaussian",
+    "centre": "centre",
+    "random": "random",
+    "random_weights": "random weights",
+}
+CHANCE = ("centred_gaussian", "centre", "random", "random_weights")
+"""Kinds of maps that know nothing of the photo."""
+
+
+def certainty(probability: float) -> str:
+    """Return the word for a calibrated probability."""
+    if probability >= SURE:
+        return "sure"
+    return "leaning" if probability >= LEANING else "unsure"
+
+
+def map_name(kind: str) -> str:
+    """Return a kind of map in words; `gradcam_minus_random` is `Grad-CAM minus random`."""
+    return " minus ".join(MAPS.get(part, part.replace("_", " ")) for part in kind.split("_minus_"))
+
+
+def number(value: float, *, percent: bool = True, unit: bool = True) -> str:
+    """Return a number with a digit behind the point as percent, else with three significant places; `–` for none."""
+    if not np.isfinite(value):
+        return "–"
+    text = f"{100 * value:.1f}{'%' if unit else ''}" if percent else f"{value:.3f}"
+    return text.replace("-", "−")
+
+
+def interval(figure: Figure, *, percent: bool = True) -> str:
+    """Return the 95% interval: `78.2–83.3`, or `−0.01 to 0.12` where a sign would be taken for the dash."""
+    low, high = (number(end, percent=percent, unit=False) for end in (figure.low, figure.high))
+    return f"{low} to {high}" if figure.low < 0 else f"{low}–{high}"
+
+
+def shown(figure: Figure, *, percent: bool = True) -> str:
+    """Return a figure as text: `80.9%, 78.2–83.3, n = 911`."""
+    return f"{number(figure.value, percent=percent)}, {interval(figure, percent=percent)}, n = {figure.n}"
