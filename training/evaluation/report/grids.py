@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from training.evaluation.figures import Figure
-from training.evaluation.report.words import CHANCE, FAITHFULNESS, FIGURES, MEASURES, Word, map_name
+from training.evaluation.report.words import CHANCE, FAITHFULNESS, FIGURES, GAUSSIAN, MAPS, MEASURES, Word, map_name
 from training.evaluation.tables import HEADLINES, MapRow
 
+VERDICTS = {"above chance": "↑", "below chance": "↓", "not clearly different from chance": ""}
 SANITY = "sanity_"
 PHOTOS = {
     "all": "All photos",
@@ -24,7 +25,7 @@ class Line:
         detail: layer, for example; may be empty.
         figures: by column.
         chance: its maps know nothing of the photo.
-        marks: by column: `↑` the figure's interval lies above those of all chance lines, `↓` below the best of them.
+        marks: by column: `↑` the figure's interval lies above that of the centred Gaussian, `↓` below.
     """
 
     name: str
@@ -53,8 +54,9 @@ def map_grids(rows: Sequence[MapRow]) -> list[Grid]:
     """Return the tables of maps: of all photos, of those named rightly, and of the others; none without rows."""
     grids = []
     for photos, title in PHOTOS.items():
-        chosen = [row for row in rows if row.photos == photos]
-        lines = [_line(row.name, row.layer, row.figures, chosen) for row in sorted(chosen, key=_is_chance)]
+        chosen = sorted((row for row in rows if row.photos == photos), key=_place)
+        gaussian = next((row.figures for row in chosen if row.name == GAUSSIAN), {})
+        lines = [_line(row, gaussian) for row in chosen]
         if lines:
             grids.append(Grid(title, _used(MEASURES, lines), lines))
     return grids
@@ -88,7 +90,7 @@ def sanity_grid(figures: Mapping[str, Figure | float]) -> Grid | None:
 
 def further_grid(figures: Mapping[str, Figure | float]) -> Grid | None:
     """Return the table of figures that stand nowhere else; None without any."""
-    known = FIGURES.keys() | HEADLINES.keys()
+    known = FIGURES.keys() | HEADLINES.keys() | {"box_area", "zero_maps"}
     column = {"value": Word("value", "", percent=False)}
     lines = [
         Line(name.replace("_", " "), "", {"value": figure}, chance=False, marks={})
@@ -108,17 +110,12 @@ def verdict(figure: Figure, chance: Figure) -> str:
     return "below chance" if figure.high < chance.low else "not clearly different from chance"
 
 
-def _line(name: str, layer: str, figures: Mapping[str, Figure], rows: Sequence[MapRow]) -> Line:
+def _line(row: MapRow, gaussian: Mapping[str, Figure]) -> Line:
     marks = {}
-    for measure, figure in figures.items():
-        beside = [row.figures[measure] for row in rows if row.name in CHANCE and measure in row.figures]
-        if name in CHANCE or not beside:
-            continue
-        if all(figure.low > chance.high for chance in beside):
-            marks[measure] = "↑"
-        elif figure.high < max(beside, key=lambda chance: chance.value).low:
-            marks[measure] = "↓"
-    return Line(map_name(name), layer, figures, name in CHANCE, marks)
+    for measure, figure in row.figures.items():
+        if row.name not in CHANCE and measure in gaussian:
+            marks[measure] = VERDICTS[verdict(figure, gaussian[measure])]
+    return Line(map_name(row.name), row.layer, row.figures, row.name in CHANCE, marks)
 
 
 def _faithfulness_of(name: str) -> str | None:
@@ -131,8 +128,10 @@ def _used(columns: Mapping[str, Word], lines: Sequence[Line]) -> dict[str, Word]
     return {name: word for name, word in columns.items() if any(name in line.figures for line in lines)}
 
 
-def _is_chance(row: MapRow) -> bool:
-    return row.name in CHANCE
+def _place(row: MapRow) -> tuple[bool, int]:
+    """Return where a line stands: kinds of maps together, chance behind."""
+    kinds = list(MAPS)
+    return row.name in CHANCE, kinds.index(row.name) if row.name in kinds else len(kinds)
 
 
 def _order(item: tuple[str, Mapping[str, Figure]]) -> tuple[bool, bool]:

@@ -18,7 +18,6 @@ from training.evaluation.tables import HEADLINES, MapRow, Value
 TEMPLATE = Path(__file__).with_name("report.html")
 CONFUSED = 15
 """Lines of the table of confused pairs."""
-GAUSSIAN = "centred_gaussian"
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,13 +80,18 @@ def render(contents: Contents) -> str:
     predicted = probabilities.argmax(axis=1)
     album = Album(evaluation, contents.banner)
     classes = class_rows(predicted, labels, names)
-    chance = next((row.figures for row in contents.rows if row.name == GAUSSIAN and row.photos == "all"), {})
-    looking = [name for name, (kind, _) in HEADLINES.items() if kind != GAUSSIAN]
+    chance = next((row.figures for row in contents.rows if row.name == words.GAUSSIAN and row.photos == "all"), {})
+    looking = [name for name, (kind, _) in HEADLINES.items() if kind != words.GAUSSIAN]
     surest = {share: figures.get(f"top1_of_surest_{round(100 * share)}") for share in COVERAGES}
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters |= {"number": words.number, "interval": words.interval, "shown": words.shown}
+    environment.filters |= {
+        "number": words.number,
+        "interval": words.interval,
+        "shown": words.shown,
+        "stated": words.stated,
+    }
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=contents.title,
         count=len(labels),

@@ -17,7 +17,7 @@ from training.evaluation.evaluate import Evaluation
 from training.evaluation.report.words import certainty
 from training.evaluation.scores import Floats, Ints
 
-SHOWN = 12
+SHOWN = 8
 """Photos in each gallery."""
 PAIRS = 6
 """Pairs of look-alikes that are shown with photos."""
@@ -142,13 +142,13 @@ class Album:
             pairs, chosen, images, pair_maps(pixels, wrong, true), wrong, strict=True
         ):
             views = [
-                View(f"a {pair.label}, taken for {pair.taken_for}", _data_url(self._boxed(image, index))),
+                View(f"{pair.label}, taken for {pair.taken_for}", _data_url(self._boxed(image, index))),
                 _mapped(f"speaks for {pair.taken_for}, not {pair.label}", image, maps[0]),
                 _mapped(f"speaks for {pair.label}, not {pair.taken_for}", image, maps[1]),
             ]
             if (labels == b).any():
                 example = _most_probable(probabilities[:, b], labels == b)
-                views.append(View(f"for comparison: a {pair.taken_for}", _data_url(self._image(example))))
+                views.append(View(f"for comparison: {pair.taken_for}", _data_url(self._image(example))))
             probability = float(probabilities[index, b])
             found.append(LookAlikes(pair, views, probability, certainty(probability)))
         return found

@@ -9,7 +9,7 @@ from training.evaluation.classification import Bin
 from training.evaluation.figures import Figure
 from training.evaluation.scores import Floats
 
-LEFT, TOP, SIDE = 46, 10, 300
+LEFT, TOP, SIDE = 54, 10, 300
 """Margins and side of the square that is plotted in, units of the view."""
 TICKS = (0, 0.25, 0.5, 0.75, 1)
 COUNTS = 44
@@ -20,9 +20,9 @@ MOST_POINTS = 300
 def reliability_plot(bins: Sequence[Bin]) -> Markup:
     """Return share right against stated probability, with intervals, and the number of photos below each."""
     most = max((bar.accuracy.n for bar in bins), default=1)
-    base = TOP + SIDE + 30 + COUNTS
+    base = TOP + SIDE + 40 + COUNTS
     parts = [
-        _frame(SIDE + 112, "share right by stated probability", 1.0),
+        _frame(SIDE + 56 + COUNTS, "share right by stated probability", 1.0),
         f'<path class="guide" d="{_line([0, 1], [0, 1])}"/>',
     ]
     for bar in bins:
@@ -36,7 +36,7 @@ def reliability_plot(bins: Sequence[Bin]) -> Markup:
             f'<rect class="count" x="{x - 6:.1f}" y="{base - tall:.1f}" width="12" height="{tall:.1f}"/>'
             f'<text class="tiny" x="{x:.1f}" y="{base + 11:.1f}" text-anchor="middle">{_short(figure.n)}</text></g>'
         )
-    parts.append(_axis("stated probability", "share right", TOP + SIDE + 22))
+    parts.append(_axis("stated probability", "share right"))
     parts.append(f'<text class="tiny" x="{LEFT - 4}" y="{base + 11}" text-anchor="end">photos</text>')
     return Markup("".join([*parts, "</svg>"]))  # noqa: S704 - numbers and fixed words
 
@@ -53,7 +53,7 @@ def risk_plot(risk: Floats, selective: Sequence[tuple[float, Figure]]) -> Markup
     top = next(limit for limit in (0.1, 0.2, 0.4, 0.6, 0.8, 1.0) if highest <= limit or limit == 1.0)
     last = float(risk[-1])
     parts = [
-        _frame(SIDE + 52, "error rate by share of photos answered", top),
+        _frame(SIDE + 38, "error rate by share of photos answered", top),
         f'<path class="guide" d="{_line([0, 1], [last / top] * 2)}"/>',
         f'<path class="curve" d="{_line((chosen + 1) / len(risk), risk[chosen] / top)}"/>',
     ]
@@ -65,7 +65,7 @@ def risk_plot(risk: Floats, selective: Sequence[tuple[float, Figure]]) -> Markup
             f'<path class="whisker" d="M{_x(coverage):.1f} {_y(low):.1f}V{_y(high):.1f}"/>'
             f'<circle class="point" cx="{_x(coverage):.1f}" cy="{_y(value):.1f}" r="4.5"/></g>'
         )
-    parts.append(_axis("share of photos answered", "share of them wrong", TOP + SIDE + 34))
+    parts.append(_axis("share of photos answered", "share of them wrong"))
     return Markup("".join([*parts, "</svg>"]))  # noqa: S704 - numbers and fixed words
 
 
@@ -84,14 +84,14 @@ def whisker(figure: Figure, chance: Figure | None = None, low: float = 0.0, high
     return Markup(  # noqa: S704 - numbers and fixed words
         '<svg class="scale" viewBox="0 0 200 18" preserveAspectRatio="none" aria-hidden="true">'
         '<path class="grid" d="M4 9H196"/>'
-        f'{tick}<path class="whisker" d="M{at(figure.low):.1f} 9H{at(figure.high):.1f}"/>'
-        f'<circle class="point" cx="{at(figure.value):.1f}" cy="9" r="4"/></svg>'
+        f'<rect class="range" x="{at(figure.low):.1f}" y="5" width="{at(figure.high) - at(figure.low):.1f}" height="8"/>'
+        f'{tick}<rect class="point" x="{at(figure.value) - 1:.1f}" y="3" width="2" height="12"/></svg>'
     )
 
 
 def _frame(height: int, label: str, top: float) -> str:
     """Return the opening of a plot with its grid and the numbers at its ticks."""
-    width = LEFT + SIDE + 14
+    width = LEFT + SIDE + 22
     grid = "".join(f"M{LEFT} {_y(tick):.1f}h{SIDE}M{_x(tick):.1f} {TOP}v{SIDE}" for tick in TICKS)
     numbers = "".join(
         f'<text x="{LEFT - 6}" y="{_y(tick) + 4:.1f}" text-anchor="end">{100 * tick * top:.3g}%</text>'
@@ -104,12 +104,12 @@ def _frame(height: int, label: str, top: float) -> str:
     )
 
 
-def _axis(across: str, up: str, y: int) -> str:
+def _axis(across: str, up: str) -> str:
     """Return the names of both axes."""
     middle = TOP + SIDE / 2
     return (
-        f'<text class="axis" x="{LEFT + SIDE / 2}" y="{y + 6}" text-anchor="middle">{across}</text>'
-        f'<text class="axis" transform="translate(11 {middle}) rotate(-90)" text-anchor="middle">{up}</text>'
+        f'<text class="axis" x="{LEFT + SIDE / 2}" y="{TOP + SIDE + 33}" text-anchor="middle">{across}</text>'
+        f'<text class="axis" transform="translate(12 {middle}) rotate(-90)" text-anchor="middle">{up}</text>'
     )
 
 

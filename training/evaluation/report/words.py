@@ -32,7 +32,8 @@ FIGURES = {
     "mean_per_class": Word("Mean per class", "Top-1 averaged over the classes: a rare class counts like any other."),
     "macro_f1": Word("Macro F1", "Recall and precision in one, averaged over the classes; 100% is perfect."),
     "ece": Word(
-        "Calibration error", "Gap between the stated probability and how often it is right; bins of equal width."
+        "Calibration error",
+        "How far stated probabilities lie from how often they are right. Chance widens gaps: the interval lies high.",
     ),
     "adaptive_ece": Word("Adaptive calibration error", "The same with equally many photos in every bin."),
     "ece_uncalibrated": Word("Uncalibrated", "The calibration error without the fitted temperature."),
@@ -126,7 +127,9 @@ MAPS = {
     "random": "random",
     "random_weights": "random weights",
 }
-CHANCE = ("centred_gaussian", "centre", "random", "random_weights")
+GAUSSIAN = "centred_gaussian"
+"""The kind of chance that others are compared with: photographers put their object in the middle."""
+CHANCE = (GAUSSIAN, "centre", "random", "random_weights")
 """Kinds of maps that know nothing of the photo."""
 
 
@@ -135,6 +138,11 @@ def certainty(probability: float) -> str:
     if probability >= SURE:
         return "sure"
     return "leaning" if probability >= LEANING else "unsure"
+
+
+def stated(probability: float) -> str:
+    """Return a photo's probability, cut to a digit behind the point: 89.97% is not yet 90."""
+    return f"{np.floor(1000 * probability + 1e-9) / 10:.1f}%"
 
 
 def map_name(kind: str) -> str:
