@@ -86,12 +86,8 @@ def render(contents: Contents) -> str:
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters |= {
-        "number": words.number,
-        "interval": words.interval,
-        "shown": words.shown,
-        "stated": words.stated,
-    }
+    written = (words.number, words.interval, words.shown, words.stated)
+    environment.filters |= {write.__name__: write for write in written}
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=contents.title,
         count=len(labels),

@@ -81,10 +81,11 @@ def whisker(figure: Figure, chance: Figure | None = None, low: float = 0.0, high
     if chance is not None and np.isfinite(chance.value):
         x = at(chance.value)
         tick = f'<path class="chance" d="M{x:.1f} 1V17"><title>chance</title></path>'
+    start, end = at(figure.low), at(figure.high)
     return Markup(  # noqa: S704 - numbers and fixed words
         '<svg class="scale" viewBox="0 0 200 18" preserveAspectRatio="none" aria-hidden="true">'
         '<path class="grid" d="M4 9H196"/>'
-        f'<rect class="range" x="{at(figure.low):.1f}" y="5" width="{at(figure.high) - at(figure.low):.1f}" height="8"/>'
+        f'<rect class="range" x="{start:.1f}" y="5" width="{end - start:.1f}" height="8"/>'
         f'{tick}<rect class="point" x="{at(figure.value) - 1:.1f}" y="3" width="2" height="12"/></svg>'
     )
 

@@ -44,7 +44,7 @@ def test_the_report_is_whole(make: Make, attention: bool, located: bool) -> None
     parser.feed(page)
     assert parser.open == []
     assert "66.7%" in page
-    assert "30.0–90.3%, n = 6" in page
+    assert '30.0–90.3%, <span class="nb">n = 6</span>' in page
     assert "http" not in page
     assert page.count("<img") == page.count('src="data:image/jpeg;base64,')
     for text in ("c0ffee", "2026-01-02", "ab" * 32, "optim.epochs"):
