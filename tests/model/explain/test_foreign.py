@@ -16,7 +16,7 @@ from model.explain.foreign import LayerError, ModuleSubject, check_separates
 from model.export.export import ExportError, export, load_network, read
 from model.export.parity import run, session
 from model.export.tracing import GraphError, count_operators, subgraphs
-from tests.model.networks import CLASSES, SMALL_LAYERS, SmallNet, make_manifest, make_small
+from tests.model.networks import CLASSES, SMALL_LAYERS, SmallNet, make_manifest, make_small, textbook_map
 
 SIZE = 40
 MANIFEST = make_manifest(resize=Resize(size=SIZE, crop=SIZE))
@@ -43,10 +43,9 @@ def _hooked_map(network: nn.Module, layer: str, x: Tensor, target: int) -> Tenso
         return kept[0].clone()
 
     handle = network.get_submodule(layer).register_forward_hook(keep)
-    score = network(x)[:, target].sum()
+    score = network(x)[:, target]
     handle.remove()
-    (gradient,) = torch.autograd.grad(score, kept[0])
-    return torch.relu((gradient.mean((2, 3), keepdim=True) * kept[0].detach()).sum(1))
+    return textbook_map(score, kept[0])
 
 
 @pytest.mark.parametrize("layer", range(3))
