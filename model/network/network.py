@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from model.network.attention import ARMS, Attended, create_attention
+from model.network.attention import ARMS, Attended
 from model.network.backbone import STAGES, Backbone, Weights, create_backbone
 
 
@@ -76,14 +76,14 @@ class Network(nn.Module):
         super().__init__()
         self.config = config
         self.backbone = backbone
-        self.attention = create_attention(config.attention, backbone.out_channels)
-        self.in_channels = int(self.attention.out_channels)  # type: ignore[arg-type]
+        self.attention = ARMS[config.attention](backbone.out_channels)
+        self.in_channels = self.attention.out_channels
         self.head = _create_head(config, self.in_channels)
 
     @property
     def has_attention(self) -> bool:
         """Whether the arm has a spatial attention map."""
-        return bool(self.attention.has_attention)
+        return self.attention.has_attention
 
     def forward_features(self, x: Tensor, after: str | None = None) -> Attended:
         """Return feature map, attention and channel weights.
