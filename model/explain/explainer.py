@@ -3,13 +3,14 @@
 It runs eagerly, in any float type, as the reference of the parity check, and `model.export.tracing` traces it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from model.contract.graph import UNKNOWN
+from model.contract.manifest import Manifest
 from model.network.network import Network
 
 
@@ -39,13 +40,30 @@ class Gradients(NamedTuple):
     copies: tuple[Tensor, ...]
 
 
-class Subject(nn.Module):
-    """A classifier that can be explained: it shows its feature maps and how the logits depend on them."""
+class ExplainableClassifier(nn.Module):
+    """A classifier that shows its feature maps and how the logits depend on them.
 
-    layers: tuple[str, ...]
-    """Names of the explainable layers, last stage first."""
+    Args:
+        network: takes normalised images, (N, 3, S, S), and returns logits, (N, K).
+        layers: names of the explainable layers, last stage first.
 
-    has_attention: bool
+    Attributes:
+        network: as given.
+        layers: as given.
+        has_attention: whether it has a spatial attention map.
+    """
+
+    has_attention = False
+
+    def __init__(self, network: nn.Module, layers: Iterable[str]) -> None:
+        super().__init__()
+        self.network = network
+        self.layers = tuple(layers)
+
+    @property
+    def feature_extractor(self) -> nn.Module:
+        """What may compute in a smaller precision: everything, where the head is not known."""
+        return self.network
 
     def forward(self, x: Tensor) -> Passed:
         """Classify normalised images, (N, 3, S, S)."""
@@ -67,21 +85,20 @@ class Subject(nn.Module):
         """Return the same for all other layers; the arguments are those of `last_gradients`."""
         raise NotImplementedError
 
-    def named_constants(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield every parameter and buffer under its name in the classifier's state dict."""
-        for _, classifier in self.named_children():
-            yield from classifier.named_parameters()
-            yield from classifier.named_buffers()
 
-
-class NetworkSubject(Subject):
+class ExplainableNetwork(ExplainableClassifier):
     """A network of this project: the last stage is explained behind the attention, earlier ones in the backbone."""
 
+    network: Network
+
     def __init__(self, network: Network) -> None:
-        super().__init__()
-        self.network = network
-        self.layers = tuple(stage.name for stage in reversed(network.backbone.stages))
+        super().__init__(network, (stage.name for stage in reversed(network.backbone.stages)))
         self.has_attention = network.has_attention
+
+    @property
+    def feature_extractor(self) -> nn.Module:
+        """The backbone; attention and head stay in float32."""
+        return self.network.backbone
 
     def forward(self, x: Tensor) -> Passed:
         """Classify normalised images, (N, 3, S, S)."""
@@ -119,26 +136,21 @@ class Explainer(nn.Module):
     """Everything between the bytes of an image and the maps: normalisation, codes, gradients, calibration.
 
     Args:
-        subject: the classifier.
-        num_classes: K.
-        mean: subtracted after scaling to [0, 1], RGB.
-        std: divided by, RGB.
-        temperature: probabilities = softmax(logits / temperature).
+        classifier: the classifier.
+        manifest: its labels, normalisation and temperature count.
     """
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(
-        self, subject: Subject, num_classes: int, mean: Sequence[float], std: Sequence[float], temperature: float
-    ) -> None:
+    def __init__(self, classifier: ExplainableClassifier, manifest: Manifest) -> None:
         super().__init__()
-        self.subject = subject
-        self.num_classes = num_classes
-        self.temperature = temperature
-        deviation = torch.tensor(std, dtype=torch.float64)[:, None, None]
+        self.classifier = classifier
+        self.num_classes = manifest.num_classes
+        self.temperature = manifest.temperature
+        deviation = torch.tensor(manifest.std, dtype=torch.float64)[:, None, None]
         self.register_buffer("scale", (1 / (255 * deviation)).float(), persistent=False)
-        shift = -torch.tensor(mean, dtype=torch.float64)[:, None, None] / deviation
+        shift = -torch.tensor(manifest.mean, dtype=torch.float64)[:, None, None] / deviation
         self.register_buffer("shift", shift.float(), persistent=False)
 
     def forward(self, image: Tensor, target: Tensor, versus: Tensor, layer: Tensor) -> tuple[Tensor, ...]:
@@ -156,14 +168,14 @@ class Explainer(nn.Module):
             feature map (N, C, h, w) of each layer but the last stage; its copies (N·T, C, h, w) likewise.
         """
         x = self.normalise(image)
-        passed: Passed = self.subject(x)
+        passed: Passed = self.classifier(x)
         target, versus, valid = self._resolve(passed.logits, target, versus)
-        valid = valid & (layer >= 0) & (layer < len(self.subject.layers))
+        valid = valid & (layer >= 0) & (layer < len(self.classifier.layers))
         cotangent = self.cotangent(target, versus)
-        weights = [self.subject.last_gradients(x, passed, cotangent)]
+        weights = [self.classifier.last_gradients(x, passed, cotangent)]
         copies: tuple[Tensor, ...] = ()
-        if len(self.subject.layers) > 1:
-            earlier, copies = self.subject.earlier_gradients(x, passed, cotangent)
+        if len(self.classifier.layers) > 1:
+            earlier, copies = self.classifier.earlier_gradients(x, passed, cotangent)
             weights.extend(earlier)
         gradcams = [_mask(activation_maps(alpha, a), valid) for alpha, a in zip(weights, passed.maps, strict=True)]
         attention = () if passed.attention is None else (passed.attention,)
@@ -172,8 +184,9 @@ class Explainer(nn.Module):
         return passed.logits, probabilities, explained, *attention, *gradcams, *passed.maps[1:], *copies
 
     def named_constants(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield every parameter and buffer; the classifier's under the names of its own state dict."""
-        yield from self.subject.named_constants()
+        """Yield every parameter and buffer; the network's under the names of its own state dict."""
+        yield from self.classifier.network.named_parameters()
+        yield from self.classifier.network.named_buffers()
         yield "normalise.scale", self.scale
         yield "normalise.shift", self.shift
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from model.contract.graph import codes_of_best
 from model.contract.manifest import Layer, Manifest, ManifestError, SelfCheck, synthetic_images
-from model.explain.explainer import Explainer, NetworkSubject, Subject
-from model.explain.foreign import ModuleSubject, check_separates
+from model.explain.explainer import ExplainableClassifier, ExplainableNetwork, Explainer
+from model.explain.foreign import ExplainableModule, check_separates
 from model.export.parity import ParityReport, check_parity, run, session
 from model.export.peers import compare_with_peers
 from model.export.tracing import count_operators, initializers, subgraphs, trace
@@ -92,23 +92,23 @@ def explainer_of(
     """
     layers = (layer,) if isinstance(layer, str) else tuple(layer)
     frozen = freeze(network, weights_dtype)
-    subject: Subject
+    classifier: ExplainableClassifier
     if isinstance(frozen, Network):
         if layers:
             raise ExportError("the layers of this network are its stages; none can be named")
-        subject = NetworkSubject(frozen)
+        classifier = ExplainableNetwork(frozen)
     elif not layers:
         raise ExportError("name the layer whose output is to be explained")
     else:
-        subject = ModuleSubject(frozen, layers)
-        check_separates(subject, manifest.input_size)
+        classifier = ExplainableModule(frozen, layers)
+        check_separates(classifier, manifest.input_size)
     with torch.no_grad():
-        logits = subject(torch.zeros(2, 3, manifest.input_size, manifest.input_size)).logits
+        logits = classifier(torch.zeros(2, 3, manifest.input_size, manifest.input_size)).logits
     if logits.shape != (2, manifest.num_classes):
         raise ExportError(
             f"{manifest.num_classes} labels for logits of the shape (N, {', '.join(map(str, logits.shape[1:]))})"
         )
-    return Explainer(subject, manifest.num_classes, manifest.mean, manifest.std, manifest.temperature)
+    return Explainer(classifier, manifest)
 
 
 def architecture(network: nn.Module) -> dict[str, object]:
@@ -220,7 +220,7 @@ def complete(
         }
     )
     found = {
-        "has_attention": explainer.subject.has_attention,
+        "has_attention": explainer.classifier.has_attention,
         "layers": _layers(explainer, manifest.input_size),
         "operators": count_operators(model.graph),
         "provenance": provenance,
@@ -239,12 +239,14 @@ def check_images(images: npt.NDArray[np.uint8], manifest: Manifest) -> None:
 
 
 def _layers(explainer: Explainer, size: int) -> tuple[Layer, ...]:
-    subject: Subject = copy.deepcopy(explainer.subject).float()  # torch has not every float16 kernel on the CPU
+    classifier: ExplainableClassifier = copy.deepcopy(
+        explainer.classifier
+    ).float()  # torch has not every float16 kernel on the CPU
     with torch.no_grad():
-        maps = subject(torch.zeros(1, 3, size, size)).maps
+        maps = classifier(torch.zeros(1, 3, size, size)).maps
     return tuple(
         Layer(name=name, channels=a.shape[1], grid=(a.shape[2], a.shape[3]))
-        for name, a in zip(subject.layers, maps, strict=True)
+        for name, a in zip(explainer.classifier.layers, maps, strict=True)
     )
 
 

@@ -133,10 +133,10 @@ def check_parity(
         for index, row in zip(batch, _ask(runtime, images[batch], reference.num_classes, 0), strict=True):
             rows[index].append(row)
     few = images[:EARLIER_IMAGES]
-    earlier = [_ask(runtime, few, reference.num_classes, layer) for layer in range(1, len(reference.subject.layers))]
+    earlier = [_ask(runtime, few, reference.num_classes, layer) for layer in range(1, len(reference.classifier.layers))]
     errors: dict[str, float] = {}
     always = max(tolerance, EARLIER_TOLERANCE)
-    limits = {_name(reference, layer): always for layer in range(1, len(reference.subject.layers))}
+    limits = {_name(reference, layer): always for layer in range(1, len(reference.classifier.layers))}
     # One image at a time: what torch keeps of a pass in float64 may be a gigabyte.
     for index, image in enumerate(images):
         exact = _Answer(reference, image, all_maps=index < EARLIER_IMAGES)
@@ -186,7 +186,7 @@ class _Answer:
         self.explainer, self.image = explainer, image
         x = explainer.normalise(torch.from_numpy(image[None])).requires_grad_()
         with torch.enable_grad():
-            passed: Passed = explainer.subject(x)
+            passed: Passed = explainer.classifier(x)
         self.passed = passed if all_maps else passed._replace(maps=passed.maps[:1])
         self._gradients: dict[int, list[Tensor]] = {}
 
@@ -279,7 +279,7 @@ def _targets(explainer: Explainer, row: Row) -> list[tuple[int, int]]:
 
 
 def _name(explainer: Explainer, layer: int) -> str:
-    return f"gradcam.{explainer.subject.layers[layer]}"
+    return f"gradcam.{explainer.classifier.layers[layer]}"
 
 
 def _keep_larger(largest: dict[str, float], found: dict[str, float]) -> None:

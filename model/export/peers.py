@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from model.contract.graph import codes_of_best
 from model.explain.explainer import Explainer
-from model.explain.foreign import ModuleSubject
+from model.explain.foreign import ExplainableModule
 from model.export.parity import Runnable, run, session
 from model.network.network import Network
 
@@ -33,9 +33,9 @@ class Tapped(nn.Module):
     def __init__(self, explainer: Explainer, whole: bool = True) -> None:
         super().__init__()
         self.whole = whole
-        self.classifier = next(explainer.subject.children())
+        self.classifier = explainer.classifier.network
         self.tap = nn.Identity()
-        self.layer = explainer.subject.layers[0] if isinstance(explainer.subject, ModuleSubject) else ""
+        self.layer = explainer.classifier.layers[0] if isinstance(explainer.classifier, ExplainableModule) else ""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits, (N, K), of normalised images, (N, 3, S, S)."""

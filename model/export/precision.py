@@ -17,8 +17,7 @@ from torch import nn
 
 from model.contract.graph import codes_of_best, feeds
 from model.contract.manifest import Manifest
-from model.explain.explainer import Explainer, NetworkSubject
-from model.explain.foreign import ModuleSubject
+from model.explain.explainer import Explainer
 from model.export.export import ExportError, architecture, check_images, complete, explainer_of, write
 from model.export.gate import HeldOut, check, measure
 from model.export.parity import ParityReport, check_parity, session
@@ -68,7 +67,7 @@ def export_variant(
         raise ExportError(f"{len(held_out.labels)} labels for {len(held_out.images)} held-out images")
     # Against the fp32 file as it is served: its weights are stored as fp16.
     explainer = explainer_of(network, manifest, layer, "fp16")
-    keep_last_stage(explainer)
+    explainer.classifier.layers = explainer.classifier.layers[:1]
     reference = trace(explainer, manifest.input_size)
     if precision == "int8":
         model = quantise(reference, explainer, calibration)
@@ -76,7 +75,8 @@ def export_variant(
         report = ParityReport(0)
         facts = {**architecture(network), "network": {}}
     else:
-        explainer = to_half(explainer_of(network, manifest, layer, "fp16"))
+        explainer = explainer_of(network, manifest, layer, "fp16")
+        explainer.classifier.feature_extractor.half()
         model = trace(explainer, manifest.input_size)
         runtime = session(model.SerializeToString())
         report = check_parity(runtime, explainer, calibration[:3], HALF_TOLERANCE)
@@ -87,21 +87,6 @@ def export_variant(
     facts |= {"precision": precision, "weights_dtype": precision, "metrics": measured}
     write(model, complete(manifest, model, explainer, report, facts, runtime), path)
     return figures
-
-
-def keep_last_stage(explainer: Explainer) -> None:
-    """Make an explainer answer for its first layer only."""
-    explainer.subject.layers = explainer.subject.layers[:1]
-
-
-def to_half(explainer: Explainer) -> Explainer:
-    """Compute the backbone in float16; a foreign module has no known head, so all of it."""
-    subject = explainer.subject
-    if isinstance(subject, NetworkSubject):
-        subject.network.backbone.half()
-    elif isinstance(subject, ModuleSubject):
-        subject.module.half()
-    return explainer
 
 
 def quantise(model: ModelProto, explainer: Explainer, calibration: npt.NDArray[np.uint8]) -> ModelProto:
@@ -173,9 +158,8 @@ def _fuse(model: ModelProto, path: Path) -> ModelProto:
 
 def _convolutional_part(model: ModelProto, explainer: Explainer) -> list[str]:
     """Return the names of the nodes to quantise: from the backbone's first convolution to its last."""
-    classifier: nn.Module = next(explainer.subject.children())
-    backbone = classifier.get_submodule("backbone") if isinstance(explainer.subject, NetworkSubject) else classifier
-    count = sum(isinstance(module, nn.Conv2d) for module in backbone.modules())
+    modules = explainer.classifier.feature_extractor.modules()
+    count = sum(isinstance(module, nn.Conv2d) for module in modules)
     seen, names = 0, []
     for node in model.graph.node:
         if seen == count:

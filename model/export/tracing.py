@@ -17,7 +17,7 @@ import onnx
 import onnxscript.optimizer
 import torch
 from onnx import GraphProto, ModelProto, TensorProto, helper
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch._dynamo.exc import UserError
 
 from model.contract.graph import INPUTS, LAST_LAYER, OUTPUTS, no_class
@@ -56,20 +56,20 @@ def trace(explainer: Explainer, input_size: int) -> ModelProto:
 
 
 def _trace(explainer: Explainer, input_size: int) -> ModelProto:
-    example = _example(explainer, input_size)
-    with module_stack(_classifier(explainer)) as running:
+    example, network = _example(explainer, input_size), explainer.classifier.network
+    with module_stack(network) as running:
         try:
             recording = record(explainer, example)
         except Exception as error:  # whatever torch, or the module itself, has against being traced
-            raise GraphError(describe_failure(_classifier(explainer), _pixels(example), error, running)) from error
-    earlier = range(1, len(explainer.subject.layers))
+            raise GraphError(describe_failure(network, _pixels(example), error, running)) from error
+    earlier = range(1, len(explainer.classifier.layers))
     # In the order in which an explainer returns them.
-    always = ["logits", "probabilities", "explained", *["attention"] * explainer.subject.has_attention, "gradcam"]
+    always = ["logits", "probabilities", "explained", *["attention"] * explainer.classifier.has_attention, "gradcam"]
     branches = [[f"{kind}.{index}" for index in earlier] for kind in ("gradcam", "feature_map", "copies")]
     try:
         model = _translate(recording, example, [*always, *itertools.chain(*branches)])
     except (torch.onnx.OnnxExporterError, UserError) as error:
-        raise GraphError(describe_failure(_classifier(explainer), _pixels(example), error, [])) from error
+        raise GraphError(describe_failure(network, _pixels(example), error, [])) from error
     _rename_initializers(model, _parameter_names(recording, explainer))
     model = _tidy(model)
     if earlier:
@@ -116,11 +116,6 @@ def drop_unused_initializers(model: ModelProto) -> None:
         for index in reversed(range(len(part.initializer))):
             if part.initializer[index].name not in used:
                 del part.initializer[index]
-
-
-def _classifier(explainer: Explainer) -> nn.Module:
-    """Return the network itself, whose module paths people know."""
-    return next(explainer.subject.children())
 
 
 def _pixels(example: Example) -> tuple[Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from model.contract.geometry import Resize
 from model.contract.manifest import ManifestError, synthetic_images
-from model.explain.foreign import LayerError, ModuleSubject, check_separates
+from model.explain.foreign import ExplainableModule, LayerError, check_separates
 from model.export.export import ExportError, export, load_network, read
 from model.export.parity import run, session
 from model.export.tracing import GraphError, count_operators, subgraphs
@@ -164,7 +164,7 @@ class _Around(nn.Module):
 def test_layers_that_cannot_be_explained_are_named(layer: str, message: str) -> None:
     """A typo, a layer that something goes around, one that does not run, one without a map."""
     with pytest.raises(LayerError, match=message):
-        check_separates(ModuleSubject(_Around().eval(), (layer,)), 16)
+        check_separates(ExplainableModule(_Around().eval(), (layer,)), 16)
 
 
 def test_a_module_that_cannot_run_says_so_itself() -> None:
@@ -172,7 +172,7 @@ def test_a_module_that_cannot_run_says_so_itself() -> None:
     network = make_small()
     network.fc = nn.Linear(3, CLASSES)
     with pytest.raises(RuntimeError, match="3"):
-        check_separates(ModuleSubject(network, SMALL_LAYERS), 40)
+        check_separates(ExplainableModule(network, SMALL_LAYERS), 40)
 
 
 def test_layers_that_run_twice_are_refused() -> None:
@@ -183,7 +183,7 @@ def test_layers_that_run_twice_are_refused() -> None:
             return super().forward(x) + super().forward(x)
 
     with pytest.raises(LayerError, match="'last' runs more than once"):
-        check_separates(ModuleSubject(Twice().eval(), ("last",)), 40)
+        check_separates(ExplainableModule(Twice().eval(), ("last",)), 40)
 
 
 def test_a_layer_must_be_named_and_labels_must_fit(tmp_path: Path) -> None:
