@@ -10,15 +10,15 @@ import io
 import itertools
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import onnx
 import onnxscript.optimizer
 import torch
 from onnx import GraphProto, ModelProto, TensorProto, helper
-from torch import Tensor, fx
-from torch._dynamo.exc import UserError
+from torch import Tensor
+from torch.export import ExportedProgram
 
 from model.contract.graph import INPUTS, LAST_LAYER, OUTPUTS, no_class
 from model.explain.explainer import Explainer
@@ -66,11 +66,13 @@ def _trace(explainer: Explainer, input_size: int) -> ModelProto:
     # In the order in which an explainer returns them.
     always = ["logits", "probabilities", "explained", *["attention"] * explainer.classifier.has_attention, "gradcam"]
     branches = [[f"{kind}.{index}" for index in earlier] for kind in ("gradcam", "feature_map", "copies")]
+    # Of tensors that share their memory the first name counts.
+    names = {tensor.data_ptr(): name for name, tensor in reversed([*explainer.named_constants()])}
+    program = as_program(recording, names)
     try:
-        model = _translate(recording, example, [*always, *itertools.chain(*branches)])
-    except (torch.onnx.OnnxExporterError, UserError) as error:
+        model = _translate(program, [*always, *itertools.chain(*branches)])
+    except torch.onnx.OnnxExporterError as error:
         raise GraphError(describe_failure(network, _pixels(example), error, [])) from error
-    _rename_initializers(model, _parameter_names(recording, explainer))
     model = _tidy(model)
     if earlier:
         shapes = [_static_shape(model.graph, name) for name in branches[1]]
@@ -129,15 +131,15 @@ def _example(explainer: Explainer, size: int) -> Example:
     return image, codes, codes + no_class(explainer.num_classes), torch.tensor(LAST_LAYER)
 
 
-def _translate(recording: fx.GraphModule, example: Example, outputs: list[str]) -> ModelProto:
+def _translate(program: ExportedProgram, outputs: list[str]) -> ModelProto:
     images, targets = torch.export.Dim("N"), torch.export.Dim("T")
     codes = {0: images, 1: targets}
     shapes: tuple[dict[int, Any], ...] = ({0: images}, codes, codes, {})
     # The exporter reports its progress on stdout and warns of its own deprecations.
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            as_program(recording, example, shapes),
+        exported = torch.onnx.export(
+            program,
             dynamo=True,
             dynamic_shapes=shapes,
             input_names=tuple(INPUTS),
@@ -145,31 +147,10 @@ def _translate(recording: fx.GraphModule, example: Example, outputs: list[str]) 
             opset_version=OPSET,
             optimize=False,
         )
-    if program is None:
+    if exported is None:
         raise GraphError("torch.onnx.export returned nothing")
-    model: ModelProto = program.model_proto
+    model: ModelProto = exported.model_proto
     return model
-
-
-def _parameter_names(recording: fx.GraphModule, explainer: Explainer) -> dict[str, str]:
-    """Return the recording's name of every constant → its name in the state dict, or one of its own."""
-    own = {tensor.data_ptr(): name for name, tensor in reversed(list(explainer.named_constants()))}
-    names, others = {}, 0
-    for node in recording.graph.find_nodes(op="get_attr"):
-        tensor = getattr(recording, str(node.target))
-        name = own.get(tensor.data_ptr())
-        if name is None:
-            name, others = f"constant.{others}", others + 1
-        names[str(node.target)] = name
-    return names
-
-
-def _rename_initializers(model: ModelProto, names: Mapping[str, str]) -> None:
-    for tensor in model.graph.initializer:
-        tensor.name = names.get(tensor.name, tensor.name)
-    for node in model.graph.node:
-        for index, name in enumerate(node.input):
-            node.input[index] = names.get(name, name)
 
 
 def _tidy(model: ModelProto) -> ModelProto:
