@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._decomp import get_decompositions
 
 aten = torch.ops.aten
 
@@ -91,10 +92,8 @@ def _avg_pool2d_backward(
         list(sizes) * (2 // len(sizes)) for sizes in (kernel_size, stride or kernel_size, padding)
     )
     sizes, means = [int(size) for size in x.shape[2:]], [int(size) for size in gradient.shape[2:]]
-    counts = [
-        torch.tensor(_window_sizes(*axis, count_include_pad), dtype=gradient.dtype)
-        for axis in zip(sizes, means, kernel, stride, padding, strict=True)
-    ]
+    axes = zip(sizes, means, kernel, stride, padding, strict=True)
+    counts = [_window_sizes(*axis, count_include_pad, gradient.dtype) for axis in axes]
     divisor = counts[0][:, None] * counts[1] if divisor_override is None else divisor_override
     missing = [
         size - ((mean - 1) * step - 2 * pad + window)
@@ -109,14 +108,18 @@ def _avg_pool2d_backward(
     return spread[:, :, : sizes[0], : sizes[1]] if min(missing) < 0 else spread
 
 
-def _window_sizes(size: int, means: int, window: int, step: int, pad: int, with_padding: bool) -> list[float]:
+def _window_sizes(
+    size: int, means: int, window: int, step: int, pad: int, with_padding: bool, dtype: torch.dtype
+) -> Tensor:
     """Return by how many cells each window's sum was divided, along one axis."""
     first, last = (-pad, size + pad) if with_padding else (0, size)
-    starts = [index * step - pad for index in range(means)]
-    return [float(min(start + window, last) - max(start, first)) for start in starts]
+    starts = torch.arange(means, dtype=dtype) * step - pad
+    return (starts + window).clamp(max=last) - starts.clamp(min=first)
 
 
 DECOMPOSITIONS = {
+    # Core operations that ONNX lacks: found by the exporter, they would cost a second recording.
+    **get_decompositions([aten.max_pool2d_with_indices_backward, aten.squeeze.dims]),
     aten.avg_pool2d_backward.default: _avg_pool2d_backward,
     aten.convolution_backward.default: _convolution_backward,
     aten.native_batch_norm.default: _batch_norm,

@@ -18,6 +18,7 @@ import onnxscript.optimizer
 import torch
 from onnx import GraphProto, ModelProto, TensorProto, helper
 from torch import Tensor
+from torch._export.verifier import SpecViolationError
 from torch.export import ExportedProgram
 
 from model.contract.graph import INPUTS, LAST_LAYER, OUTPUTS, no_class
@@ -68,9 +69,11 @@ def _trace(explainer: Explainer, input_size: int) -> ModelProto:
     branches = [[f"{kind}.{index}" for index in earlier] for kind in ("gradcam", "feature_map", "copies")]
     # Of tensors that share their memory the first name counts.
     names = {tensor.data_ptr(): name for name, tensor in reversed([*explainer.named_constants()])}
-    program = as_program(recording, names)
     try:
+        program = as_program(recording, names)
         model = _translate(program, [*always, *itertools.chain(*branches)])
+    except SpecViolationError as error:
+        raise GraphError(f"the network changes a tensor of its own whenever it classifies: {error}") from error
     except torch.onnx.OnnxExporterError as error:
         raise GraphError(describe_failure(network, _pixels(example), error, [])) from error
     model = _tidy(model)

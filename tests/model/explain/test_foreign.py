@@ -20,6 +20,8 @@ from tests.model.networks import CLASSES, SMALL_LAYERS, SmallNet, make_manifest,
 SIZE = 40
 MANIFEST = make_manifest(resize=Resize(size=SIZE, crop=SIZE))
 IMAGES = synthetic_images(5, 7, SIZE)
+CALLS = torch.zeros(())
+"""What a network counts that keeps a state."""
 
 
 @pytest.fixture(scope="module")
@@ -208,13 +210,14 @@ class _Applied(nn.Module):
     [
         (lambda x: x + torch.special.bessel_j0(x), r"aten\.special_bessel_j0 of pool has no ONNX form"),
         (lambda x: x if float(x.sum()) > 0 else -x, r"pool cannot be traced"),
+        (lambda x: x + CALLS.add_(1), r"changes a tensor of its own .* 'aten\.add_\.Tensor'"),
         (lambda x: nn.functional.local_response_norm(x, 3), r"the axes N were frozen in the trace"),
     ],
 )
 def test_what_cannot_be_exported_is_named_with_its_module(
     tmp_path: Path, operation: Callable[[Tensor], Tensor], message: str
 ) -> None:
-    """An operator without ONNX form, and control flow that depends on the data."""
+    """An operator without ONNX form, control flow that depends on the data, a tensor of its own that a pass changes."""
     network = make_small()
     network.pool = _Applied(operation)  # type: ignore[assignment]
     with pytest.raises(GraphError, match=message):
