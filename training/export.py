@@ -9,8 +9,8 @@ import numpy.typing as npt
 from model.contract.geometry import Resize
 from model.contract.manifest import Layer, Manifest, Provenance, synthetic_images
 from model.export.export import WeightsDtype, export, load_network
-from model.export.gate import HeldOut
 from model.export.parity import ParityReport
+from model.export.quality_limits import HeldOut
 from model.network.network import Network
 from training.checkpoint import Selected, load_selected
 from training.data.prepared import NUM_PARITY_IMAGES, kept_parity_images, parity_images, prepared_images
@@ -117,7 +117,7 @@ def manifest_of(selected: Selected, name: str) -> Manifest:
 def variant_photos(
     dataset: Dataset, recipe: Recipe, resize: Resize, most: int = 200
 ) -> tuple[HeldOut, npt.NDArray[np.uint8]]:
-    """Return held-out photos for the gate of a smaller precision, and photos trained on for its calibration.
+    """Return held-out photos to measure a smaller precision on, and photos trained on for its calibration.
 
     Args:
         dataset: the run's.

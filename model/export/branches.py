@@ -66,11 +66,11 @@ def branch_by_layer(model: ModelProto, always: Collection[str], branches: Iterab
     for node in nodes:
         node.output[:] = ["layer0/gradcam" if name == "gradcam" else name for name in node.output]
     choice[-1].output[0] = "gradcam"
-    _set_nodes(graph, [*nodes, *choice])
+    del graph.node[:]
+    graph.node.extend([*nodes, *choice])
     outputs = [value for value in graph.output if value.name in always and value.name != "gradcam"]
     del graph.output[:]
-    graph.output.extend(outputs)
-    graph.output.append(helper.make_tensor_value_info("gradcam", TensorProto.FLOAT, ["N", "T", None, None]))
+    graph.output.extend([*outputs, helper.make_tensor_value_info("gradcam", TensorProto.FLOAT, ["N", "T", None, None])])
 
 
 def _taken(index: int, branch: Branch, nodes: list[NodeProto]) -> GraphProto:
@@ -163,13 +163,3 @@ def _ancestors(producers: dict[str, NodeProto], outputs: Iterable[str], stop: Co
             found.add(id(node))
             pending.extend(node.input)
     return found
-
-
-def _set_nodes(graph: GraphProto, nodes: list[NodeProto]) -> None:
-    copies = []
-    for node in nodes:
-        copy = NodeProto()
-        copy.CopyFrom(node)
-        copies.append(copy)
-    del graph.node[:]
-    graph.node.extend(copies)

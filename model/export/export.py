@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -13,7 +14,7 @@ import torch
 import torchvision
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnxruntime import InferenceSession
-from torch import Tensor, nn
+from torch import nn
 
 from model.contract.graph import codes_of_best
 from model.contract.manifest import Layer, Manifest, ManifestError, SelfCheck, synthetic_images
@@ -75,7 +76,7 @@ def export(
     runtime = session(model.SerializeToString())
     report = check_parity(runtime, explainer, images)
     if peers:
-        report = report.with_peers(compare_with_peers(runtime, explainer, images))
+        report = replace(report, peers=compare_with_peers(runtime, explainer, images))
     facts = {**architecture(network), "precision": "fp32", "weights_dtype": weights_dtype}
     write(model, complete(manifest, model, explainer, report, facts, runtime), path)
     return report
@@ -175,16 +176,12 @@ def freeze(network: nn.Module, weights_dtype: WeightsDtype) -> nn.Module:
             module.inplace = False  # type: ignore[assignment]
     if weights_dtype == "fp16":
         for name, parameter in frozen.state_dict().items():
-            if is_stored_as_fp16(parameter):
+            # Matrices and filters; vectors (statistics, biases) are small and stay as they are.
+            if parameter.is_floating_point() and parameter.dim() >= 2:
                 parameter.copy_(parameter.half())
                 if not bool(parameter.isfinite().all()):
                     raise ExportError(f"{name} is out of the range of fp16; store the weights as fp32")
     return frozen
-
-
-def is_stored_as_fp16(tensor: Tensor) -> bool:
-    """Return whether a tensor is a matrix or filter; vectors (statistics, biases) are small and stay as they are."""
-    return tensor.is_floating_point() and tensor.dim() >= 2
 
 
 def store_as_fp16(model: ModelProto, names: set[str]) -> None:

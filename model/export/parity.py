@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
@@ -65,10 +65,6 @@ class ParityReport:
         peers = {f"peer.{name}": error for name, error in self.peers.items()}
         limits = {f"limit.{name}": limit for name, limit in self.limits.items()}
         return {"images": float(self.images), "tolerance": self.tolerance, **self.errors, **limits, **peers}
-
-    def with_peers(self, peers: dict[str, float]) -> "ParityReport":
-        """Return the report with the comparison with other implementations."""
-        return replace(self, peers=peers)
 
     def __str__(self) -> str:
         lines = [
@@ -198,29 +194,22 @@ class _Answer:
             targets: class and contrast of each map; K as contrast for none. The gradient of a difference of logits
                 is the difference of their gradients.
         """
-        nothing = torch.zeros(())
-        weights = torch.stack(
-            [
-                self._of_class(target)[layer] - (self._of_class(versus)[layer] if self._exists(versus) else nothing)
-                for target, versus in targets
-            ],
-            dim=1,
-        )
+        gradients = [self._of_class(target)[layer] - self._of_class(versus)[layer] for target, versus in targets]
+        weights = torch.stack(gradients, dim=1)
         feature_map = self.passed.maps[layer].detach()
         terms = activation_maps(weights.abs(), feature_map.abs())
         smallest = torch.finfo(torch.float64).tiny
         return activation_maps(weights, feature_map), terms.amax((2, 3), keepdim=True).clamp_min(smallest)
 
-    def _exists(self, index: int) -> bool:
-        return 0 <= index < self.explainer.num_classes
-
     def _of_class(self, index: int) -> list[Tensor]:
-        """Return `mean_hw(dy/dA)` of each layer for one class's logit, (1, C) each."""
+        """Return `mean_hw(dy/dA)` of each layer for one class's logit, (1, C) each; zeros for what is no class."""
+        maps, logits = self.passed.maps, self.passed.logits
+        if not 0 <= index < self.explainer.num_classes:
+            return [logits.new_zeros(())] * len(maps)
         if index not in self._gradients:
-            maps = self.passed.maps
             scale = gradient_scale(maps[-1].dtype)
-            found = torch.autograd.grad(self.passed.logits[0, index] * scale, maps, retain_graph=True)
-            self._gradients[index] = [gradient.to(self.passed.logits.dtype).mean((2, 3)) / scale for gradient in found]
+            found = torch.autograd.grad(logits[0, index] * scale, maps, retain_graph=True)
+            self._gradients[index] = [gradient.to(logits.dtype).mean((2, 3)) / scale for gradient in found]
         return self._gradients[index]
 
 

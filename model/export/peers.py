@@ -106,17 +106,9 @@ def pytorch_grad_cam_map(module: Tapped, x: Tensor, target: int) -> npt.NDArray[
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
     with GradCAM(module, [module.tap]) as extractor:
-        # Its public answer is resized to the image; the map before that is what can be compared.
-        extractor.outputs = extractor.activations_and_grads(x)
-        targets = [ClassifierOutputTarget(target)]
-        module.zero_grad()
-        sum(t(output) for t, output in zip(targets, extractor.outputs, strict=True)).backward(retain_graph=True)
-        activations = extractor.activations_and_grads.activations[0].numpy()
-        gradients = extractor.activations_and_grads.gradients[0].numpy()
-        cam = extractor.get_cam_image(x, module.tap, targets, activations, gradients, False)
-        module.zero_grad(set_to_none=True)
-        result: npt.NDArray[np.float64] = np.maximum(cam[0], 0).astype(np.float64)
-        return result
+        extractor.get_target_width_height = lambda _: None  # else the map is resized to the image
+        result: npt.NDArray[np.float64] = extractor(x, [ClassifierOutputTarget(target)])[0].astype(np.float64)
+    return result
 
 
 class Peer(NamedTuple):

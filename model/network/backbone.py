@@ -9,14 +9,13 @@ import argparse
 import copy
 import re
 from collections.abc import Iterable, Mapping
-from itertools import pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple, Self, TypeGuard
 
 import torch
 import torchvision.models
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.fx.experimental.optimization import fuse
 
 Weights = Literal["imagenet"] | Path | None
 
@@ -170,9 +169,13 @@ class Backbone(nn.Module):
         """Return the modules up to a step, in order; none for None."""
         return [self.get_submodule(name) for name in self._steps_until(step)]
 
-    def fused_until(self, step: str) -> nn.Sequential:
-        """Return a copy of everything up to a step, in evaluation mode, its batch norms folded into convolutions."""
-        return fused(nn.Sequential(*self.modules_until(step)))
+    def fused_until(self, step: str) -> nn.Module:
+        """Return a copy of everything up to a step, in evaluation mode, its batch norms folded into convolutions.
+
+        In evaluation a batch norm is a scale and a shift; on the CPU it takes half of the time of such a network.
+        """
+        part = copy.deepcopy(nn.Sequential(*self.modules_until(step))).eval().requires_grad_(False)
+        return fuse(part, inplace=True)
 
     def _steps_until(self, step: str | None) -> tuple[str, ...]:
         return () if step is None else self.steps[: self.steps.index(step) + 1]
@@ -230,20 +233,6 @@ def create_backbone(name: str, weights: Weights = None) -> Backbone:
     elif weights is not None:
         backbone.load_weights(read_state_dict(Path(weights)), Path(weights).name)
     return backbone
-
-
-def fused(part: nn.Sequential) -> nn.Sequential:
-    """Return a copy in evaluation mode whose batch norms are folded into the convolutions right before them.
-
-    In evaluation a batch norm is a scale and a shift; on the CPU it takes half of the time of such a network.
-    """
-    part = copy.deepcopy(part).eval().requires_grad_(False)
-    for container in [module for module in part.modules() if isinstance(module, nn.Sequential)]:
-        for (name, first), (after, second) in pairwise(list(container.named_children())):
-            if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
-                setattr(container, name, fuse_conv_bn_eval(first, second))
-                setattr(container, after, nn.Identity())
-    return part
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

@@ -63,6 +63,13 @@ class Exported:
     images: npt.NDArray[np.uint8]
 
 
+def open_as_users_do(path: Path) -> None:
+    """Load a file as plain users of ONNX Runtime do, warnings included."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 2
+    onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+
+
 class _Residual(nn.Module):
     """A residual added in place, as torchvision's ResNets do."""
 
