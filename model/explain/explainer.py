@@ -33,7 +33,7 @@ class Gradients(NamedTuple):
 
     Attributes:
         weights: `mean_hw(dy/dA)` of each layer, (N, T, C), later layers first.
-        copies: the feature map of each layer once for every target, (N·T, C, h, w): where its part starts.
+        copies: the feature map of each layer once for every target, (N·T, C, h, w): the inputs of its part.
     """
 
     weights: tuple[Tensor, ...]
@@ -62,7 +62,7 @@ class ExplainableClassifier(nn.Module):
 
     @property
     def feature_extractor(self) -> nn.Module:
-        """What may compute in a smaller precision: everything, where the head is not known."""
+        """The part that may compute in a smaller precision: everything, where the head is unknown."""
         return self.network
 
     def forward(self, x: Tensor) -> Passed:
@@ -75,7 +75,7 @@ class ExplainableClassifier(nn.Module):
         Args:
             x: normalised images, (N, 3, S, S).
             passed: of `forward`.
-            cotangent: what each logit counts in y, (N, T, K).
+            cotangent: weight of each logit in y, (N, T, K).
 
         Source: Selvaraju et al. 2017, arXiv:1610.02391, eq. 1.
         """
@@ -137,7 +137,7 @@ class Explainer(nn.Module):
 
     Args:
         classifier: the classifier.
-        manifest: its labels, normalisation and temperature count.
+        manifest: for the labels, normalisation and temperature.
     """
 
     scale: Tensor
@@ -160,7 +160,7 @@ class Explainer(nn.Module):
             image: RGB, uint8, (N, S, S, 3).
             target: class to explain, or -1…-K for the class of rank 1…K, int64, (N, T).
             versus: class to contrast it with, by the same code, or K for none, int64, (N, T).
-            layer: asked for, int64, scalar; decides only what is valid, for all maps are returned.
+            layer: index, int64, scalar; only checked, because the maps of all layers are returned.
 
         Returns:
             logits (N, K); probabilities (N, K); explained (N, T), -1 where a code is invalid; attention
@@ -191,27 +191,27 @@ class Explainer(nn.Module):
         yield "normalise.shift", self.shift
 
     def normalise(self, image: Tensor) -> Tensor:
-        """Return uint8 images, (N, S, S, 3), as the classifier wants them, (N, 3, S, S)."""
+        """Return uint8 images, (N, S, S, 3), as the classifier takes them, (N, 3, S, S)."""
         # Whole rows at a time: runtimes move the permutation to the end, and broadcasting over 3 values is slow.
         scale, shift = (factor.flatten().repeat(image.shape[2]) for factor in (self.scale, self.shift))
         rows = image.flatten(2).to(self.scale.dtype) * scale + shift
         return rows.view(image.shape).permute(0, 3, 1, 2)
 
     def cotangent(self, target: Tensor, versus: Tensor) -> Tensor:
-        """Return what each logit counts in the explained score, (N, T, K): +1 the target, -1 the contrast."""
+        """Return the weight of each logit in the explained score, (N, T, K): +1 the target, -1 the contrast."""
         classes = torch.arange(self.num_classes, device=target.device)
-        # Compared, not indexed: a class outside 0…K-1, such as none, counts nothing.
+        # Compared, not indexed: a class outside 0…K-1, such as none, has weight 0.
         wanted, unwanted = (target[:, :, None] == classes), (versus[:, :, None] == classes)
         return wanted.to(self.scale.dtype) - unwanted.to(self.scale.dtype)
 
     def _resolve(self, logits: Tensor, target: Tensor, versus: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Turn codes into classes and say which are valid: (N, T) each."""
+        """Turn codes into classes and return which are valid: (N, T) each."""
         count = self.num_classes
         valid = (target >= -count) & (target < count) & (versus >= -count) & (versus <= count)
         order = torch.topk(logits, count, dim=1).indices
 
         def resolve(code: Tensor) -> Tensor:
-            # The clamp keeps the index inside: runtimes refuse a large one and wrap a negative one.
+            # The clamp keeps the index in range: runtimes refuse a large one and wrap a negative one.
             ranked = torch.gather(order, 1, (-code - 1).clamp(0, count - 1))
             return torch.where(code < 0, ranked, code)
 
@@ -239,9 +239,9 @@ def mean_gradients(logits: Tensor, copies: tuple[Tensor, ...], cotangent: Tensor
 
 
 def gradient_scale(dtype: torch.dtype) -> float:
-    """Return what logits are multiplied by before they are differentiated in a float type, and gradients divided by.
+    """Return the factor for logits before differentiation in a float type; gradients are divided by it.
 
-    A float16 gradient would vanish: it is a thousandth of what float16 can hold, or less.
+    A float16 gradient would underflow: it is a thousandth of the smallest float16 number, or less.
     """
     return 1024.0 if dtype == torch.float16 else 1.0
 

@@ -18,13 +18,13 @@ class LayerError(ValueError):
 class ExplainableModule(ExplainableClassifier):
     """Any classifier, explained at the outputs of some of its modules.
 
-    Nothing is known of what follows a layer, so it runs once for every target, on copies of the layer's output:
+    The part behind a layer is unknown, so it runs once for every target, on copies of the layer's output:
     for a last stage that is pooling and a linear layer.
 
     Args:
         network: takes normalised images, (N, 3, S, S), and returns logits, (N, K).
         layers: paths of modules inside it, the last stage first; each must return (N, C, h, w), run once, and
-            have nothing going around it.
+            have no connection that bypasses it.
 
     Raises:
         LayerError: there is no such layer.
@@ -55,7 +55,7 @@ class ExplainableModule(ExplainableClassifier):
     def _gradients(self, x: Tensor, passed: Passed, cotangent: Tensor, layers: tuple[str, ...]) -> Gradients:
         start = layers[-1]
         copies = copies_of(passed.maps[self.layers.index(start)], cotangent)
-        # Everything before the layer runs again and is thrown away: a trace drops it.
+        # Everything before the layer runs again for nothing: a trace drops it.
         with torch.enable_grad(), self._tapped(start, copies) as maps:
             logits = self._logits(x)
             return mean_gradients(logits, tuple(maps[layer] for layer in layers), cotangent)
@@ -73,7 +73,7 @@ class ExplainableModule(ExplainableClassifier):
 
         def tap(layer: str, output: Tensor) -> Tensor:
             maps[layer] = output if layer != replaced or replacement is None else replacement
-            # The network goes on with a copy: a following in-place activation must not change the map.
+            # The network continues with a copy: a following in-place activation must not change the map.
             return maps[layer].clone()
 
         with self.hooked(tap):
@@ -81,10 +81,10 @@ class ExplainableModule(ExplainableClassifier):
 
     @contextmanager
     def hooked(self, hook: Callable[[str, Tensor], Tensor]) -> Iterator[None]:
-        """Let the network go on, behind every layer, with what a function of the layer and its output returns.
+        """Replace every layer's output by what a function of the layer and its output returns.
 
         Raises:
-            LayerError: a layer does not run inside, runs more than once, or returns no feature map.
+            LayerError: a layer does not run, runs more than once, or returns no feature map.
         """
         ran: set[str] = set()
 
@@ -117,16 +117,16 @@ class ExplainableModule(ExplainableClassifier):
 def check_separates(classifier: ExplainableModule, size: int) -> None:
     """Raise unless the logits depend on every layer, and on the image through the layer alone.
 
-    Only shapes are looked at, and nothing is computed.
+    Only shapes are checked; nothing is computed.
 
     Args:
         classifier: in evaluation mode.
         size: side S of the images, pixels.
 
     Raises:
-        LayerError: a layer is not used, or something goes around it.
+        LayerError: a layer is not used, or a connection bypasses it.
     """
-    # What depends on values cannot be traced either: the trace tells it, and in which module.
+    # What depends on values cannot be traced either; the trace reports it, and in which module.
     with (
         FakeTensorMode(allow_non_fake_inputs=True),
         suppress(DataDependentOutputException, DynamicOutputShapeException),
@@ -135,9 +135,9 @@ def check_separates(classifier: ExplainableModule, size: int) -> None:
 
 
 def _cut_everywhere(classifier: ExplainableModule, x: Tensor) -> None:
-    """Run a module on other maps than its own behind every layer, more of them each time.
+    """Replace every layer's maps by others, with two more images each time.
 
-    What goes around a layer is then fewer than what comes from it, and they do not fit together.
+    A connection that bypasses a layer then has fewer images than the layer, and the shapes do not match.
     """
     reached: list[tuple[str, Tensor, Tensor]] = []
 
@@ -157,7 +157,7 @@ def _cut_everywhere(classifier: ExplainableModule, x: Tensor) -> None:
     except (DataDependentOutputException, DynamicOutputShapeException):
         raise
     except RuntimeError as error:
-        classifier(x)  # a module that cannot run at all says so itself
+        classifier(x)  # a module that cannot run at all raises its own error
         layer = reached[-1][0] if reached else classifier.layers[-1]
         raise LayerError(
             f"the layer {layer!r} cannot be explained: the logits do not depend on it, or part of the network goes "

@@ -1,6 +1,6 @@
-"""Operations and their gradients by the input alone, in what ONNX has, where torch decomposes badly or not at all.
+"""Operations and their input gradients in terms that ONNX has, where torch decomposes badly or not at all.
 
-The parameters are frozen, so the other gradients that torch's own formulas return are never asked for.
+The parameters are frozen, so the other gradients of torch's own formulas are never needed.
 """
 
 from typing import Any
@@ -51,7 +51,7 @@ def _batch_norm(
     momentum: float,
     eps: float,
 ) -> Any:
-    """Name the operation that normalises by running statistics only: it is ONNX's, without statistics as results."""
+    """Use the operation that normalises by running statistics only: it is ONNX's, and returns no statistics."""
     if training or running_mean is None or running_var is None:
         return NotImplemented
     return aten._native_batch_norm_legit_no_training(x, weight, bias, running_mean, running_var, momentum, eps)

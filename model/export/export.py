@@ -34,7 +34,7 @@ STORED_SUFFIX = ".fp32"
 
 
 class ExportError(ValueError):
-    """What was asked to be exported does not fit together; nothing was written."""
+    """Network, manifest and images do not fit together; nothing was written."""
 
 
 def export(
@@ -53,7 +53,7 @@ def export(
         network: trained; is not changed. A `Network` of this project, or any module that takes normalised
             images, (N, 3, S, S), and returns logits, (N, K).
         manifest: what the exporter cannot know: name, labels, geometry, normalisation, temperature,
-            provenance, metrics. What it can know better (layers, operators, parity…) is filled in anew.
+            provenance, metrics. Layers, operators, parity and the like are replaced by the measured ones.
         path: of the file; an old one is replaced, at once or not at all.
         images: real ones for the parity check, prepared as the manifest says, RGB, uint8, (n, S, S, 3).
         layer: of a module that was not built here: path of the module whose output is explained, or several,
@@ -113,7 +113,7 @@ def explainer_of(
 
 
 def architecture(network: nn.Module) -> dict[str, object]:
-    """Return what the manifest says of how a network is built."""
+    """Return the manifest's fields about how a network is built."""
     if isinstance(network, Network):
         return {"network": network.config.to_dict(), "attention": network.config.attention}
     return {"network": {}, "attention": "none"}
@@ -172,7 +172,7 @@ def freeze(network: nn.Module, weights_dtype: WeightsDtype) -> nn.Module:
     frozen = copy.deepcopy(network).cpu().float().eval().requires_grad_(False)
     for module in frozen.modules():
         if hasattr(module, "inplace"):
-            # The tensor to differentiate by would be overwritten.
+            # The variable of differentiation would be overwritten.
             module.inplace = False  # type: ignore[assignment]
     if weights_dtype == "fp16":
         for name, parameter in frozen.state_dict().items():
@@ -209,7 +209,7 @@ def complete(
     facts: Mapping[str, object],
     runtime: InferenceSession,
 ) -> Manifest:
-    """Return the manifest with everything that only the exporter knows; `runtime` is a session of the model."""
+    """Return the manifest with the facts that only the exporter knows; `runtime` is a session of the model."""
     provenance = manifest.provenance.model_copy(
         update={
             "created": datetime.now(UTC).date().isoformat(),

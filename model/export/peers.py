@@ -1,7 +1,7 @@
-"""The same map by other people's code: captum, torchcam and pytorch-grad-cam, as far as they are installed.
+"""The same map by other libraries: captum, torchcam and pytorch-grad-cam, those that are installed.
 
-Each is pointed at an `Identity` behind the explained feature map and compared on display-scaled maps, for the
-peers differ in what they scale by before.
+Each hooks an `Identity` behind the explained feature map. Maps are compared after scaling to [0, 1], because the
+libraries scale them differently.
 """
 
 import warnings
@@ -23,11 +23,11 @@ EPSILON = 1e-7
 
 
 class Tapped(nn.Module):
-    """A classifier whose explained feature map passes through `tap`, where a hook can stand.
+    """A classifier whose explained feature map passes through `tap`, for the hooks.
 
     Args:
         explainer: holds the classifier.
-        whole: let gradients go on to the image, as they do in a network that nobody froze; else they end at the tap.
+        whole: continue gradients to the image, as in a network that is not frozen; else they end at the tap.
     """
 
     def __init__(self, explainer: Explainer, whole: bool = True) -> None:
@@ -41,7 +41,7 @@ class Tapped(nn.Module):
         """Return the logits, (N, K), of normalised images, (N, 3, S, S)."""
         if isinstance(self.classifier, Network):
             return self.classifier.forward_head(self._tap(self.classifier.forward_features(x).feature_map))
-        # What follows works on a copy: the peers would take a map that is changed in place for the original.
+        # The rest works on a copy: the peers would read a map that was changed in place.
         layer = self.classifier.get_submodule(self.layer)
         hook = layer.register_forward_hook(lambda module, args, output: self._tap(output).clone())
         try:

@@ -51,7 +51,7 @@ def export_variant(
         path: of the file.
         precision: `fp16`, or static `int8` (QDQ, per channel).
         held_out: photos of train that were not trained on, for the comparison.
-        calibration: photos of train from which int8 learns its ranges, RGB, uint8, (n, S, S, 3).
+        calibration: photos of train from which int8 takes its ranges, RGB, uint8, (n, S, S, 3).
         layer: of a foreign module, as for `model.export.export`.
 
     Returns:
@@ -120,7 +120,7 @@ def quantise(model: ModelProto, explainer: Explainer, calibration: npt.NDArray[n
             calibrate_method=CalibrationMethod.MinMax,
         )
         result = onnx.load(str(quantised))
-    # The runtime names operator sets that the graph does not use.
+    # The runtime declares operator sets that the graph does not use.
     used = {node.domain for node in result.graph.node}
     kept = [entry for entry in result.opset_import if entry.domain in used or not entry.domain]
     del result.opset_import[:]
@@ -142,7 +142,7 @@ class _Reader:
 
 
 def _fuse(model: ModelProto, path: Path) -> ModelProto:
-    """Return the graph with batch norms folded into the convolutions, every node with a name of its own."""
+    """Return the graph with batch norms folded into the convolutions, and a unique name for every node."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(path)

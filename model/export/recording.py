@@ -28,11 +28,11 @@ from model.export.decompositions import DECOMPOSITIONS
 Example = tuple[Tensor, Tensor, Tensor, Tensor]
 """What is recorded: images, targets, contrasts and the layer."""
 FREE_AXES = tuple(len(value.free) for value in INPUTS.values())
-"""How many of the first axes of each of them are free: images, or images and targets."""
+"""How many leading axes of each input are free: images, or images and targets."""
 
 
 def record(explainer: Explainer, example: Example) -> fx.GraphModule:
-    """Write down every operation of an explainer.
+    """Record every operation of an explainer.
 
     The numbers of images and of targets are recorded as symbols of their own. With `tracing_mode="symbolic"`
     they would merge with every size that happens to be equal: a batch of 3 with the 3 channels.
@@ -57,10 +57,10 @@ def record(explainer: Explainer, example: Example) -> fx.GraphModule:
 
 
 def as_program(recording: fx.GraphModule, names: Mapping[int, str]) -> ExportedProgram:
-    """Return a recording as the exporter takes it, its parameters under names of their own.
+    """Return a recording as the exporter takes it, its parameters named.
 
     `torch.export.export` would trace every operation once more, which takes as long as the rest of an export. What
-    ONNX has no form for is decomposed here, if there is something to decompose.
+    ONNX has no form for is decomposed here, if anything.
 
     Args:
         recording: of `record`.

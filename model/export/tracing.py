@@ -1,6 +1,6 @@
 """From a torch explainer to an ONNX graph: trace the gradient along with the forward pass, then tidy the graph.
 
-`torch.autograd.grad` cannot be exported, but what it does can be recorded: `make_fx` writes down every
+`torch.autograd.grad` cannot be exported, but what it does can be recorded: `make_fx` records every
 operation, forward and backward, and the recording is exported like any network.
 """
 
@@ -33,7 +33,7 @@ EXAMPLE_IMAGES, EXAMPLE_TARGETS = 6, 5
 
 
 class GraphError(RuntimeError):
-    """The network cannot be written as an ONNX graph; the message names the culprit."""
+    """The network cannot be written as an ONNX graph; the message names the cause."""
 
 
 def trace(explainer: Explainer, input_size: int) -> ModelProto:
@@ -46,7 +46,7 @@ def trace(explainer: Explainer, input_size: int) -> ModelProto:
     Raises:
         GraphError: an operation has no ONNX form, or the number of images or targets was frozen.
     """
-    # A trace makes millions of objects and hardly any garbage: looking for it takes a tenth of the time.
+    # A trace makes millions of objects and hardly any garbage: collecting takes a tenth of the time.
     collects = gc.isenabled()
     gc.disable()
     try:
@@ -61,10 +61,10 @@ def _trace(explainer: Explainer, input_size: int) -> ModelProto:
     with module_stack(network) as running:
         try:
             recording = record(explainer, example)
-        except Exception as error:  # whatever torch, or the module itself, has against being traced
+        except Exception as error:  # torch and the module itself raise many kinds
             raise GraphError(describe_failure(network, _pixels(example), error, running)) from error
     earlier = range(1, len(explainer.classifier.layers))
-    # In the order in which an explainer returns them.
+    # In the explainer's order.
     always = ["logits", "probabilities", "explained", *["attention"] * explainer.classifier.has_attention, "gradcam"]
     branches = [[f"{kind}.{index}" for index in earlier] for kind in ("gradcam", "feature_map", "copies")]
     # Of tensors that share their memory the first name counts.
@@ -73,7 +73,7 @@ def _trace(explainer: Explainer, input_size: int) -> ModelProto:
         program = as_program(recording, names)
         model = _translate(program, [*always, *itertools.chain(*branches)])
     except SpecViolationError as error:
-        raise GraphError(f"the network changes a tensor of its own whenever it classifies: {error}") from error
+        raise GraphError(f"the network modifies one of its own tensors when it classifies: {error}") from error
     except torch.onnx.OnnxExporterError as error:
         raise GraphError(describe_failure(network, _pixels(example), error, [])) from error
     model = _tidy(model)
@@ -109,7 +109,7 @@ def subgraphs(graph: GraphProto) -> Iterator[GraphProto]:
 
 
 def drop_unused_initializers(model: ModelProto) -> None:
-    """Drop stored tensors that nothing reads, such as what folding made and then folded again: runtimes warn of them.
+    """Drop stored tensors that nothing reads, such as intermediate results of folding: runtimes warn of them.
 
     Args:
         model: changed in place, its subgraphs too.
@@ -138,7 +138,7 @@ def _translate(program: ExportedProgram, outputs: list[str]) -> ModelProto:
     images, targets = torch.export.Dim("N"), torch.export.Dim("T")
     codes = {0: images, 1: targets}
     shapes: tuple[dict[int, Any], ...] = ({0: images}, codes, codes, {})
-    # The exporter reports its progress on stdout and warns of its own deprecations.
+    # The exporter prints its progress on stdout and warns of deprecations inside itself.
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         exported = torch.onnx.export(
@@ -157,7 +157,7 @@ def _translate(program: ExportedProgram, outputs: list[str]) -> ModelProto:
 
 
 def _tidy(model: ModelProto) -> ModelProto:
-    """Fold constants, drop what is unused, and strip what the exporter says about this machine's files."""
+    """Fold constants, drop what is unused, and strip paths of this machine that the exporter adds."""
     stored = list(model.graph.initializer)
     del model.graph.initializer[:]
     # Parameters stand in as inputs, so that none is folded away or loses its name.

@@ -1,4 +1,4 @@
-"""Torchvision's classifiers with weights from a file: explained as they are, without training anything here."""
+"""Torchvision's classifiers with weights from a file: explained as they are, without training."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -76,12 +76,12 @@ def load_classifier(
 
     Args:
         name: torchvision's.
-        weights: file of its state dict; heads that only help training (`aux1`, `AuxLogits`) may be there or not.
+        weights: file of its state dict; heads that only help training (`aux1`, `AuxLogits`) are optional.
         num_classes: K.
         build: what a state dict does not say: arguments of torchvision's constructor.
 
     Raises:
-        WeightsError: there is no such network, the file is of another one, or does not say all that is needed.
+        WeightsError: there is no such network, the file is of another one, or does not hold all that is needed.
     """
     if name not in torchvision.models.list_models(module=torchvision.models):
         raise WeightsError(f"torchvision has no classifier {name!r}")
@@ -108,7 +108,7 @@ def load_classifier(
 def _built(name: str, num_classes: int, build: Mapping[str, object]) -> nn.Module:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of how its weights begin, which are replaced
+            warnings.simplefilter("ignore")  # about its initial weights, which are replaced
             network: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **build)
     except (TypeError, ValueError) as error:
         given = ", ".join(f"{key}={value}" for key, value in build.items())
@@ -117,7 +117,7 @@ def _built(name: str, num_classes: int, build: Mapping[str, object]) -> nn.Modul
 
 
 def _without_wrapper(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-    """Drop what a class around the network put before every name."""
+    """Remove the prefix that a wrapper class put before every name."""
     own = {name for name, _ in network.named_children()}
     while True:
         first = {key.partition(".")[0] for key in state}

@@ -1,4 +1,4 @@
-"""One attention module an arm of the comparison, from nothing to the Grad-CAM-guided channel-spatial one.
+"""The attention modules of the comparison, from none to the Grad-CAM-guided channel-spatial one.
 
 Source: Xu et al. 2021, "Grad-CAM guided channel-spatial attention module for fine-grained visual
 classification", arXiv:2101.09666; squeeze-and-excitation: arXiv:1709.01507; CBAM: arXiv:1807.06521.
@@ -15,7 +15,7 @@ REDUCTION = 16
 
 
 class Attended(NamedTuple):
-    """What an attention module answers.
+    """The outputs of an attention module.
 
     Attributes:
         feature_map: X', the map the head sees and Grad-CAM explains, (N, C', h, w).

@@ -1,8 +1,8 @@
 """Torchvision's convolutional networks as feature extractors, with their stages and with weights from anywhere.
 
 A backbone keeps torchvision's module names, so torchvision's state dicts load as they are; the classifier is
-left out, and its keys may stand in the weights file or not. An early part may be frozen: then it neither learns nor
-follows the statistics of what it sees, and its features may be computed once and be given in its place.
+left out, and its keys are optional in the weights file. An early part can be frozen: its weights and running
+statistics stay as they are, and its features can be computed once and passed in its place.
 """
 
 import argparse
@@ -21,11 +21,11 @@ Weights = Literal["imagenet"] | Path | None
 
 
 class WeightsError(ValueError):
-    """The weights cannot be had, or are of another network; the message names the keys."""
+    """The weights cannot be loaded, or are of another network; the message names the keys."""
 
 
 class StageError(ValueError):
-    """The backbone has no such stage or step; the message names those there are."""
+    """The backbone has no such stage or step; the message lists the existing ones."""
 
 
 class Stage(NamedTuple):
@@ -67,7 +67,7 @@ STAGES: Mapping[str, tuple[Stage, ...]] = {
 
 
 STATE_NAMES = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
-"""Under which checkpoints keep their state dict, the first that is there counts."""
+"""Keys under which checkpoints keep their state dict; the first one present is taken."""
 WRAPPERS = ("_orig_mod.", "module.", "_orig_mod.")
 """What `torch.compile` and `DataParallel` put before every name, in any order."""
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
@@ -109,7 +109,7 @@ class Backbone(nn.Module):
 
         Args:
             x: normalised images, (N, 3, H, W), or the features of the step `after`.
-            after: name of the step to go on from.
+            after: name of the step to continue from.
         """
         for step in self._steps_after(after):
             x = self.get_submodule(step)(x)
@@ -120,7 +120,7 @@ class Backbone(nn.Module):
 
         Args:
             x: normalised images, (N, 3, H, W), or the feature map of the stage `after`.
-            after: name of the stage to go on from; its own map is not returned.
+            after: name of the stage to continue from; its own map is not returned.
         """
         names = {stage.name for stage in self.stages}
         maps = []
@@ -152,14 +152,14 @@ class Backbone(nn.Module):
         return self.stages[stages - 1].name if stages else None
 
     def freeze(self, step: str | None) -> None:
-        """Let everything up to a step keep its weights and, in training too, its running statistics."""
+        """Freeze weights and running statistics of everything up to a step, in training mode too."""
         self._frozen = self._steps_until(step)
         for module in self.modules_until(step):
             module.requires_grad_(False)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode of what learns; frozen modules stay in evaluation mode."""
+        """Set the mode of the trainable modules; frozen ones stay in evaluation mode."""
         super().train(mode)
         for name in self._frozen:
             self.get_submodule(name).eval()
@@ -184,7 +184,7 @@ class Backbone(nn.Module):
         return self.steps[len(self._steps_until(step)) :]
 
     def load_weights(self, state: Mapping[str, Tensor], origin: str) -> None:
-        """Load a torchvision state dict; the classifier's keys may be there or not.
+        """Load a torchvision state dict; the classifier's keys are optional.
 
         Args:
             state: tensors by torchvision's names.
@@ -238,8 +238,7 @@ def create_backbone(name: str, weights: Weights = None) -> Backbone:
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Read a file of named tensors, without running code from it.
 
-    A checkpoint that holds them under a name beside other things is read, too, and what wrappers put before every
-    name is dropped.
+    A checkpoint that holds them under a key beside other things is read too; the prefixes of wrappers are removed.
 
     Raises:
         WeightsError: there is no such file, or it holds something else.
@@ -249,8 +248,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):  # torchvision's own scripts keep their options
             found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever its unpickler and zip reader meet
-        # Not its text: that advises to run whatever code the file holds.
+    except Exception as error:  # torch raises many kinds, from its unpickler and its zip reader
+        # Not its text: that advises to run any code the file holds.
         raise WeightsError(f"{path.name} is not a readable weights file: it must hold tensors by name alone") from error
     state = _innermost(found, path.name)
     for wrapper in WRAPPERS:

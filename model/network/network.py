@@ -90,7 +90,7 @@ class Network(nn.Module):
 
         Args:
             x: normalised images, (N, 3, H, W), or the features of the backbone's step `after`.
-            after: name of the step to go on from.
+            after: name of the step to continue from.
         """
         return self.attend(self.backbone(x, after))
 
@@ -126,7 +126,7 @@ def build_network(config: NetworkConfig, weights: Weights = None) -> Network:
         weights: of the backbone, as for `create_backbone`.
 
     Raises:
-        WeightsError: the backbone's weights cannot be had or are of another network.
+        WeightsError: the backbone's weights cannot be loaded or are of another network.
     """
     return Network(config, create_backbone(config.backbone, weights))
 

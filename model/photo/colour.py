@@ -7,16 +7,16 @@ What was decided, and where a browser was not followed:
   mismatch is ignored, and so is a broken profile: the pixels are shown as they are.
 - **16 bits.** Scaled from 0…65535 to 0…255. Chromium 156 cuts the low byte off, the PNG specification recommends
   rounding (13.12): grey is rounded here, one level apart at most; colours lose the low byte in Pillow as there.
-- **CMYK.** With a CMYK profile by it, else naively: red = (255 − cyan) × (255 − black) / 255. Adobe's JPEGs are
+- **CMYK.** By its CMYK profile, else naively: red = (255 − cyan) × (255 − black) / 255. Adobe's JPEGs are
   stored inverted; the decoder turns them back before either.
 - **Alpha**, and transparent colours of a palette or of grey: over white in sRGB, after the profile. A browser shows the
   page behind; paper is white. Lossy AVIFs with alpha come out a few levels apart from Chromium's.
-- **Lab, floats and wide integers** stand in TIFFs, which Chromium does not show: Lab of print's white (D50);
+- **Lab, floats and wide integers** occur in TIFFs, which Chromium does not show: Lab of print's white (D50);
   floats and wide integers from their smallest usual range.
 - PNG's `gAMA`, `cHRM` and `cICP` are not read: Chromium follows them, Pillow does not apply them.
 
-Sources: PNG specification, third edition (https://www.w3.org/TR/png-3/), section 13; Chromium 156 itself, which was
-shown every kind and asked for its canvas' pixels.
+Sources: PNG specification, third edition (https://www.w3.org/TR/png-3/), section 13; the canvas pixels of
+Chromium 156 for every kind.
 """
 
 import io
@@ -35,13 +35,13 @@ KNOWN, KNOWN_BYTES = 8, 1 * MIB
 """How many transforms are kept, because photos of one camera share their profile, and of profiles up to which size: a
 transform holds about as much as its profile. Of larger ones the last is kept, for the strips of its image."""
 STRIP_PIXELS = 250_000
-"""Conversions of large images go through strips of this many pixels, so that no second image stands beside."""
+"""Conversions of large images go through strips of this many pixels, so that no second image is in memory."""
 
 _DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 
 
 def to_rgb(image: Image.Image, profile: bytes) -> Image.Image:
-    """Return the image in sRGB over white, through strips where it is large, and without the file behind it."""
+    """Return the image in sRGB over white, through strips where it is large, and without a reference to the file."""
     if image.mode == "RGB" and "transparency" not in image.info:
         _show_rgb(image, profile)
         return Image.Image()._new(image.im)  # `copy` would hold the pixels twice

@@ -1,6 +1,6 @@
-"""Which format a file is of, by its first bytes, and how each is opened. What Pillow does on its own is tamed here.
+"""Which format a file is of, by its first bytes, and how each is opened, without what Pillow would do by itself.
 
-Metadata never stops a photo: what Pillow trips over in it is not shown to Pillow.
+Metadata never makes a photo fail: what Pillow cannot parse in it is hidden from Pillow.
 """
 
 import io
@@ -26,7 +26,7 @@ from model.photo.headers import without_frail_segments
 from model.photo.limits import ImageLimits
 from model.photo.png import read_drawing
 
-# A hostile upload must not be able to fill the log, nor the registry where Python remembers past warnings.
+# A hostile upload must not fill the log, nor Python's registry of past warnings.
 warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
 
 _MAGIC: tuple[tuple[bytes, str], ...] = (
@@ -60,7 +60,7 @@ _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b
 
 
 def sniff(data: bytes) -> str | None:
-    """Return the format that the first bytes announce, one of `FORMATS`, or None."""
+    """Return the format of the first bytes, one of `FORMATS`, or None."""
     for magic, format_ in _MAGIC:
         if data.startswith(magic):
             return format_
@@ -78,7 +78,7 @@ def sniff(data: bytes) -> str | None:
 
 
 def allowed_format(data: bytes, limits: ImageLimits) -> str:
-    """Return the format that the first bytes announce.
+    """Return the format of the first bytes, if it is decoded here.
 
     Raises:
         EmptyPhoto: no bytes.
@@ -118,7 +118,7 @@ def _heif_plugin() -> Callable[[io.BytesIO], ImageFile.ImageFile] | None:
 class Jpeg(JpegImagePlugin.JpegImageFile):
     """A JPEG's first picture, opened without building Python objects of its whole EXIF block.
 
-    Pillow reads the print resolution out of it, which nobody needs here and which hostile tags make costly.
+    Pillow reads the print resolution from it, which is not needed here and which hostile tags make expensive.
     """
 
     def _read_dpi_from_exif(self) -> None:
@@ -135,11 +135,11 @@ class Avif(AvifImagePlugin.AvifImageFile):
     def _open(self) -> None:
         assert self.fp is not None, "opened on a stream"  # noqa: S101
         data = self.fp.read()
-        # Decoding has its own thread pool; more threads inside would take the cores from the runtime.
+        # Decoding has its own thread pool; more threads in the library would take cores from the runtime.
         make = AvifImagePlugin._avif.AvifDecoder  # type: ignore[attr-defined]
         try:
             self._decoder = make(data, "auto", 1)
-        except ValueError:  # so libavif answers a broken EXIF block, too
+        except ValueError:  # libavif refuses a broken EXIF block like this, too
             self._decoder = make(_EXIF_ITEM.sub(rb"\1skip", data), "auto", 1)
         self._size, self.n_frames, self._mode, profile, _, orientation, _ = self._decoder.get_info()
         self.is_animated = self.n_frames > 1

@@ -11,7 +11,7 @@ from model.files import WriteError, check_folder, check_target, replacing, write
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
-    """Bytes and text take the old file's place, and nothing else lies about."""
+    """Bytes and text replace the old file, and no other file is left."""
     path = tmp_path / "kept.txt"
     for content in (b"one", memoryview(b"two"), "drei Vögel"):
         write_whole(path, content)
@@ -58,7 +58,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
-    """The write fails with a message, and nothing half-written lies about."""
+    """The write fails with a message, and no partial file is left."""
     path = tmp_path / "kept.bin"
     write_whole(path, b"old")
     program = textwrap.dedent("""

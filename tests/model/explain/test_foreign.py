@@ -67,7 +67,7 @@ def test_every_layer_has_its_own_exact_map(small: Path, layer: int) -> None:
 
 
 def test_answers_do_not_depend_on_the_layer(small: Path) -> None:
-    """Class, probabilities and explained class are the same whichever layer is asked for; others are NaN."""
+    """Class, probabilities and explained class are the same for every layer; unknown layers are NaN."""
     runtime = session(small.read_bytes())
     codes = np.array([[-1, 2]], dtype=np.int64)
     answers = [run(runtime, IMAGES[:1], codes, np.full_like(codes, CLASSES), layer) for layer in range(4)]
@@ -92,7 +92,7 @@ def test_earlier_layers_stand_in_branches_and_weights_once(small: Path) -> None:
 
 
 def test_the_last_stage_enters_no_branch_that_sees_the_weights(small: Path) -> None:
-    """A runtime hands a branch all that it sees, used or not: the usual answer passes one that sees one value."""
+    """A runtime passes a branch all that it sees, used or not: the usual request enters one that sees one value."""
     (choice,) = (node for node in read(small).graph.node if node.op_type == "If")
     otherwise = next(attribute.g for attribute in choice.attribute if attribute.name == "else_branch")
     assert [(node.op_type, list(node.input)) for node in otherwise.node] == [("Identity", ["layer0/gradcam"])]
@@ -135,7 +135,7 @@ def read_manifest(path: Path):  # type: ignore[no-untyped-def]  # noqa: ANN201
 
 
 class _Around(nn.Module):
-    """Part of the network goes around `middle`."""
+    """A connection bypasses `middle`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -163,13 +163,13 @@ class _Around(nn.Module):
     ],
 )
 def test_layers_that_cannot_be_explained_are_named(layer: str, message: str) -> None:
-    """A typo, a layer that something goes around, one that does not run, one without a map."""
+    """A typo, a layer that is bypassed, one that does not run, one without a map."""
     with pytest.raises(LayerError, match=message):
         check_separates(ExplainableModule(_Around().eval(), (layer,)), 16)
 
 
-def test_a_module_that_cannot_run_says_so_itself() -> None:
-    """Its own error is not taken for something that goes around a layer."""
+def test_a_module_that_cannot_run_raises_its_own_error() -> None:
+    """Its own error is not taken for a bypassed layer."""
     network = make_small()
     network.fc = nn.Linear(3, CLASSES)
     with pytest.raises(RuntimeError, match="3"):
@@ -210,14 +210,14 @@ class _Applied(nn.Module):
     [
         (lambda x: x + torch.special.bessel_j0(x), r"aten\.special_bessel_j0 of pool has no ONNX form"),
         (lambda x: x if float(x.sum()) > 0 else -x, r"pool cannot be traced"),
-        (lambda x: x + CALLS.add_(1), r"changes a tensor of its own .* 'aten\.add_\.Tensor'"),
+        (lambda x: x + CALLS.add_(1), r"modifies one of its own tensors .* 'aten\.add_\.Tensor'"),
         (lambda x: nn.functional.local_response_norm(x, 3), r"the axes N were frozen in the trace"),
     ],
 )
 def test_what_cannot_be_exported_is_named_with_its_module(
     tmp_path: Path, operation: Callable[[Tensor], Tensor], message: str
 ) -> None:
-    """An operator without ONNX form, control flow that depends on the data, a tensor of its own that a pass changes."""
+    """An operator without ONNX form, control flow that depends on the data, a tensor that a pass modifies."""
     network = make_small()
     network.pool = _Applied(operation)  # type: ignore[assignment]
     with pytest.raises(GraphError, match=message):

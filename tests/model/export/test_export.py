@@ -149,7 +149,7 @@ def test_invalid_contrasts_are_nan(tiny: Exported, code: int) -> None:
 
 @pytest.mark.parametrize("layer", [-1, 99])
 def test_invalid_layers_are_nan(tiny: Exported, layer: int) -> None:
-    """A layer that the file does not have never gives another layer's map; the class is answered all the same."""
+    """A layer that the file does not have never gives another layer's map; the class is still returned."""
     outputs = _ask(tiny, _codes([1]), layer=layer)
     assert np.isnan(outputs["gradcam"]).all()
     assert outputs["explained"].tolist() == [[-1]]
@@ -166,7 +166,7 @@ def test_only_standard_operators_and_no_external_data(tiny: Exported) -> None:
 
 
 def test_nothing_of_this_machine_is_in_the_file(tiny: Exported) -> None:
-    """The exporter's stack traces, with the paths of whoever exported, are left out."""
+    """The exporter's stack traces, with paths of the exporting machine, are left out."""
     content = tiny.path.read_bytes()
     assert b".py" not in content
     assert str(Path.cwd()).encode() not in content

@@ -32,7 +32,7 @@ def test_last_stage_is_the_output_and_follows_from_every_earlier_one() -> None:
             assert all(torch.equal(a, b) for a, b in zip(maps[index + 1 :], later, strict=True))
 
 
-def test_any_step_can_be_gone_on_from() -> None:
+def test_any_step_can_be_continued_from() -> None:
     """Features of a step, given in its place, lead to the same last map."""
     backbone = Backbone("mobilenet_v2").eval()
     with torch.no_grad():
@@ -145,7 +145,7 @@ def test_unreadable_weights_are_refused(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_file_that_would_run_code_is_refused_without_torchs_advice(tmp_path: Path) -> None:
-    """Whoever reads the message is not told to switch off the protection."""
+    """The message does not advise to switch off the protection."""
     torch.save({"weight": object()}, tmp_path / "pickle.pth")
     with pytest.raises(WeightsError, match=r"pickle\.pth .* it must hold tensors by name alone$") as caught:
         read_state_dict(tmp_path / "pickle.pth")

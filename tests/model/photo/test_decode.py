@@ -25,7 +25,7 @@ def test_draft_keeps_the_geometry(orientation: int) -> None:
 
 
 def test_draft_leaves_twice_the_side() -> None:
-    """The shorter side keeps at least twice the pixels asked for."""
+    """The shorter side keeps at least twice the requested pixels."""
     data = encoded(slopes(1600, 900), "JPEG")
     assert [1, 1, 2, 8] == [decode_image(data, min_side=side).scale for side in (900, 451, 225, 50)]
 
