@@ -41,42 +41,6 @@ def _convolution_backward(
     return result, None, None
 
 
-def _batch_norm(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    training: bool,
-    momentum: float,
-    eps: float,
-) -> Any:
-    """Use the operation that normalises by running statistics only: it is ONNX's, and returns no statistics."""
-    if training or running_mean is None or running_var is None:
-        return NotImplemented
-    return aten._native_batch_norm_legit_no_training(x, weight, bias, running_mean, running_var, momentum, eps)
-
-
-def _batch_norm_backward(
-    gradient: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    save_mean: Tensor | None,
-    save_invstd: Tensor | None,
-    train: bool,
-    eps: float,
-    output_mask: list[bool],
-) -> Any:
-    """With running statistics, batch normalisation is one factor a channel, which a runtime folds to a constant."""
-    if train or running_var is None or output_mask[1] or output_mask[2]:
-        return NotImplemented
-    factor = torch.rsqrt(running_var + eps)
-    factor = factor if weight is None else factor * weight
-    return gradient * factor.view(1, -1, *[1] * (x.dim() - 2)), None, None
-
-
 def _avg_pool2d_backward(
     gradient: Tensor,
     x: Tensor,
@@ -122,6 +86,4 @@ DECOMPOSITIONS = {
     **get_decompositions([aten.max_pool2d_with_indices_backward, aten.squeeze.dims]),
     aten.avg_pool2d_backward.default: _avg_pool2d_backward,
     aten.convolution_backward.default: _convolution_backward,
-    aten.native_batch_norm.default: _batch_norm,
-    aten.native_batch_norm_backward.default: _batch_norm_backward,
 }

@@ -152,7 +152,7 @@ def read(path: Path) -> ModelProto:
     """
     try:
         return onnx.load(str(path), load_external_data=False)
-    except FileNotFoundError:
+    except OSError:
         raise
     except Exception as error:  # protobuf's own errors
         raise ManifestError(f"{path.name} is not an ONNX file: {error}") from error

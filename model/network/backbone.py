@@ -8,7 +8,7 @@ statistics stay as they are, and its features can be computed once and passed in
 import argparse
 import copy
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple, Self, TypeGuard
 
@@ -68,8 +68,6 @@ STAGES: Mapping[str, tuple[Stage, ...]] = {
 
 STATE_NAMES = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
 """Keys under which checkpoints keep their state dict; the first one present is taken."""
-WRAPPERS = ("_orig_mod.", "module.", "_orig_mod.")
-"""What `torch.compile` and `DataParallel` put before every name, in any order."""
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 """Names of DenseNet's layers in older files: `norm.1` is `norm1` now."""
 
@@ -193,25 +191,7 @@ class Backbone(nn.Module):
         Raises:
             WeightsError: keys are missing or surplus, or a tensor has another shape.
         """
-        own = self.state_dict()
-        # Checkpoints from before torch 0.4.1 do not count batches; nothing is computed from the count.
-        missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
-        surplus = [key for key in state if key not in own and key not in self._classifier_keys]
-        reshaped = [
-            f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
-            for key in own
-            if key in state and state[key].shape != own[key].shape
-        ]
-        if missing or surplus or reshaped:
-            raise WeightsError(
-                f"{origin} is not a state dict of {self.name}: "
-                + "; ".join(
-                    f"{kind}: {_shorten(keys)}"
-                    for kind, keys in (("missing", missing), ("surplus", surplus), ("of another shape", reshaped))
-                    if keys
-                )
-            )
-        self.load_state_dict({key: state.get(key, tensor) for key, tensor in own.items()})
+        load_exactly(self, state, f"{origin} is not a state dict of {self.name}", self._classifier_keys)
 
 
 def create_backbone(name: str, weights: Weights = None) -> Backbone:
@@ -235,10 +215,43 @@ def create_backbone(name: str, weights: Weights = None) -> Backbone:
     return backbone
 
 
+def load_exactly(network: nn.Module, state: Mapping[str, Tensor], refusal: str, optional: Collection[str] = ()) -> None:
+    """Load a state dict that holds every tensor of a network and nothing else.
+
+    Args:
+        network: changed in place.
+        state: tensors by name, maybe behind a prefix that a class around the network put before every name.
+        refusal: how the message begins.
+        optional: names that may be there and are not loaded.
+
+    Raises:
+        WeightsError: keys are missing or surplus, or a tensor has another shape.
+    """
+    own, children = network.state_dict(), {name for name, _ in network.named_children()}
+    bare = state
+    while len(first := {key.partition(".")[0] for key in bare}) == 1 and not first <= children:
+        bare = {key.partition(".")[2]: tensor for key, tensor in bare.items()}
+    if own.keys() & bare.keys():
+        state = bare
+    # Checkpoints from before torch 0.4.1 do not count batches; nothing is computed from the count.
+    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+    surplus = [key for key in state if key not in own and key not in optional]
+    reshaped = [
+        f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    faults = {"missing": missing, "surplus": surplus, "of another shape": reshaped}
+    if any(faults.values()):
+        listed = "; ".join(f"{kind}: {_shorten(keys)}" for kind, keys in faults.items() if keys)
+        raise WeightsError(f"{refusal}: {listed}")
+    network.load_state_dict({key: state.get(key, tensor) for key, tensor in own.items()})
+
+
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Read a file of named tensors, without running code from it.
 
-    A checkpoint that holds them under a key beside other things is read too; the prefixes of wrappers are removed.
+    A checkpoint that holds them under a key beside other things is read too.
 
     Raises:
         WeightsError: there is no such file, or it holds something else.
@@ -252,9 +265,6 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         # Not its text: that advises to run any code the file holds.
         raise WeightsError(f"{path.name} is not a readable weights file: it must hold tensors by name alone") from error
     state = _innermost(found, path.name)
-    for wrapper in WRAPPERS:
-        if state and all(name.startswith(wrapper) for name in state):
-            state = {name.removeprefix(wrapper): tensor for name, tensor in state.items()}
     return {_OLD_DENSENET.sub(r"\1\2", name): tensor for name, tensor in state.items()}
 
 

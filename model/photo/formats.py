@@ -172,27 +172,24 @@ def _open_png(data: bytes) -> PngImagePlugin.PngImageFile:
     return image
 
 
+_OPENERS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
+    "WEBP": WebPImagePlugin.WebPImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+    "AVIF": Avif,
+}
+
+
 def open_file(data: bytes, format_: str) -> ImageFile.ImageFile:
     """Parse the header of a file of one of `FORMATS`.
 
     `Image.open` would try every plugin of Pillow, and its bomb check is only a warning.
     """
-    stream = io.BytesIO(data)
-    match format_:
-        case "JPEG":
-            return _open_jpeg(data)
-        case "PNG":
-            return _open_png(data)
-        case "WEBP":
-            return WebPImagePlugin.WebPImageFile(stream)
-        case "GIF":
-            return GifImagePlugin.GifImageFile(stream)
-        case "BMP":
-            return BmpImagePlugin.BmpImageFile(stream)
-        case "TIFF":
-            return TiffImagePlugin.TiffImageFile(stream)
-        case "AVIF":
-            return Avif(stream)
-    opener = _heif_plugin()
+    if format_ == "JPEG":
+        return _open_jpeg(data)
+    if format_ == "PNG":
+        return _open_png(data)
+    opener = _OPENERS.get(format_) or _heif_plugin()
     assert opener is not None, "refused before"  # noqa: S101 - allowed_format has just checked it
-    return opener(stream)
+    return opener(io.BytesIO(data))
