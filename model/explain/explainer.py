@@ -102,16 +102,12 @@ class ExplainableNetwork(ExplainableClassifier):
 
     def forward(self, x: Tensor) -> Passed:
         """Classify normalised images, (N, 3, S, S)."""
-        *earlier, last = self.network.backbone.forward_stages(x.to(self._dtype))
+        dtype = next(self.network.backbone.parameters()).dtype  # head and attention have the input's
+        *earlier, last = self.network.backbone.forward_stages(x.to(dtype))
         attended = self.network.attend(last.to(x.dtype))
         logits = self.network.forward_head(attended.feature_map)
         maps = (attended.feature_map, *reversed(earlier))[: len(self.layers)]
         return Passed(logits, maps, attended.attention)
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        """In which the backbone computes; head and attention have the input's."""
-        return next(self.network.backbone.parameters()).dtype
 
     def last_gradients(self, x: Tensor, passed: Passed, cotangent: Tensor) -> Tensor:
         """Return `mean_hw(dy/dX')` at the cost of the head on one vector a target."""
@@ -163,9 +159,9 @@ class Explainer(nn.Module):
             layer: index, int64, scalar; only checked, because the maps of all layers are returned.
 
         Returns:
-            logits (N, K); probabilities (N, K); explained (N, T), -1 where a code is invalid; attention
-            (N, h, w) if there is one; a map (N, T, h, w) for each layer, NaN where a code is invalid; the
-            feature map (N, C, h, w) of each layer but the last stage; its copies (N·T, C, h, w) likewise.
+            logits (N, K); probabilities (N, K); attention (N, h, w) if there is one; the last stage's map
+            (N, T, h, w), NaN where a code is invalid; explained (N, T), -1 where a code is invalid; a map of each
+            earlier layer; its feature map (N, C, h, w); its copies (N·T, C, h, w).
         """
         x = self.normalise(image)
         passed: Passed = self.classifier(x)
@@ -177,11 +173,12 @@ class Explainer(nn.Module):
         if len(self.classifier.layers) > 1:
             earlier, copies = self.classifier.earlier_gradients(x, passed, cotangent)
             weights.extend(earlier)
-        gradcams = [_mask(activation_maps(alpha, a), valid) for alpha, a in zip(weights, passed.maps, strict=True)]
+        maps = [activation_maps(alpha, a) for alpha, a in zip(weights, passed.maps, strict=True)]
+        last, *others = [torch.where(valid[:, :, None, None], a, torch.nan) for a in maps]
         attention = () if passed.attention is None else (passed.attention,)
         probabilities = torch.softmax(passed.logits / self.temperature, dim=1)
         explained = torch.where(valid, target, UNKNOWN)
-        return passed.logits, probabilities, explained, *attention, *gradcams, *passed.maps[1:], *copies
+        return passed.logits, probabilities, *attention, last, explained, *others, *passed.maps[1:], *copies
 
     def named_constants(self) -> Iterator[tuple[str, Tensor]]:
         """Yield every parameter and buffer; the network's under the names of its own state dict."""
@@ -244,7 +241,3 @@ def gradient_scale(dtype: torch.dtype) -> float:
     A float16 gradient would underflow: it is a thousandth of the smallest float16 number, or less.
     """
     return 1024.0 if dtype == torch.float16 else 1.0
-
-
-def _mask(maps: Tensor, valid: Tensor) -> Tensor:
-    return torch.where(valid[:, :, None, None], maps, torch.nan)

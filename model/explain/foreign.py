@@ -126,40 +126,32 @@ def check_separates(classifier: ExplainableModule, size: int) -> None:
     Raises:
         LayerError: a layer is not used, or a connection bypasses it.
     """
-    # What depends on values cannot be traced either; the trace reports it, and in which module.
-    with (
-        FakeTensorMode(allow_non_fake_inputs=True),
-        suppress(DataDependentOutputException, DynamicOutputShapeException),
-    ):
-        _cut_everywhere(classifier, torch.zeros(2, 3, size, size))
-
-
-def _cut_everywhere(classifier: ExplainableModule, x: Tensor) -> None:
-    """Replace every layer's maps by others, with two more images each time.
-
-    A connection that bypasses a layer then has fewer images than the layer, and the shapes do not match.
-    """
     reached: list[tuple[str, Tensor, Tensor]] = []
 
     def cut(layer: str, output: Tensor) -> Tensor:
+        # Every layer's maps are replaced by others, with two more images each time: a connection that bypasses a
+        # layer then has fewer images than the layer, and the shapes do not match.
         other = output.new_zeros((len(output) + 2, *output.shape[1:])).requires_grad_()
         reached.append((layer, output, other))
         return other.clone()
 
-    try:
-        with torch.enable_grad():
-            with classifier.hooked(cut):
+    unknown = (DataDependentOutputException, DynamicOutputShapeException)
+    # What depends on values cannot be traced either; the trace reports it, and in which module.
+    with FakeTensorMode(allow_non_fake_inputs=True), suppress(*unknown):
+        x = torch.zeros(2, 3, size, size)
+        try:
+            with torch.enable_grad(), classifier.hooked(cut):
                 logits = classifier.network(x)
             ends = [output for _, output, _ in reached[1:]] + [logits]
             for (*_, other), end in reversed([*zip(reached, ends, strict=True)]):
                 torch.autograd.grad(end.sum(), other, retain_graph=True)
                 reached.pop()
-    except (DataDependentOutputException, DynamicOutputShapeException):
-        raise
-    except RuntimeError as error:
-        classifier(x)  # a module that cannot run at all raises its own error
-        layer = reached[-1][0] if reached else classifier.layers[-1]
-        raise LayerError(
-            f"the layer {layer!r} cannot be explained: the logits do not depend on it, or part of the network goes "
-            f"around it ({error})"
-        ) from error
+        except unknown:
+            raise
+        except RuntimeError as error:
+            classifier(x)  # a module that cannot run at all raises its own error
+            layer = reached[-1][0] if reached else classifier.layers[-1]
+            raise LayerError(
+                f"the layer {layer!r} cannot be explained: the logits do not depend on it, or part of the network goes "
+                f"around it ({error})"
+            ) from error

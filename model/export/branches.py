@@ -68,9 +68,10 @@ def branch_by_layer(model: ModelProto, always: Collection[str], branches: Iterab
     choice[-1].output[0] = "gradcam"
     del graph.node[:]
     graph.node.extend([*nodes, *choice])
-    outputs = [value for value in graph.output if value.name in always and value.name != "gradcam"]
+    gradcam = helper.make_tensor_value_info("gradcam", TensorProto.FLOAT, ["N", "T", None, None])
+    outputs = [gradcam if value.name == "gradcam" else value for value in graph.output if value.name in always]
     del graph.output[:]
-    graph.output.extend([*outputs, helper.make_tensor_value_info("gradcam", TensorProto.FLOAT, ["N", "T", None, None])])
+    graph.output.extend(outputs)
 
 
 def _taken(index: int, branch: Branch, nodes: list[NodeProto]) -> GraphProto:

@@ -28,17 +28,17 @@ def _convolution_backward(
     """Write a convolution's input gradient as the transposed convolution that it is."""
     if transposed or output_mask[1] or output_mask[2]:
         return NotImplemented
-    spatial = range(len(stride))
+    windows = [step * (size - 1) + 1 for step, size in zip(dilation, weight.shape[2:], strict=True)]
     # What the forward pass dropped at the far border comes back as output padding.
-    extra = [
-        int(
-            x.shape[2 + d]
-            - ((gradient.shape[2 + d] - 1) * stride[d] - 2 * padding[d] + dilation[d] * (weight.shape[2 + d] - 1) + 1)
-        )
-        for d in spatial
-    ]
-    result = torch.ops.aten.convolution(gradient, weight, None, stride, padding, dilation, True, extra, groups)
+    extra = _dropped(x, gradient, windows, stride, padding)
+    result = aten.convolution(gradient, weight, None, stride, padding, dilation, True, extra, groups)
     return result, None, None
+
+
+def _dropped(x: Tensor, gradient: Tensor, windows: list[int], stride: list[int], padding: list[int]) -> list[int]:
+    """Return how many cells at the far border no window covers, along each axis; negative where one hangs over."""
+    axes = zip(x.shape[2:], gradient.shape[2:], windows, stride, padding, strict=True)
+    return [int(size - ((count - 1) * step - 2 * pad + window)) for size, count, window, step, pad in axes]
 
 
 def _avg_pool2d_backward(
@@ -59,15 +59,10 @@ def _avg_pool2d_backward(
     axes = zip(sizes, means, kernel, stride, padding, strict=True)
     counts = [_window_sizes(*axis, count_include_pad, gradient.dtype) for axis in axes]
     divisor = counts[0][:, None] * counts[1] if divisor_override is None else divisor_override
-    missing = [
-        size - ((mean - 1) * step - 2 * pad + window)
-        for size, mean, window, step, pad in zip(sizes, means, kernel, stride, padding, strict=True)
-    ]
-    ones = torch.ones((int(x.shape[1]), 1, *kernel), dtype=gradient.dtype)
+    missing, channels = _dropped(x, gradient, kernel, stride, padding), int(x.shape[1])
     extra = [max(0, cells) for cells in missing]
-    spread: Tensor = aten.convolution(
-        gradient / divisor, ones, None, stride, padding, [1, 1], True, extra, int(x.shape[1])
-    )
+    ones = torch.ones((channels, 1, *kernel), dtype=gradient.dtype)
+    spread: Tensor = aten.convolution(gradient / divisor, ones, None, stride, padding, [1, 1], True, extra, channels)
     # With `ceil_mode` the last window may hang over the border.
     return spread[:, :, : sizes[0], : sizes[1]] if min(missing) < 0 else spread
 

@@ -39,10 +39,10 @@ def record(explainer: Explainer, example: Example) -> fx.GraphModule:
     """
     table = {**core_aten_decompositions(), **DECOMPOSITIONS}
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
-    stand_ins = [
-        mode.from_tensor(tensor, symbolic_context=StatelessSymbolicContext(dynamic_sizes=_free_axes(tensor, free)))
-        for tensor, free in zip(example, FREE_AXES, strict=True)
-    ]
+    stand_ins = []
+    for tensor, free in zip(example, FREE_AXES, strict=True):
+        sizes = [DimDynamic.DYNAMIC if axis < free else DimDynamic.STATIC for axis in range(tensor.dim())]
+        stand_ins.append(mode.from_tensor(tensor, symbolic_context=StatelessSymbolicContext(dynamic_sizes=sizes)))
 
     def explain(image: Tensor, target: Tensor, versus: Tensor, layer: Tensor) -> tuple[Tensor, ...]:
         return explainer.forward(image, target, versus, layer)  # make_fx counts arguments: no bound method
@@ -111,7 +111,3 @@ def _with_lifted_constants(recording: fx.GraphModule, names: Mapping[int, str]) 
         module_call_graph=[ModuleCallEntry("")],
         constants=constants,
     )
-
-
-def _free_axes(tensor: Tensor, free: int) -> list[DimDynamic]:
-    return [DimDynamic.DYNAMIC if axis < free else DimDynamic.STATIC for axis in range(tensor.dim())]

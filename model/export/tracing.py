@@ -17,11 +17,10 @@ import onnx
 import onnxscript.optimizer
 import torch
 from onnx import GraphProto, ModelProto, TensorProto, helper
-from torch import Tensor
 from torch._export.verifier import SpecViolationError
 from torch.export import ExportedProgram
 
-from model.contract.graph import INPUTS, LAST_LAYER, OUTPUTS, no_class
+from model.contract.graph import INPUTS, LAST_LAYER, OUTPUTS, expected_outputs, no_class
 from model.explain.explainer import Explainer
 from model.export.branches import Branch, branch_by_layer
 from model.export.diagnose import describe_failure, module_stack
@@ -58,14 +57,14 @@ def trace(explainer: Explainer, input_size: int) -> ModelProto:
 
 def _trace(explainer: Explainer, input_size: int) -> ModelProto:
     example, network = _example(explainer, input_size), explainer.classifier.network
+    blank = (example[0][:1].permute(0, 3, 1, 2).float(),)
     with module_stack(network) as running:
         try:
             recording = record(explainer, example)
         except Exception as error:  # torch and the module itself raise many kinds
-            raise GraphError(describe_failure(network, _pixels(example), error, running)) from error
+            raise GraphError(describe_failure(network, blank, error, running)) from error
     earlier = range(1, len(explainer.classifier.layers))
-    # In the explainer's order.
-    always = ["logits", "probabilities", "explained", *["attention"] * explainer.classifier.has_attention, "gradcam"]
+    always = expected_outputs(explainer.classifier.has_attention)
     branches = [[f"{kind}.{index}" for index in earlier] for kind in ("gradcam", "feature_map", "copies")]
     # Of tensors that share their memory the first name counts.
     names = {tensor.data_ptr(): name for name, tensor in reversed([*explainer.named_constants()])}
@@ -75,13 +74,12 @@ def _trace(explainer: Explainer, input_size: int) -> ModelProto:
     except SpecViolationError as error:
         raise GraphError(f"the network modifies one of its own tensors when it classifies: {error}") from error
     except torch.onnx.OnnxExporterError as error:
-        raise GraphError(describe_failure(network, _pixels(example), error, [])) from error
+        raise GraphError(describe_failure(network, blank, error, [])) from error
     model = _tidy(model)
     if earlier:
         shapes = [_static_shape(model.graph, name) for name in branches[1]]
         branch_by_layer(model, always, map(Branch, *branches, shapes))
     drop_unused_initializers(model)
-    _order_outputs(model.graph)
     _check_symbolic(model.graph)
     return model
 
@@ -123,11 +121,6 @@ def drop_unused_initializers(model: ModelProto) -> None:
                 del part.initializer[index]
 
 
-def _pixels(example: Example) -> tuple[Tensor]:
-    """Return one blank image as the classifier takes it."""
-    return (example[0][:1].permute(0, 3, 1, 2).float(),)
-
-
 def _example(explainer: Explainer, size: int) -> Example:
     image = torch.zeros((EXAMPLE_IMAGES, size, size, 3), dtype=torch.uint8)
     codes = torch.zeros((EXAMPLE_IMAGES, EXAMPLE_TARGETS), dtype=torch.int64)
@@ -165,8 +158,7 @@ def _tidy(model: ModelProto) -> ModelProto:
     model.graph.input.extend(helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in stored)
     model = onnxscript.optimizer.optimize(model)
     del model.graph.input[given:]
-    used = {name for node in model.graph.node for name in node.input}
-    model.graph.initializer.extend(tensor for tensor in stored if tensor.name in used)
+    model.graph.initializer.extend(stored)
     for part in subgraphs(model.graph):
         for item in (part, *part.node, *part.input, *part.output, *part.initializer):
             item.ClearField("metadata_props")
@@ -181,13 +173,6 @@ def _static_shape(graph: GraphProto, output: str) -> tuple[int, int, int]:
     value = next(value for value in graph.output if value.name == output)
     channels, height, width = (dim.dim_value for dim in value.type.tensor_type.shape.dim[1:])
     return channels, height, width
-
-
-def _order_outputs(graph: GraphProto) -> None:
-    order = list(OUTPUTS)
-    ordered = sorted(graph.output, key=lambda value: order.index(value.name))
-    del graph.output[:]
-    graph.output.extend(ordered)
 
 
 def _check_symbolic(graph: GraphProto) -> None:

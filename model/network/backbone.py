@@ -229,7 +229,9 @@ def load_exactly(network: nn.Module, state: Mapping[str, Tensor], refusal: str, 
     """
     own, children = network.state_dict(), {name for name, _ in network.named_children()}
     bare = state
-    while len(first := {key.partition(".")[0] for key in bare}) == 1 and not first <= children:
+    while all("." in key for key in bare) and len(first := {key.partition(".")[0] for key in bare}) == 1:
+        if first <= children:
+            break
         bare = {key.partition(".")[2]: tensor for key, tensor in bare.items()}
     if own.keys() & bare.keys():
         state = bare

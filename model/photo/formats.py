@@ -146,13 +146,9 @@ class Avif(AvifImagePlugin.AvifImageFile):
         if profile:
             self.info["icc_profile"] = profile
         if orientation != 1:
-            self.info["exif"] = _exif(orientation)
+            # An EXIF block of this one tag.
+            self.info["exif"] = b"II*\0" + struct.pack("<LHHHLHHL", 8, 1, 0x0112, 3, 1, orientation, 0, 0)
         self.seek(0)
-
-
-def _exif(orientation: int) -> bytes:
-    """Return an EXIF block of this one tag."""
-    return b"II*\0" + struct.pack("<LHHHLHHL", 8, 1, 0x0112, 3, 1, orientation, 0, 0)
 
 
 def _open_jpeg(data: bytes) -> Jpeg:
