@@ -38,7 +38,7 @@ def test_guided_attention_follows_the_method() -> None:
 
 
 def test_channel_attention_keeps_the_scale() -> None:
-    """A gate that prefers no channel leaves the map as it is."""
+    """A gate without a preference leaves the map unchanged."""
     module, x = ChannelAttention(32), torch.rand(2, 32, 3, 3)
     torch.nn.init.zeros_(module.gate.fc2.weight)
     torch.nn.init.zeros_(module.gate.fc2.bias)

@@ -56,7 +56,7 @@ def test_config_refuses_what_is_not_offered(field: str, value: object) -> None:
 
 
 def test_unknown_arm_lists_the_known_ones() -> None:
-    """A typo is answered with the names that exist."""
+    """A typo is reported with the existing names."""
     with pytest.raises(ValueError, match=r"attention 'guide'.*guided"):
         NetworkConfig("resnet50", "guide", 10)
 

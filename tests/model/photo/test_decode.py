@@ -55,7 +55,7 @@ def test_truncated_files_are_refused(format_: str, share: float) -> None:
 
 
 def test_error_text_holds_nothing_of_the_library() -> None:
-    """The client reads our words, not Pillow's."""
+    """The client gets our message, not Pillow's."""
     with pytest.raises(UndecodablePhoto) as caught:
         decode_image(b"\x89PNG\r\n\x1a\n" + b"\xff" * 60)
     assert caught.value.detail == "The PNG image is broken, truncated or of an unknown kind."
