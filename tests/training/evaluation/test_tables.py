@@ -48,7 +48,7 @@ def evaluation(
     gradcam[:wrong] = gradcam[:wrong, ::-1, ::-1]
     contrast = np.tile(np.arange(8, dtype=np.float32), (COUNT, 8, 1))
     logits = np.tile([0.0, 2.0], (COUNT, 1))
-    box = np.array([32.0, 32, 64, 64]) if boxes else np.full(4, np.nan)
+    box = np.array([40.0, 40, 64, 64]) if boxes else np.full(4, np.nan)
     points = tuple(Point(number, 8 * number + 4, 60) for number in range(len(PARTS))) if parts else ()
     samples = tuple(Sample(Path(f"{number}.jpg"), int(number >= wrong)) for number in range(COUNT))
     return Evaluation(
@@ -87,7 +87,7 @@ def test_chance_stands_beside_the_maps() -> None:
         line = row(rows, name)
         assert line.figures.keys() >= row(rows, "gradcam").figures.keys()
         assert line.figures["energy"].value < 0.5
-    assert row(rows, "centred_gaussian").figures["enrichment"].value == pytest.approx(1, abs=0.35)
+    assert row(rows, "centred_gaussian").figures["enrichment"].value < 1
 
 
 def test_contrast_follows_the_table() -> None:
@@ -155,4 +155,4 @@ def test_figures_at_the_top_are_those_of_the_table() -> None:
         figure = figures[name]
         assert isinstance(figure, Figure)
         assert figure.value == pytest.approx(values[name]), name
-    assert 0.25 == figures["box_area"].value  # type: ignore[union-attr]
+    assert 0.375**2 == figures["box_area"].value  # type: ignore[union-attr]
