@@ -32,7 +32,8 @@ Score = Callable[[Tensor], Floats]
 """From images, (n, 3, S, S), to the probability of the class that each one's original is predicted as, (n,)."""
 
 STEPS = 8
-"""Equal parts of the image that are changed one after the other."""
+"""Equal parts of the image that are changed one after the other. On photos of birds 16 parts change the mean areas by
+less than 0.01, and the differences from random maps by 0.01: a fifth of their interval at 200."""
 SHARES = (0.2, 0.4, 0.6, 0.8)
 """Of the pixels, removed by ROAD."""
 CHANCE = ("random", "centred_gaussian")

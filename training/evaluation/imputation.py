@@ -1,7 +1,7 @@
 """Fill removed pixels in from their surroundings, so that neither an edge nor the shape of the hole shows.
 
 Each removed pixel becomes the weighted mean of its eight neighbours, removed ones included: a linear system for each
-image. It is solved for a whole batch by multigrid, which takes a thousandth of the time of a sparse solver.
+image. It is solved for a whole batch by multigrid: 14 ms a photo of 288 px, where a sparse solver takes 100 to 900.
 
 Source: Rong et al. 2022, arXiv:2202.00449, section 4.2 (noisy linear imputation); Briggs et al. 2000, "A Multigrid
 Tutorial", ch. 3.
@@ -20,9 +20,10 @@ NOISE = 0.57
 CYCLES = 1
 """V-cycles at each size."""
 SWEEPS = 2
-"""Jacobi sweeps on the way down, and on the way up. On photos of 288 px this leaves 0.9 levels of error (rms)."""
+"""Jacobi sweeps on the way down, and on the way up. On photos of 288 px this leaves 0.9 levels of error
+(rms), which changes the probabilities that ROAD averages by 0.004 at most."""
 TOGETHER = 8
-"""Images solved at a time: so many stay in the processor's cache."""
+"""Images solved at a time: they share the cost of many small calls."""
 SMALLEST = 8
 """Side at which sweeps alone solve the system."""
 
@@ -34,7 +35,7 @@ def impute(images: Tensor, removed: Tensor, generator: torch.Generator | None = 
 
     Args:
         images: levels of 255, (n, 3, S, S), float.
-        removed: pixels to fill, (n, S, S), bool; an image without any kept pixel becomes its mean colour.
+        removed: pixels to fill, (n, S, S), bool; an image without any kept pixel becomes black.
         generator: of the noise, the same for every image; None adds none.
     """
     unknown = removed[:, None].to(images.dtype)

@@ -1,6 +1,6 @@
 """Faithfulness: equal to torchcam's on the same network and maps, and right where the truth is known."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from model.contract.graph import codes_of_best, feeds
 from model.contract.manifest import Manifest
 from training.data.store import as_served
 from training.evaluation.chance import chance_maps
-from training.evaluation.classifier import Classifier
+from training.evaluation.classifier import Classifier, classifier_of
 from training.evaluation.faithfulness import (
     SHARES,
     area,
@@ -30,6 +30,8 @@ from training.evaluation.faithfulness import (
     spread,
 )
 from training.evaluation.localisation import enlarge
+from training.fit.job import Job
+from training.fit.loop import fit
 
 BUNDLED = Path(service.__file__).parent / "bundled" / "cub50" / "1.onnx"
 SIZE = 32
@@ -254,14 +256,28 @@ def test_batches_do_not_matter() -> None:
         np.testing.assert_allclose(values[:3], first[name], atol=1e-5)
 
 
+def test_chance_stands_beside_the_maps_of_a_run(make_job: Callable[..., Job]) -> None:
+    """Every row has every measure of every photo."""
+    job = make_job(optim__epochs=1)
+    fit(job)
+    images = torch.randint(0, 256, (3, 3, 48, 48), dtype=torch.uint8)
+    values = faithfulness_of(job.out, images, {"gradcam": np.eye(2, dtype=np.float32)[None].repeat(3, 0)})
+    assert ["gradcam", "random", "centred_gaussian"] == list(values)
+    measures = ["deletion", "insertion", "road_morf", "road_lerf", "road", "average_drop", "increase"]
+    assert all(measures == list(row) for row in values.values())
+    assert all(
+        (3,) == numbers.shape and np.isfinite(numbers).all() for row in values.values() for numbers in row.values()
+    )
+
+
 def test_bundled_maps_beat_chance(bird_photos: list[Path]) -> None:
-    """The file's Grad-CAM on two birds: every row is there, and ROAD is above random's."""
+    """The file's Grad-CAM on two birds: what it ranks high is what the network uses."""
     session = onnxruntime.InferenceSession(str(BUNDLED), providers=["CPUExecutionProvider"])
     resize = Manifest.from_metadata(session.get_modelmeta().custom_metadata_map).resize
     pixels = np.stack([as_served(resize).load(path)[0] for path in bird_photos[::500]])
     gradcam = session.run(["gradcam"], feeds(pixels, *codes_of_best(len(pixels), 50)))[0][:, 0]
-    values = faithfulness_of(BUNDLED, torch.from_numpy(pixels).permute(0, 3, 1, 2), {"gradcam": gradcam})
-    assert ["gradcam", "random", "centred_gaussian"] == list(values)
+    maps = {"gradcam": gradcam, "random": chance_maps(len(pixels), (9, 9), 288)["random"]}
+    values = faithfulness(classifier_of(BUNDLED), torch.from_numpy(pixels).permute(0, 3, 1, 2), maps, steps=3)
     assert values["gradcam"]["road"].mean() > values["random"]["road"].mean()
     assert values["gradcam"]["deletion"].mean() < values["random"]["deletion"].mean()
 

@@ -60,7 +60,7 @@ def test_a_plane_is_its_own_mean() -> None:
     torch.testing.assert_close(impute(slope, removed), slope, atol=0.5, rtol=0)
 
 
-def test_nothing_left_becomes_one_colour() -> None:
+def test_nothing_left_becomes_black() -> None:
     """All removed, or none: no division by zero; what was kept stays to the bit."""
     image, _ = scene(32, 0.5)
     everything = torch.ones(1, 32, 32, dtype=torch.bool)
