@@ -112,6 +112,8 @@ def evaluate_command(options: argparse.Namespace) -> int:
             workers=workers_of(options),
             visible=not options.quiet,
             commit=project_commit(),
+            faithfulness=options.faithfulness,
+            sanity=options.sanity,
         )
     )
     if options.out:

@@ -44,13 +44,34 @@ def _fit_options(parser: argparse.ArgumentParser) -> None:
     add("--fresh", action="store_true", help="start over even if the folder holds a run")
 
 
+def _count(text: str) -> int:
+    """Read a number of photos, 0 or more."""
+    number = int(text)
+    if number < 0:
+        raise ValueError(text)
+    return number
+
+
 def _evaluate_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("model", type=Path, metavar="RUN|FILE.onnx")
     _data_options(parser, required=True)
     add("--part", choices=("test", "held-out", "all"), default="test", help="of the data set")
     add("--out", type=Path, metavar="DIR", help="write figures, predictions and a report into this folder")
-    add("--faithfulness", type=int, default=0, metavar="N", help="also measure insertion and deletion on N photos")
+    add(
+        "--faithfulness",
+        type=_count,
+        default=0,
+        metavar="N",
+        help="also measure on N photos what the class loses without the places that the maps name",
+    )
+    add(
+        "--sanity",
+        type=_count,
+        default=0,
+        metavar="N",
+        help="also measure on N photos how the maps change as layers get random weights",
+    )
     _device_options(parser)
 
 

@@ -85,12 +85,6 @@ def faithfulness_of(model: Path, images: Tensor, maps: Mapping[str, Floats], vis
     return faithfulness(classifier_of(model), images, {**maps, **{row: chance[row] for row in CHANCE}}, visible=visible)
 
 
-def spread(photos: int, count: int) -> npt.NDArray[np.integer]:
-    """Return the indices of `count` photos, spread evenly over all, or of all where there are fewer."""
-    found: npt.NDArray[np.integer] = np.linspace(0, photos - 1, min(count, photos)).round().astype(int)
-    return found
-
-
 def faithfulness_figures(values: Values) -> dict[str, Figure]:
     """Return the mean of every measure of every row, and its mean difference from each row of chance, by JSON name.
 

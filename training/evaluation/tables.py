@@ -104,7 +104,10 @@ def is_located(evaluation: Evaluation) -> bool:
 
 
 def map_rows(
-    evaluation: Evaluation, held_out: Evaluation | None = None, every_layer: Evaluation | None = None
+    evaluation: Evaluation,
+    held_out: Evaluation | None = None,
+    every_layer: Evaluation | None = None,
+    further: Mapping[str, Floats] | None = None,
 ) -> list[MapRow]:
     """Return the table of maps; empty where nothing is known of where things are.
 
@@ -113,6 +116,7 @@ def map_rows(
         held_out: those for photos that were held out in training: BoxAcc's threshold is chosen on them, a kind of map
             at a time; without them there is no BoxAcc.
         every_layer: answers for some of the photos with maps of every layer, of which the earlier ones are measured.
+        further: maps of the same photos by the name of their line, for example of a network with random weights.
     """
     if not is_located(evaluation):
         return []
@@ -122,6 +126,8 @@ def map_rows(
         for key, maps in _maps(evaluation)
         for row in _rows(evaluation, key, _measured(evaluation, key, maps, thresholds))
     ]
+    for name, maps in (further or {}).items():
+        rows += _rows(evaluation, (name, ""), _measured(evaluation, (name, ""), maps, {}))
     done = {(row.name, row.layer) for row in rows}
     if every_layer is not None:
         for key, maps in _maps(every_layer):

@@ -27,7 +27,6 @@ from training.evaluation.faithfulness import (
     faithfulness_of,
     importance_ranks,
     road,
-    spread,
 )
 from training.evaluation.localisation import enlarge
 from training.fit.job import Job
@@ -280,9 +279,3 @@ def test_bundled_maps_beat_chance(bird_photos: list[Path]) -> None:
     values = faithfulness(classifier_of(BUNDLED), torch.from_numpy(pixels).permute(0, 3, 1, 2), maps, steps=3)
     assert values["gradcam"]["road"].mean() > values["random"]["road"].mean()
     assert values["gradcam"]["deletion"].mean() < values["random"]["deletion"].mean()
-
-
-def test_spread_covers_all() -> None:
-    """First and last photo are in; fewer photos than asked are all taken."""
-    assert [0, 5, 10] == spread(11, 3).tolist()
-    assert [0, 1] == spread(2, 200).tolist()

@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import service
-from model.explain.gradcam import grad_cam
 from model.export.export import load_network
 from model.network.network import Network, NetworkConfig, build_network
 from training.data.store import as_served
@@ -102,10 +101,11 @@ def test_map_is_grad_cam_of_the_class() -> None:
     network, images = network_of(pooling="avg"), photos(3)
     classes = torch.tensor([4, 0, 2])
     attended = network.forward_features(images)
-    expected = grad_cam(
-        network.forward_head(attended.feature_map).gather(1, classes[:, None])[:, 0], attended.feature_map
-    )
-    np.testing.assert_allclose(gradcam_of(network, images, classes), expected.numpy(), atol=1e-6)
+    features = attended.feature_map.detach().requires_grad_()
+    score = network.forward_head(features).gather(1, classes[:, None]).sum()
+    (gradient,) = torch.autograd.grad(score, features)
+    expected = torch.relu((gradient.mean((2, 3), keepdim=True) * features).sum(1)).detach().numpy()
+    np.testing.assert_allclose(gradcam_of(network, images, classes), expected, atol=1e-6)
 
 
 def test_random_weights_are_seeded_and_alive() -> None:
