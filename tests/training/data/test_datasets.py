@@ -87,6 +87,9 @@ def test_masks_lie_as_the_photos_lie(tmp_path: Path) -> None:
         found = load_dataset(root)
         masks = {sample.path.stem: sample.mask for sample in (*found.train, *found.test) if sample.label == 0}
         assert {"a": None, "b": mask.resolve()} == {key: path and path.resolve() for key, path in masks.items()}
+        assert [f"1 photos have a mask of their object in {tmp_path / 'masks'}"] == [
+            notice for notice in found.notices if "masks" in notice
+        ]
 
 
 @pytest.mark.parametrize(
