@@ -93,14 +93,50 @@ def _export_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _compare_options(parser: argparse.ArgumentParser) -> None:
-    _data_options(parser, required=True)
+    _data_options(parser, required=False)
     _recipe_options(parser)
     _run_options(parser)
     parser.add_argument("--arms", default=COMPARED, help=f"by comma (default: {COMPARED}; all: {', '.join(ARMS)})")
     parser.add_argument("--seeds", default="0,1,2", help="by comma (default: 0,1,2)")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time: a small network leaves a GPU idle")
+    parser.add_argument(
+        "--jobs",
+        type=_jobs,
+        default=1,
+        metavar="N|auto",
+        help="runs at the same time, spread over the GPUs; auto: one a GPU, or one on the CPU (default: 1)",
+    )
+    parser.add_argument(
+        "--grid",
+        type=Path,
+        metavar="FILE.toml",
+        help="several comparisons instead: data, backbones, arms, seeds, lambda",
+    )
+    parser.add_argument(
+        "--index", type=_index, default=(1, 1), metavar="I/N", help="do every N-th run from the I-th (of N machines)"
+    )
+    parser.add_argument("--list", action="store_true", help="print the numbered runs and do none")
+    parser.add_argument(
+        "--merge", type=Path, nargs="+", metavar="OUT", help="train nothing: one table of these folders, into --out"
+    )
     parser.add_argument("--keep-weights", action="store_true", help="keep the selected weights of finished runs")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="of the comparison; one there goes on")
+
+
+def _jobs(text: str) -> int | None:
+    """Return the number of runs at the same time; None: one a GPU."""
+    if text == "auto":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither auto nor a number from 1")
+    return int(text)
+
+
+def _index(text: str) -> tuple[int, int]:
+    """Return which share of the runs, and of how many, both counted from 1."""
+    index, _, of = text.partition("/")
+    if not (index.isdecimal() and of.isdecimal() and 1 <= int(index) <= int(of)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/N, such as 1/4 up to 4/4")
+    return int(index), int(of)
 
 
 def _summary_options(parser: argparse.ArgumentParser) -> None:

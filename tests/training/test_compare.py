@@ -8,16 +8,17 @@ from typing import Any
 
 import pytest
 
-from training.compare import Comparison, compare, read_results, run_one
+from training.compare import Comparison, compare, run_one
 from training.errors import CheckpointError, RecipeError
 from training.fit.job import Job
+from training.results import read_results
 
 
 @pytest.fixture
 def comparison(make_job: Callable[..., Job], cub_like: Path) -> Comparison:
     """Return a comparison of two arms with two seeds, one epoch each."""
     job = make_job("comparison", optim__epochs=1)
-    return Comparison(job, arms=("plain", "guided"), seeds=(0, 1), data=cub_like.name)
+    return Comparison(job, arms=("plain", "guided"), seeds=(0, 1), data=cub_like)
 
 
 def with_job(comparison: Comparison, **changes: Any) -> Comparison:
