@@ -1,4 +1,4 @@
-"""`/explain` beside `/classify`: throughput of every form of picture, and what explaining does to classifying.
+"""`/explain` beside `/classify`: throughput of every type of picture, and the effect of explaining on classifying.
 
 python benchmarks/explain.py [--seconds 10] [--photos DIR] [--json]
 """
@@ -31,7 +31,7 @@ MOST_P99_RATIO = 2.0
 
 
 def rates(server: Server, base: Plan) -> dict[str, Load]:
-    """Return the load of `/classify` and of every form of `/explain`, at the same concurrency."""
+    """Return the load of `/classify` and of every type of `/explain`, at the same concurrency."""
     found = {"classify": measure(server, base, "classify", 1.0)}
     for name, (target, accept) in FORMS.items():
         plan = Plan(**{**asdict(base), "target": target, "headers": {"Accept": accept}})
@@ -40,7 +40,7 @@ def rates(server: Server, base: Plan) -> dict[str, Load]:
 
 
 def beside(server: Server, base: Plan, clients: int) -> dict[str, Any]:
-    """Return `/classify`'s latencies alone, and beside as much `/explain` as saturates the machine."""
+    """Return `/classify`'s latencies alone, and beside so much `/explain` that the machine is saturated."""
     alone_plan = Plan(**{**asdict(base), "concurrency": clients})
     alone = measure(server, alone_plan, "alone", 1.0)
     explaining = Plan(

@@ -48,7 +48,7 @@ def sized(manifest: Manifest, name: str, size: int) -> Manifest:
 
 
 def to_float16(source: Path, target: Path) -> None:
-    """Write a file whose arithmetic is float16; inputs and outputs stay what the graph contract says."""
+    """Write a file whose arithmetic is float16; inputs and outputs keep to the graph contract."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     model = onnx.load(str(source))
@@ -72,7 +72,7 @@ def make(backbone: str, size: int, folder: Path, bundled: Path) -> list[Path]:
 
 
 def attempt(function: Any, *arguments: Any) -> list[Path]:
-    """Return what a function made; on failure say why and go on with the other files."""
+    """Return the result of a function; on failure print the reason and continue with the other files."""
     try:
         made: list[Path] = function(*arguments)
     except Exception as error:

@@ -1,13 +1,13 @@
 """Service against the bare CUDA session: images a second at several sizes and precisions, and CUDA against the CPU.
 
-For each model file: the bare session (numpy in and out, and with inputs bound on the device), the engine (padding,
-pinned memory, binding), the queue in front of it, and the whole service over HTTP; then how far CUDA's answers are
-from the CPU's with TF32 off. One JSON document on stdout or in --out.
+For each model file: the bare session (numpy in and out, and with inputs bound on the device), the engine (padding),
+the queue in front of it, and the whole service over HTTP; then how far CUDA's answers are from the CPU's with TF32
+off. One JSON document on stdout or in --out.
 
     PYTHONPATH=. python benchmarks/gpu_throughput.py [--device cuda] [--models FILE…] [--out FILE] [--quick]
 
 Without --models the files are made on the spot (torch and onnx needed, in a process of its own). `--device cpu`
-rehearses everything without a GPU.
+runs everything without a GPU.
 """
 
 import argparse
@@ -64,15 +64,20 @@ def rate(run: Callable[[], object], images: int, seconds: float) -> float:
     return runs * images / (time.perf_counter() - started)
 
 
+def session_of(engine: OnnxEngine, count: int) -> Any:
+    """Return the session that runs batches of this size; the CPU has one for all."""
+    return engine._sessions.get(count, engine._sessions[1])
+
+
 def bare(engine: OnnxEngine, count: int, seconds: float) -> float:
-    """Return the rate of the session as anybody would call it: numpy in, numpy out."""
-    batch, session = feeds(engine, count), engine._session
+    """Return the rate of a plain session: numpy in, numpy out."""
+    batch, session = feeds(engine, count), session_of(engine, count)
     return rate(lambda: session.run(None, batch), count, seconds)
 
 
 def bound(engine: OnnxEngine, count: int, seconds: float) -> float:
-    """Return the rate with all inputs on the device already: what no server can have."""
-    ort, session, device = runtime(), engine._session, "cuda" if engine.provider == CUDA else "cpu"
+    """Return the rate with all inputs on the device already, an upper bound for any server."""
+    ort, session, device = runtime(), session_of(engine, count), "cuda" if engine.provider == CUDA else "cpu"
     binding = session.io_binding()
     held = {name: ort.OrtValue.ortvalue_from_numpy(value, device, 0) for name, value in feeds(engine, count).items()}
     for name, value in held.items():
@@ -95,7 +100,7 @@ def through_engine(engine: OnnxEngine, count: int, seconds: float) -> float:
 
 
 def through_queue(engine: OnnxEngine, in_hand: int, seconds: float) -> Measured:
-    """Return the rate of the queue with so many images in hand all the time, and the mean batch."""
+    """Return the rate of the queue with so many images in flight all the time, and the mean batch."""
     sizes: list[int] = []
 
     async def main() -> float:
@@ -125,7 +130,7 @@ def through_queue(engine: OnnxEngine, in_hand: int, seconds: float) -> Measured:
 
 
 def over_http(model: Path, options: argparse.Namespace, folder: Path) -> list[Measured]:
-    """Return what the whole service gives on JPEGs of 640×480."""
+    """Return the rates of the whole service on JPEGs of 640×480."""
     photos = write_photos(folder, [], (640, 480), 4)
     environment = {
         "FIELDMARK_DEVICE": options.device,
@@ -170,17 +175,17 @@ def _difference(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
 
 
 def _scaled(maps: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Return maps divided by their largest value, since a fixed difference says nothing of evidence in logits."""
+    """Return maps divided by their largest value, since evidence in logits has no fixed scale."""
     largest = maps.max(axis=(2, 3), keepdims=True).astype(np.float64)
     return maps / np.maximum(largest, 1e-12)
 
 
 def measure_model(model: Path, options: argparse.Namespace, folder: Path) -> Measured:
-    """Measure one file; a part that fails leaves its reason and not the others."""
+    """Measure one file; a part that fails is reported with its reason and does not stop the others."""
     found: Measured = {"file": model.name}
     started = time.perf_counter()
     engine = OnnxEngine(model, settings_of(options))
-    engine.max_batch_size = max(options.batches)  # on the CPU, where this is a rehearsal, batches are not the rule
+    engine.max_batch_size = max(options.batches)  # on the CPU (a rehearsal) the default is 1
     found["load_s"] = time.perf_counter() - started
     started = time.perf_counter()
     engine.warm_up()
@@ -272,7 +277,7 @@ def main() -> int:
         folder = Path(name)
         for model in options.models or make_models(options, folder):
             report["models"].append(_attempt(measure_model, model, options, folder))
-            _write(report, options.out)  # as it grows: a run that is cut off still leaves what it has
+            _write(report, options.out)  # after every file, in case the run is cut off
     if options.out is None:
         print(json.dumps(report, indent=1))
     return 0 if all("failed" not in found for found in report["models"]) else 1

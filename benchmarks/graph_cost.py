@@ -5,9 +5,9 @@
     python benchmarks/graph_cost.py --backbone resnet50 --size 448  random weights: the time is the same
     python benchmarks/graph_cost.py --int8 FILE.onnx                compares that file with the fp32 model too
 
-One process, one thread, processor time, medians of interleaved rounds, so that a busy machine slows all alike.
+One process, one thread, processor time, medians of interleaved rounds, so that drift affects all of them equally.
 The class alone is the same graph cut at `logits`; the last stage alone is the same graph without its `If`.
-Each line says what the project promises of it, and the exit status is 1 where a promise is not kept.
+Each line shows the promised limit, and the exit status is 1 where a limit does not hold.
 """
 
 import argparse
@@ -41,7 +41,7 @@ Call = Callable[[], object]
 
 
 def main() -> int:
-    """Measure, print, and return 1 where a promise is not kept."""
+    """Measure, print, and return 1 where a limit does not hold."""
     options = _parse()
     torch.set_num_threads(1)
     network, manifest = _subject(options)
@@ -109,7 +109,7 @@ def interleave(calls: dict[str, Call], runs: int) -> dict[str, list[float]]:
 def _row(
     times: dict[str, list[float]], name: str, base: str, limit: float | None, at_least: bool = False
 ) -> dict[str, Any]:
-    # The median of the ratios within a round: a slow minute slows both sides of it.
+    # The median of the ratios within a round: drift affects both sides equally.
     ratio = statistics.median(a / b for a, b in zip(times[name], times[base], strict=True))
     kept = limit is None or (ratio >= limit if at_least else ratio <= limit)
     promise = "at least" if at_least else "at most"

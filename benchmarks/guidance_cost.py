@@ -1,6 +1,6 @@
 """What the guidance adds to the time of a training step, and the peak memory of training.
 
-Steps with and without guidance alternate, so that a machine's moods fall on both alike:
+Steps with and without guidance are interleaved, so that drift affects both equally:
 
     python benchmarks/guidance_cost.py [--backbone mobilenet_v2] [--size 224] [--batch 32] [--steps 20]
 """
@@ -57,7 +57,7 @@ def main() -> None:
     for _ in range(options.steps):
         for name, objective in objectives.items():
             seconds[name].append(step(objective))
-    # The fastest steps are those that nothing disturbed.
+    # The fastest steps are the least disturbed ones.
     best = {name: min(times) for name, times in seconds.items()}
     ratios = [guided / plain for guided, plain in zip(seconds["guided"], seconds["plain"], strict=True)]
     result = {

@@ -29,7 +29,7 @@ MAX_GROWTH_MB = 50.0
 
 
 class MemoryWatch:
-    """Reads a process's memory once in a while."""
+    """Reads a process's memory at intervals."""
 
     def __init__(self, pid: int) -> None:
         self._process = psutil.Process(pid)
@@ -63,7 +63,7 @@ def at(server: Server, base: Plan, capacity: float, factor: float, deadline_ms: 
     with MemoryWatch(server.process.pid) as memory:
         outcome = run_load(plan)
     load = summarise(f"{factor:g}x", outcome)
-    # Goodput while the load lasts: answers that come after the last arrival belong to no second of it.
+    # Goodput during the load: answers after the last arrival do not count.
     good = sum(200 <= code < 300 for began, latency, code, _ in outcome.requests if began + latency <= plan.seconds)
     late = sum(200 <= code < 300 and latency * 1000 > deadline_ms for _, latency, code, _ in outcome.requests)
     goodput = good / plan.seconds / capacity

@@ -1,4 +1,4 @@
-"""The plain way: FastAPI, a thread pool with a thread a core, uvicorn with uvloop and httptools.
+"""A plain server: FastAPI, a thread pool with a thread a core, uvicorn with uvloop and httptools.
 
 python benchmarks/peer_fastapi.py PORT MODEL
 """
@@ -40,7 +40,7 @@ async def classify(file: UploadFile) -> dict[str, Any]:
 
 @app.get("/readyz")
 async def ready() -> dict[str, bool]:
-    """Tell that the model is loaded."""
+    """Report that the model is loaded."""
     return {"ready": True}
 
 

@@ -23,7 +23,7 @@ class Classify(litserve.LitAPI):
 
     def decode_request(self, request: Request) -> bytes:
         """Take the photo out of the form."""
-        form: Any = request  # LitServe hands over the parsed form, whatever the annotation says
+        form: Any = request  # LitServe passes the parsed form, despite the annotation
         data: bytes = form["file"].file.read()
         return data
 
@@ -32,7 +32,7 @@ class Classify(litserve.LitAPI):
         return self.work(data)
 
     def encode_response(self, answer: dict[str, Any]) -> dict[str, Any]:
-        """Return the answer as it is."""
+        """Return the answer unchanged."""
         return answer
 
 

@@ -1,4 +1,4 @@
-"""What every server under comparison does with a photo: the same file, decode, session, thread and answer."""
+"""The work of every server under comparison: the same file, decode, session, thread and answer."""
 
 from pathlib import Path
 from typing import Any

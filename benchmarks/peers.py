@@ -1,11 +1,11 @@
-"""This service beside plain FastAPI and LitServe: same ONNX file, decode, threads, form and answer, in turns.
+"""This service beside plain FastAPI and LitServe: same ONNX file, decode, threads, form and answer, interleaved.
 
     pip install -e '.[cpu]' -r benchmarks/requirements-peers.txt
     python benchmarks/peers.py [--concurrency 8,16] [--seconds 8] [--rounds 3] [--photos DIR]
         [--model FILE] [--json]
 
-The servers are measured in turns, round after round, and compared by medians: a machine that slows down for a
-while then slows all of them.
+The servers are measured interleaved, round by round, and compared by medians, so that drift affects all of them
+equally.
 """
 
 import argparse
@@ -32,7 +32,7 @@ PEERS = {"FastAPI": "peer_fastapi.py", "LitServe": "peer_litserve.py"}
 
 
 def form_of(photo: Path, folder: Path) -> Path:
-    """Write a photo as the body of a form, which all three servers take."""
+    """Write a photo as the body of a form, which all three servers accept."""
     head = (
         f"--{BOUNDARY}\r\n"
         f'Content-Disposition: form-data; name="file"; filename="{photo.name}"\r\n'
@@ -65,7 +65,7 @@ def peer(script: str, model: Path) -> Iterator[Server]:
 
 
 def main() -> int:
-    """Measure all servers in turns and print the medians."""
+    """Measure all servers interleaved and print the medians."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, nargs="*", default=[])
     parser.add_argument("--model", type=Path, default=next(iter(sorted(BUNDLED_MODEL.glob("*/*.onnx")))))

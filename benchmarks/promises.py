@@ -4,7 +4,7 @@
 
 corrupt: 300 good and 20 corrupt photos, 32 at a time: 300 answers, 20 typed errors.
 swaps: 20 hot swaps under load: every request answered.
-sigterm: told to stop under load: what was accepted is answered, the exit code is 0.
+sigterm: SIGTERM under load: accepted requests are answered, the exit code is 0.
 memory: 10,000 requests: growth after the first thousand.
 """
 
@@ -31,7 +31,7 @@ from service.settings import BUNDLED_MODEL
 
 MAX_GROWTH_MB = 20.0
 LEAST_ANSWERS = 50
-# These promises are about losing nothing, not about time: on a busy machine no deadline may interfere.
+# These promises are about lost requests, not about time: no deadline may interfere on a busy machine.
 PATIENT = {"FIELDMARK_REQUEST_TIMEOUT_MS": "600000", "FIELDMARK_LOG_LEVEL": "error"}
 
 
@@ -56,7 +56,7 @@ def corrupt(photos: list[Path], folder: Path, _: argparse.Namespace) -> dict[str
 
 
 def swaps(photos: list[Path], folder: Path, _: argparse.Namespace) -> dict[str, Any]:
-    """Replace the model file twenty times while requests go on."""
+    """Replace the model file twenty times under load."""
     source = next(iter(sorted(BUNDLED_MODEL.glob("*/*.onnx"))))
     models = folder / "models" / source.parent.name
     models.mkdir(parents=True)
@@ -111,15 +111,15 @@ def sigterm(photos: list[Path], _: Path, __: argparse.Namespace) -> dict[str, An
         until = time.monotonic() + 30
         while answers_of(server) < LEAST_ANSWERS and time.monotonic() < until:
             time.sleep(0.05)
-        told = time.monotonic()
+        signalled = time.monotonic()
         server.process.terminate()
         exit_code = server.process.wait(60)
-        stopping_s = time.monotonic() - told
+        stopping_s = time.monotonic() - signalled
         client.join()
     requests = loads[0].requests
     stopping_at = min((began for began, _, code, _ in requests if code == 503), default=math.inf)
     lost = sum(code == LOST and began < stopping_at for began, _, code, _ in requests)
-    # Connected while the socket closed: never accepted, never told.
+    # Connected while the socket closed: these were never accepted.
     cut = sum(code == LOST for _, _, code, _ in requests) - lost
     codes = summarise("sigterm", loads[0]).codes
     return {
@@ -159,7 +159,7 @@ PROMISES = {"corrupt": corrupt, "swaps": swaps, "sigterm": sigterm, "memory": me
 
 
 def main() -> int:
-    """Keep the promises asked for, print, and return 1 where one is broken."""
+    """Check the chosen promises, print, and return 1 where one is broken."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("promise", nargs="?", default="all", choices=(*PROMISES, "all"))
     parser.add_argument("--photos", type=Path, nargs="*", default=[])

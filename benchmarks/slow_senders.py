@@ -1,4 +1,4 @@
-"""p99 of normal clients while 200 others send next to nothing, against a quiet server.
+"""p99 of normal clients while 200 others send a byte a second, against a quiet server.
 
 Run: python benchmarks/slow_senders.py PHOTO
 
@@ -94,14 +94,14 @@ def measure(url: str, photo: bytes, clients: int, requests: int) -> float:
     """Return p99 of the answers' times, milliseconds."""
     times: list[float] = []
 
-    def ask() -> None:
+    def send() -> None:
         with httpx.Client(base_url=url, timeout=60) as client:
             for _ in range(requests):
                 started = time.perf_counter()
                 client.post("/classify", content=photo, headers={"Content-Type": "image/jpeg"}).raise_for_status()
                 times.append((time.perf_counter() - started) * 1e3)
 
-    threads = [threading.Thread(target=ask) for _ in range(clients)]
+    threads = [threading.Thread(target=send) for _ in range(clients)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -1,4 +1,4 @@
-"""From `fieldmark serve` to ready, and the memory it then takes; both have a limit that this script checks.
+"""The time from `fieldmark serve` to ready, and the memory then used; this script checks a limit of both.
 
 python benchmarks/startup.py [--model FILE] [--runs 5] [--json]
 """
@@ -56,7 +56,7 @@ def main() -> int:
 
 
 def exercise(host: str, port: int) -> None:
-    """Ask for classes and for pictures, several at a time: what is allocated under load stays allocated."""
+    """Request classes and pictures, several at a time: memory allocated under load stays allocated."""
     import tempfile
 
     from service.commands.bench.measure import run_load

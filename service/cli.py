@@ -10,14 +10,16 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from model import terminal
-from service.settings import Settings
+from service.settings import BUNDLED_MODEL, Settings
 
 _USUAL = ("model", "host", "port", "device")
+_OPTION = "option_"
+"""Begins the names of a request's options: a request has a `model`, too."""
 _DEFAULTS = Settings.model_fields
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code: 0 done, 1 not possible, 2 wrong usage."""
+    """Run the command; returns its exit code: 0 done, 1 failed, 2 wrong usage."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     return terminal.run(lambda: _main(given), lambda message: _fail(message, 1))
 
@@ -29,7 +31,7 @@ def _main(given: list[str]) -> int:
     from service.inference.sessions import ModelRejected
 
     try:
-        code: int = options.run(options)
+        return int(options.run(options))
     except ValidationError as error:
         return _fail(_first_problem(error), 2)
     except FieldmarkError as error:
@@ -37,7 +39,6 @@ def _main(given: list[str]) -> int:
         return _fail(error.detail + (f" Similar: {', '.join(nearest)}." if nearest else ""), 1)
     except ModelRejected as error:
         return _fail(str(error), 1)
-    return code
 
 
 def _fail(message: str, code: int) -> int:
@@ -67,12 +68,12 @@ def _parser(*, with_bench: bool) -> argparse.ArgumentParser:
     _add_serve(commands.add_parser("serve", help="answer over HTTP"))
     _add_classify(commands.add_parser("classify", help="print the classes of photos"))
     _add_explain(commands.add_parser("explain", help="draw why a photo is of its class"))
-    inspect = commands.add_parser("inspect", help="tell what a model file says about itself")
+    inspect = commands.add_parser("inspect", help="print what a model file contains")
     inspect.add_argument("file", type=Path, metavar="FILE", help="an .onnx file")
     inspect.add_argument("--json", action="store_true", help="print JSON")
     inspect.set_defaults(run=_inspect)
     bench = commands.add_parser("bench", help="measure a server")
-    if with_bench:  # its modules measure; no server carries them
+    if with_bench:  # the modules that measure are imported by this command alone
         _add_bench(bench)
     return parser
 
@@ -81,7 +82,7 @@ def _parser(*, with_bench: bool) -> argparse.ArgumentParser:
 
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:
-    """Offer every setting as a flag; what is not given comes from `FIELDMARK_*` or its default."""
+    """Offer every setting as a flag; the others come from `FIELDMARK_*` or their defaults."""
     parser.description = "Answer over HTTP. Every option is also a variable, e.g. FIELDMARK_PORT."
     _add_settings(parser, _USUAL)
     _add_settings(parser.add_argument_group("limits and details"), [name for name in _DEFAULTS if name not in _USUAL])
@@ -89,20 +90,22 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_settings(parser: Any, names: Sequence[str]) -> None:
+    _add_fields(parser, Settings, names, prefix="")
+
+
+def _add_fields(parser: Any, kind: type[BaseModel], names: Sequence[str], prefix: str) -> None:
+    """Offer fields as flags, stored under prefix and name where they are given; pydantic checks the values."""
     for name in names:
-        field = _DEFAULTS[name]
-        default = "" if field.default in (None, "") else f" [{_shown(name, field.default)}]"
+        field = kind.model_fields[name]
+        default = "the bundled model" if field.default == BUNDLED_MODEL else field.default
+        shown = "" if default in (None, "") else f" [{default}]"
         parser.add_argument(
             f"--{name.replace('_', '-')}",
-            dest=name,
+            dest=prefix + name,
             metavar=name.rsplit("_", 1)[-1].upper(),
             default=argparse.SUPPRESS,
-            help=f"{field.description}{default}".replace("%", "%%"),
+            help=f"{field.description}{shown}".replace("%", "%%"),
         )
-
-
-def _shown(name: str, default: object) -> str:
-    return "the bundled model" if name == "model" else str(default)
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -127,23 +130,10 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON, as the service answers")
 
 
-def _add_options(parser: argparse.ArgumentParser, kind: type[BaseModel], names: Sequence[str]) -> None:
-    """Offer fields of a request's options as flags; pydantic checks the values."""
-    for name in names:
-        field = kind.model_fields[name]
-        default = "" if field.default is None else f" [{field.default}]"
-        parser.add_argument(
-            f"--{name.replace('_', '-')}",
-            dest=f"option_{name}",
-            metavar=name.upper(),
-            default=argparse.SUPPRESS,
-            help=f"{field.description}{default}".replace("%", "%%"),
-        )
-
-
 def _chosen(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of a request that are given."""
     given = vars(options).items()
-    return {name.removeprefix("option_"): value for name, value in given if name.startswith("option_")}
+    return {name.removeprefix(_OPTION): value for name, value in given if name.startswith(_OPTION)}
 
 
 def _add_classify(parser: argparse.ArgumentParser) -> None:
@@ -152,7 +142,7 @@ def _add_classify(parser: argparse.ArgumentParser) -> None:
     parser.description = "Print the classes of photos, the likeliest first."
     parser.add_argument("photos", nargs="+", metavar="PHOTO", help="an image file; `-` reads the standard input")
     _add_model(parser)
-    _add_options(parser, ClassifyOptions, ("top_k", "threshold"))
+    _add_fields(parser, ClassifyOptions, ("top_k", "threshold"), prefix=_OPTION)
     parser.set_defaults(run=_classify)
 
 
@@ -171,7 +161,9 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("photo", metavar="PHOTO", help="an image file; `-` reads the standard input")
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT.png", help="PNG, WebP or JPEG to write")
     _add_model(parser)
-    _add_options(parser, ExplainOptions, ("target", "versus", "view", "layer", "colormap", "opacity", "size"))
+    _add_fields(
+        parser, ExplainOptions, ("target", "versus", "view", "layer", "colormap", "opacity", "size"), prefix=_OPTION
+    )
     parser.set_defaults(run=_explain)
 
 

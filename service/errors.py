@@ -1,4 +1,4 @@
-"""Everything that can go wrong for a client, and the status each becomes.
+"""Every error that a client can get, and its status.
 
 FieldmarkError
 ├── EmptyInput              400  empty_input
@@ -23,11 +23,12 @@ FieldmarkError
 │   └── Draining            503  draining
 └── DeadlineExceeded        504  deadline_exceeded
 
-Domain code raises these; one handler in `service.http.app` turns them into `application/problem+json` (RFC 9457).
-The decoder raises errors of its own, which `of_photo` turns into these.
+Domain code raises these; `service.http.problems` turns them into `application/problem+json` (RFC 9457).
+The decoder raises its own errors, which `of_photo` turns into these.
 `detail` is written for the client: it never holds a path, a library's message or a traceback.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -38,7 +39,7 @@ class FieldmarkError(Exception):
     """Root of the tree; raise a leaf.
 
     Args:
-        detail: what is wrong with this very request, in a sentence for the client.
+        detail: what is wrong with this request, in a sentence for the client.
         headers: further response headers.
         extensions: further members of the problem document, e.g. `nearest` labels.
     """
@@ -46,7 +47,7 @@ class FieldmarkError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
     title: ClassVar[str] = "The service failed"
-    remedy: ClassVar[str] = "Try again; if it stays, tell the operator the request id."
+    remedy: ClassVar[str] = "Try again; if it fails again, send the request id to the operator."
 
     def __init__(
         self, detail: str = "", *, headers: Mapping[str, str] | None = None, extensions: Mapping[str, Any] | None = None
@@ -79,9 +80,9 @@ class Unauthorized(FieldmarkError):
 
 
 class Forbidden(FieldmarkError):
-    """This key may not do that."""
+    """The key does not allow this."""
 
-    status, code, title = 403, "forbidden", "That is not allowed"
+    status, code, title = 403, "forbidden", "Access is not allowed"
     remedy = "Use the admin key; without one set, administration is off."
 
 
@@ -102,15 +103,15 @@ class UnknownModel(NotFound):
 class MethodNotAllowed(FieldmarkError):
     """The address exists, the method does not."""
 
-    status, code, title = 405, "method_not_allowed", "That method is not offered here"
+    status, code, title = 405, "method_not_allowed", "The address does not support that method"
     remedy = "See the `Allow` header."
 
 
 class NotAcceptable(FieldmarkError):
-    """None of the forms in `Accept` can be given."""
+    """None of the forms in `Accept` is available."""
 
-    status, code, title = 406, "not_acceptable", "Cannot answer in that form"
-    remedy = "Accept `application/json`; pictures of several images are given as JSON only."
+    status, code, title = 406, "not_acceptable", "None of the accepted forms is available"
+    remedy = "Accept `application/json`; several images are answered as JSON only."
 
 
 class SlowRequest(FieldmarkError):
@@ -130,18 +131,18 @@ class TooLarge(FieldmarkError):
 class UnsupportedImageType(FieldmarkError):
     """The bytes are of a format outside the allow-list."""
 
-    status, code, title = 415, "unsupported_image_type", "That is not an image format served here"
-    remedy = "Send JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF."
+    status, code, title = 415, "unsupported_image_type", "The image format is not supported"
+    remedy = "Send JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF; HEIC where the server has its decoder."
 
 
 class Unprocessable(FieldmarkError):
-    """Understood, and wrong; raise a leaf."""
+    """Well-formed, but cannot be processed; raise a leaf."""
 
-    status, code, title = 422, "invalid_option", "The request cannot be carried out"
+    status, code, title = 422, "invalid_option", "The request cannot be processed"
 
 
 class UndecodableImage(Unprocessable):
-    """The right format by its first bytes, but broken or truncated."""
+    """A supported format by its first bytes, but broken or truncated."""
 
     code, title = "undecodable_image", "The image cannot be decoded"
     remedy = "Check that the file opens in an image viewer and was sent whole."
@@ -162,30 +163,31 @@ class UnknownClass(Unprocessable):
 
 
 class InvalidOption(Unprocessable):
-    """A query parameter or header has a value that is not offered."""
+    """A query parameter or header has a value outside its range."""
 
-    code, title = "invalid_option", "An option has a value that is not offered"
+    code, title = "invalid_option", "An option has an invalid value"
     remedy = "See `/docs` for the options and their ranges."
 
 
 class Overloaded(FieldmarkError):
-    """As much work is in hand as is allowed; carries `Retry-After`.
+    """The limit of requests, bytes or waiting time is reached; carries `Retry-After`.
 
     Args:
         detail: as in `FieldmarkError`.
-        retry_after_s: when it is worth trying again, whole seconds ≥ 1.
+        retry_after_s: when to try again; rounded up to whole seconds, at least 1.
+        headers: as in `FieldmarkError`.
     """
 
     status, code, title = 429, "overloaded", "The service is busy"
-    remedy = "Wait as long as `Retry-After` says, then send it again."
+    remedy = "Wait for the seconds in `Retry-After`, then send it again."
 
-    def __init__(self, detail: str = "", *, retry_after_s: int = 1) -> None:
-        super().__init__(detail, headers={"Retry-After": str(max(1, retry_after_s))})
-        self.retry_after_s = max(1, retry_after_s)
+    def __init__(self, detail: str = "", *, retry_after_s: float = 1, headers: Mapping[str, str] | None = None) -> None:
+        self.retry_after_s = max(1, math.ceil(retry_after_s))
+        super().__init__(detail, headers={"Retry-After": str(self.retry_after_s), **(headers or {})})
 
 
 class InternalError(FieldmarkError):
-    """A fault of ours: logged, never echoed."""
+    """A fault of the service: logged, and not described to the client."""
 
 
 class NotReady(FieldmarkError):
@@ -196,21 +198,21 @@ class NotReady(FieldmarkError):
 
 
 class Draining(NotReady):
-    """The service is stopping: what was accepted is finished, nothing new is."""
+    """The service is stopping: it finishes accepted requests and refuses new ones."""
 
     code, title = "draining", "The service is stopping"
     remedy = "Send the request to another instance."
 
 
 class DeadlineExceeded(FieldmarkError):
-    """The answer would come, or came, after the deadline."""
+    """The answer would be, or was, later than the deadline."""
 
     status, code, title = 504, "deadline_exceeded", "The deadline has passed"
     remedy = "Allow more time with `X-Request-Timeout-Ms`, or try when the service is less busy."
 
 
 def error_types() -> Iterator[type[FieldmarkError]]:
-    """Yield every leaf that a client can meet, by status and code; the source of the `/errors` page."""
+    """Yield every leaf that a client can get, by status and code; the source of the `/errors` page."""
     found: dict[str, type[FieldmarkError]] = {}
 
     def walk(kind: type[FieldmarkError]) -> None:
@@ -232,5 +234,5 @@ _OF_PHOTOS: dict[type[photo.PhotoError], type[FieldmarkError]] = {
 
 
 def of_photo(error: photo.PhotoError) -> FieldmarkError:
-    """Return the leaf of this tree that an error of the decoder is to a client, with the same detail."""
+    """Return the leaf of this tree for an error of the decoder, with the same detail."""
     return _OF_PHOTOS[type(error)](error.detail)

@@ -1,13 +1,12 @@
 """One line an event, as JSON for machines or aligned text for people.
 
-The standard library alone: uvicorn and ONNX Runtime's callers log through it anyway, and one formatter of twenty
-lines is all that a second logging system would replace. Fields travel in `extra={"fields": {…}}`.
+Standard library only: uvicorn and ONNX Runtime's callers log through it anyway, and a second logging system would
+replace one formatter of twenty lines. Fields travel in `extra={"fields": {…}}`.
 """
 
 import json
 import logging
 import sys
-import traceback
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
@@ -15,27 +14,27 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from service.settings import Settings
 
-_NOISY = ("python_multipart", "python_multipart.multipart", "multipart", "PIL", "asyncio", "uvicorn.access")
+_NOISY = ("PIL", "asyncio", "uvicorn.access")
 
 
 def configure_logs(settings: Settings, stream: TextIO | None = None) -> None:
-    """Send all logs of the process to one stream, in one form; called once at the entry.
+    """Send all logs of the process to one stream, in one format; called once at start-up.
 
     Args:
         settings: `log_format` and `log_level`.
-        stream: where to; stderr by default, since commands print their results on stdout.
+        stream: of the output; stderr by default, since commands print their results on stdout.
     """
     target = stream if stream is not None else sys.stderr
     handler = logging.StreamHandler(target)
     as_json = settings.log_format == "json" or (settings.log_format == "auto" and not target.isatty())
     handler.setFormatter(JsonFormatter() if as_json else ConsoleFormatter())
-    # No line of ours tells these, and every record would look them up.
+    # Our lines hold none of these, and every record would look them up.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level.upper())
     for name in _NOISY:
-        # These repeat what clients send, byte for byte.
+        # These log what clients send, byte for byte.
         logging.getLogger(name).setLevel(logging.ERROR)
     for name in ("uvicorn", "uvicorn.error"):
         logger = logging.getLogger(name)
@@ -56,15 +55,15 @@ class JsonFormatter(logging.Formatter):
             **getattr(record, "fields", {}),
         }
         if record.exc_info and record.exc_info[1] is not None:
-            entry["exception"] = "".join(traceback.format_exception(record.exc_info[1]))
+            entry["exception"] = self.formatException(record.exc_info)
         try:
             return to_json(entry, fallback=str).decode()
-        except PydanticSerializationError:  # a file name that is no text, say
+        except PydanticSerializationError:  # e.g. a file name that is not valid UTF-8
             return json.dumps(entry, default=str, separators=(",", ":"))
 
 
 class ConsoleFormatter(logging.Formatter):
-    """Time, level and event, then `name=value`; values are quoted, so that no request can fake a line."""
+    """Time, level and event, then `name=value`; values are quoted, so that no request can forge a line."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -72,7 +71,7 @@ class ConsoleFormatter(logging.Formatter):
         fields = " ".join(f"{name}={_shown(value)}" for name, value in getattr(record, "fields", {}).items())
         line = f"{time} {record.levelname.lower():7} {record.getMessage()} {fields}".rstrip()
         if record.exc_info and record.exc_info[1] is not None:
-            line += "\n" + "".join(traceback.format_exception(record.exc_info[1])).rstrip()
+            line += "\n" + self.formatException(record.exc_info)
         return line
 
 

@@ -1,4 +1,4 @@
-"""Every serving option: read once at the entry from flags, `FIELDMARK_*` variables and defaults, then passed in."""
+"""Every serving option: read once at start-up from flags, `FIELDMARK_*` variables and defaults, then passed in."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +11,7 @@ MIB = 1024 * 1024
 
 
 class Settings(BaseSettings):
-    """Serving options; sizes, times and counts carry their unit in the name."""
+    """Serving options; names of sizes and times end in their unit."""
 
     model_config = SettingsConfigDict(
         env_prefix="FIELDMARK_", env_ignore_empty=True, frozen=True, extra="ignore", protected_namespaces=()
@@ -32,41 +32,45 @@ class Settings(BaseSettings):
     max_batch_size: int = Field(32, ge=1, le=256, description="Most images in one CUDA batch.")
     max_wait_ms: float = Field(0, ge=0, le=1000, description="How long a CUDA batch waits to fill.")
     gpu_tf32: bool = Field(False, description="Let CUDA round to TF32: faster, maps differ by about 1e-3.")
-    gpu_memory_limit_bytes: int = Field(0, ge=0, description="Limit of the CUDA arena; 0: none.")
+    gpu_memory_limit_bytes: int = Field(
+        0,
+        ge=0,
+        description="Most GPU memory of the session of each batch size (1, 2, 4, … MAX_BATCH_SIZE); 0: no limit.",
+    )
 
     max_upload_bytes: int = Field(20 * MIB, ge=1024, description="Most bytes of one request body.")
     max_files: int = Field(32, ge=1, le=1024, description="Most images in one request.")
-    max_pixels: int = Field(50_000_000, ge=1, description="Most pixels of one image, by its header.")
+    max_pixels: int = Field(50_000_000, ge=1, description="Most pixels of one image, as its header declares them.")
     max_decode_bytes: int = Field(384 * MIB, ge=MIB, description="Most memory that decoding one image may take.")
     formats: str = Field(
         "JPEG,PNG,WEBP,GIF,BMP,TIFF,AVIF,HEIC",
         pattern=r"^(JPEG|PNG|WEBP|GIF|BMP|TIFF|AVIF|HEIC)(,(JPEG|PNG|WEBP|GIF|BMP|TIFF|AVIF|HEIC))*$",
-        description="Image formats decoded, comma-separated; HEIC needs the extra `heif` besides.",
+        description="Image formats decoded, comma-separated; HEIC also needs the extra `heif`.",
     )
-    max_requests: int = Field(256, ge=1, description="Most requests in hand; beyond: 429.")
-    max_bytes_in_flight: int = Field(256 * MIB, ge=1024, description="Most body bytes in hand; beyond: 429.")
-    request_timeout_ms: float = Field(10_000, gt=0, description="Deadline of a request, and cap of its own wish.")
-    header_timeout_s: float = Field(10, gt=0, description="Time for the request's header to arrive.")
-    body_timeout_s: float = Field(30, gt=0, description="Time for the request's body to arrive.")
-    shutdown_grace_s: float = Field(20, gt=0, description="Time for accepted requests to finish when stopping.")
-    poll_interval_s: float = Field(2, gt=0, description="How often the models folder is looked at.")
+    max_requests: int = Field(256, ge=1, description="Most requests in flight; more: 429.")
+    max_bytes_in_flight: int = Field(256 * MIB, ge=1024, description="Most body bytes in flight; more: 429.")
+    request_timeout_ms: float = Field(10_000, gt=0, description="Default and maximum of `X-Request-Timeout-Ms`.")
+    header_timeout_s: float = Field(10, gt=0, description="Longest time until a request's header has arrived.")
+    body_timeout_s: float = Field(30, gt=0, description="Longest time until a request's body has arrived.")
+    shutdown_grace_s: float = Field(20, gt=0, description="Longest time for accepted requests to finish when stopping.")
+    poll_interval_s: float = Field(2, gt=0, description="How often the models folder is read for changes.")
 
     api_keys_file: Path | None = Field(
-        None, description="Keys, one a line, # for comments; guard /classify, /explain, /models, /v2."
+        None, description="File of API keys, one a line, # for comments; guards /classify, /explain, /models, /v2."
     )
-    admin_key_file: Path | None = Field(None, description="The key for /admin; without it /admin answers 403.")
-    admin_port: int = Field(0, ge=0, le=65535, description="Own port of /metrics and /admin; 0: on the main one.")
-    cors_origins: str = Field("", description="Origins that browsers may call from, comma-separated; `*`: all.")
-    root_path: str = Field("", pattern=r"^(/[A-Za-z0-9._~-]+)*$", description="Path prefix given by a proxy.")
+    admin_key_file: Path | None = Field(None, description="File of the key for /admin; without it /admin answers 403.")
+    admin_port: int = Field(0, ge=0, le=65535, description="Separate port of /metrics and /admin; 0: the main port.")
+    cors_origins: str = Field("", description="Origins whose scripts may call the service, comma-separated; `*`: all.")
+    root_path: str = Field("", pattern=r"^(/[A-Za-z0-9._~-]+)*$", description="Path prefix set by a proxy.")
     max_header_bytes: int = Field(32 * 1024, ge=1024, description="Most bytes of a request's header.")
 
-    log_format: Literal["auto", "json", "console"] = Field("auto", description="`auto`: console on a terminal.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")
+    log_format: Literal["auto", "json", "console"] = Field("auto", description="`auto`: JSON unless on a terminal.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level logged.")
 
     @field_validator("model", "host", "api_keys_file", "admin_key_file", mode="before")
     @classmethod
     def _is_named(cls, value: Any) -> Any:
-        """Refuse the empty text: as a host it is every address, as a path the folder the command runs in."""
+        """Refuse empty text: as a host it means every address, as a path the current folder."""
         if isinstance(value, str) and not value.strip():
             raise ValueError("must not be empty")
         return value

@@ -7,6 +7,12 @@ import pytest
 
 
 @pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """Run tests that are coroutines, marked `anyio`, on asyncio."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
 def data_dir() -> Path:
     """Return the folder of real photos and weights, `FIELDMARK_DATA`; skip where it is not set."""
     folder = os.environ.get("FIELDMARK_DATA")

@@ -1,1 +1,1 @@
-"""What the command `fieldmark` does without a server, and to measure one."""
+"""The subcommands of `fieldmark`, but for `serve`."""

@@ -1,4 +1,4 @@
-"""`fieldmark inspect FILE`: what a model file says about itself, and whether the service would take it."""
+"""`fieldmark inspect FILE`: the contents of a model file, and whether the service would accept it."""
 
 import hashlib
 import json
@@ -16,10 +16,10 @@ _SHOWN_LABELS = 6
 
 
 def inspect(file: Path, *, as_json: bool) -> int:
-    """Print what stands in a model's manifest; returns the exit code.
+    """Print a model's manifest; returns the exit code.
 
     Raises:
-        ModelRejected: the service would refuse the file; the message says why.
+        ModelRejected: the service would refuse the file; the message is the reason.
     """
     try:
         data = read_file(file)

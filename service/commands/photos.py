@@ -1,4 +1,4 @@
-"""`fieldmark classify` and `fieldmark explain`: the service's way from bytes to a result, without a server."""
+"""`fieldmark classify` and `fieldmark explain`: the service's results without a server."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ from service.settings import Settings
 PICTURE_TYPES = {".png": "image/png", ".webp": "image/webp", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _BAR = 20
-"""Characters of a bar that stands for certainty."""
+"""Characters of a bar for the probability 1."""
 
 
 def classify(photos: Sequence[str], options: ClassifyOptions, settings: Settings, *, as_json: bool) -> int:
@@ -37,14 +37,14 @@ def classify(photos: Sequence[str], options: ClassifyOptions, settings: Settings
 
 
 def explain(photo: str, out: Path, options: ExplainOptions, settings: Settings, *, as_json: bool) -> int:
-    """Write the explanation of a photo as a picture and print what it shows; returns the exit code."""
+    """Write the explanation of a photo as a picture and describe it; returns the exit code."""
     return asyncio.run(_explain(photo, out, options, settings, as_json))
 
 
 @asynccontextmanager
 async def _service(settings: Settings) -> AsyncIterator[Runtime]:
-    """Run a runtime for as long as the command needs it."""
-    # Its reasons reach the user through ModelRejected.
+    """Run a runtime for the duration of a command."""
+    # The user reads its reasons in ModelRejected.
     logging.getLogger("service.inference.models").setLevel(logging.CRITICAL)
     runtime = Runtime(settings)
     await runtime.start()
@@ -58,8 +58,8 @@ async def _service(settings: Settings) -> AsyncIterator[Runtime]:
 async def _classify(photos: Sequence[str], options: ClassifyOptions, settings: Settings, as_json: bool) -> int:
     async with _service(settings) as runtime:
         served, predictor = runtime.models.get(options.model, options.version), runtime.predictor
-        side_by_side = asyncio.Semaphore(2 * served.engine.concurrency * served.engine.max_batch_size)
-        jobs = [asyncio.ensure_future(_one(photo, options, served, predictor, side_by_side)) for photo in photos]
+        at_once = asyncio.Semaphore(2 * served.engine.concurrency * served.engine.max_batch_size)
+        jobs = [asyncio.ensure_future(_one(photo, options, served, predictor, at_once)) for photo in photos]
         results = []
         for photo, job in zip(photos, jobs, strict=True):
             result = await job
@@ -72,11 +72,11 @@ async def _classify(photos: Sequence[str], options: ClassifyOptions, settings: S
 
 
 async def _one(
-    photo: str, options: ClassifyOptions, served: ServedModel, predictor: Predictor, side_by_side: asyncio.Semaphore
+    photo: str, options: ClassifyOptions, served: ServedModel, predictor: Predictor, at_once: asyncio.Semaphore
 ) -> dict[str, Any]:
-    """Return a photo's result, or its problem: one bad photo does not keep the others from an answer."""
+    """Return a photo's result, or its problem, so that one bad photo does not stop the others."""
     request_id = uuid.uuid4().hex
-    async with side_by_side:
+    async with at_once:
         try:
             prediction = await predictor.predict(
                 served, await asyncio.to_thread(read, photo), Question.about(served.manifest)
@@ -117,10 +117,10 @@ async def _explain(photo: str, out: Path, options: ExplainOptions, settings: Set
         return 0
     target = score(prediction, prediction.explained_class)
     against = f", not {shown['versus']['label']}" if "versus" in shown else ""
-    _say(f"{out}: {options.view} of {target['label']}{against} ({target['probability']:.1%})")
+    _print_line(f"{out}: {options.view} of {target['label']}{against} ({target['probability']:.1%})")
     for name, kind in (("gradcam", "Grad-CAM"), ("attention", "attention")):
         if shown.get(name) and shown[name].get("note"):
-            _say(f"{kind}: {shown[name]['note']}")
+            _print_line(f"{kind}: {shown[name]['note']}")
     return 0
 
 
@@ -151,16 +151,16 @@ def _print_result(photo: str, result: dict[str, Any]) -> None:
             print(f"  {label}", file=sys.stderr)  # noqa: T201
         return
     accepted = {True: "", False: "  none of these", None: ""}[result.get("accepted")]
-    _say(f"{photo}  {result['width']}×{result['height']}{accepted}")
+    _print_line(f"{photo}  {result['width']}×{result['height']}{accepted}")
     for found in result["predictions"]:
         bar = "█" * round(found["probability"] * _BAR)
-        _say(f"  {found['probability']:7.2%}  {bar:{_BAR}}  {found['label']}")
+        _print_line(f"  {found['probability']:7.2%}  {bar:{_BAR}}  {found['label']}")
 
 
 def _print_json(result: dict[str, Any]) -> None:
     print(json.dumps(result, indent=2, ensure_ascii=False), flush=True)  # noqa: T201 - the command's result
 
 
-def _say(line: str) -> None:
+def _print_line(line: str) -> None:
     """Print a line of the result; flushed, so that a pipe shows progress."""
     print(plain(line), flush=True)  # noqa: T201 - the command's result

@@ -1,4 +1,4 @@
-"""Pictures to files: PNG, WebP and JPEG, and how large they may be."""
+"""Pictures to files: PNG, WebP and JPEG, and their size limits."""
 
 import io
 import struct
@@ -12,13 +12,13 @@ from service.errors import InvalidOption, TooManyPixels
 
 MAX_SIDE = {"image/webp": 16383, "image/jpeg": 65535, "image/png": 65535}
 MAX_DRAWN_PIXELS = 25_000_000
-"""A larger original is classified all the same; its picture needs a `size`."""
+"""Larger originals are classified, but their picture needs a `size`."""
 _PNG_UP = 2
 """PNG's filter type for differences to the row above."""
 
 
 def rgba_png(grid: Floats, placement: Placement, palette: bytes) -> bytes:
-    """Return an RGBA PNG of a map, written strip by strip: the whole layer would be four bytes a pixel.
+    """Return an RGBA PNG of a map, written strip by strip: the whole layer would take four bytes a pixel.
 
     Rows are stored as differences to the row above, which are nearly all zero in an enlarged map.
     """
@@ -52,7 +52,7 @@ def rgba_png(grid: Floats, placement: Placement, palette: bytes) -> bytes:
 
 
 def check_size(placement: Placement, media_type: str) -> None:
-    """Refuse a picture that is not drawn.
+    """Refuse a picture that is too large.
 
     Raises:
         InvalidOption: longer than the format can hold.
@@ -60,10 +60,12 @@ def check_size(placement: Placement, media_type: str) -> None:
     """
     if placement.width * placement.height > MAX_DRAWN_PIXELS:
         pixels = f"{placement.width}×{placement.height} pixels"
-        raise TooManyPixels(f"A picture of {pixels} is more than is drawn; ask for a smaller `size`.")
+        raise TooManyPixels(
+            f"A picture of {pixels} is larger than the limit of {MAX_DRAWN_PIXELS:,} pixels; set a smaller `size`."
+        )
     longest = MAX_SIDE.get(media_type, 0)
     if max(placement.width, placement.height) > longest:
-        raise InvalidOption(f"{media_type} holds at most {longest} pixels a side; ask for a smaller `size`.")
+        raise InvalidOption(f"{media_type} holds at most {longest} pixels a side; set a smaller `size`.")
 
 
 def encode(image: Image.Image, media_type: str) -> bytes:
@@ -75,7 +77,7 @@ def encode(image: Image.Image, media_type: str) -> bytes:
     """
     stream = io.BytesIO()
     if media_type == "image/png":
-        # Level 1: a third of the time of the default for a tenth more bytes.
+        # Level 1: a third of the default's time, a tenth more bytes.
         image.save(stream, "PNG", compress_level=1)
     elif media_type == "image/webp":
         (image.convert("RGBA") if image.mode == "P" else image).save(stream, "WEBP", quality=85, method=1)

@@ -1,7 +1,6 @@
-"""Text in any script, in the fonts that the system has; what none of them has is drawn as its code, `[U+9CE5]`."""
+"""Text in any script, in the system's fonts; characters that none of them has are drawn as their code, `[U+9CE5]`."""
 
 import os
-import sys
 import unicodedata
 from functools import cache, lru_cache
 from pathlib import Path
@@ -15,14 +14,14 @@ _FOLDERS = (
 )  # fmt: skip
 _MOST_FONTS = 300
 _VARIANTS = frozenset(map(chr, range(0xFE00, 0xFE10)))
-"""Choose among the forms of the letter before them."""
-_LIKED = ("dejavusans.", "notosans-regular", "notosanscjk-regular", "notosans", "arial", "sans")
-"""Beginnings of names, the favourite first; italic, bold and fixed-width ones come last."""
-_DISLIKED = ("bold", "italic", "oblique", "mono", "emoji", "serif", "light", "black", "thin")
+"""Variation selectors: they choose a form of the character before them."""
+_PREFERRED = ("dejavusans.", "notosans-regular", "notosanscjk-regular", "notosans", "arial", "sans")
+"""Beginnings of names, the preferred first; italic, bold and fixed-width fonts come last."""
+_AVOIDED = ("bold", "italic", "oblique", "mono", "emoji", "serif", "light", "black", "thin")
 
 
 def draw_text(draw: ImageDraw.ImageDraw, place: tuple[float, float], text: str, size: float, colour: str) -> None:
-    """Draw a line of text whose left top corner is given, as long as `text_length`."""
+    """Draw a line of text from its left top corner; `text_length` returns its length."""
     left, top = place
     baseline = top + 0.95 * size
     for font, run in _runs(_readable(text), size):
@@ -31,12 +30,12 @@ def draw_text(draw: ImageDraw.ImageDraw, place: tuple[float, float], text: str, 
 
 
 def text_length(draw: ImageDraw.ImageDraw, text: str, size: float) -> float:
-    """Return how long `draw_text` draws a line, pixels."""
+    """Return the length of a line of `draw_text`, pixels."""
     return sum(draw.textlength(run, font) for font, run in _runs(_readable(text), size))
 
 
 def fitting(draw: ImageDraw.ImageDraw, text: str, size: float, room: float) -> str:
-    """Return the text, cut to the room."""
+    """Return the text, cut to at most `room` pixels."""
     if text_length(draw, text, size) <= room:
         return text
     while text and text_length(draw, text + "...", size) > room:
@@ -46,7 +45,7 @@ def fitting(draw: ImageDraw.ImageDraw, text: str, size: float, room: float) -> s
 
 @lru_cache(maxsize=4096)
 def _readable(text: str) -> str:
-    """Return the text, what no font has as its code, or without its accents where these alone are missing."""
+    """Return the text with missing characters replaced: by their code, or where possible by the letter alone."""
     return "".join(_shown(character) for character in unicodedata.normalize("NFC", text))
 
 
@@ -77,7 +76,7 @@ def _load(path: str, size: int) -> Font:
 
 @lru_cache(maxsize=8192)
 def _font_of(character: str) -> str | None:
-    """Return the path of the first font that has a character, empty for Pillow's own; None where none has it."""
+    """Return the path of the first font that has a character, empty for Pillow's own; None if none has it."""
     is_seen = not character.isspace() and unicodedata.category(character) != "Cf" and character not in _VARIANTS
     if not is_seen or _has("", character):
         return ""
@@ -95,19 +94,16 @@ def _has(path: str, character: str) -> bool:
 @cache
 def _system_fonts() -> tuple[str, ...]:
     """Return the system's fonts, plain and common ones first."""
-    folders = [Path(folder).expanduser() for folder in _FOLDERS if not folder.startswith("~") or "HOME" in os.environ]
-    if sys.platform != "win32":
-        folders = [folder for folder in folders if folder.drive == "" and not str(folder).startswith("C:")]
     found = [
         path
-        for folder in folders
-        for path in folder.rglob("*")
+        for folder in _FOLDERS
+        for path in Path(os.path.expanduser(folder)).rglob("*")
         if path.suffix.lower() in (".ttf", ".otf", ".ttc")
-    ]  # fmt: skip
+    ]
     return tuple(str(path) for path in sorted(found, key=_rank)[:_MOST_FONTS])
 
 
 def _rank(path: Path) -> tuple[int, int, str]:
     name = path.name.lower()
-    liked = next((place for place, begin in enumerate(_LIKED) if name.startswith(begin)), len(_LIKED))
-    return sum(word in name for word in _DISLIKED), liked, name
+    preferred = next((place for place, begin in enumerate(_PREFERRED) if name.startswith(begin)), len(_PREFERRED))
+    return sum(word in name for word in _AVOIDED), preferred, name

@@ -2,7 +2,7 @@
 
 Everything per pixel is done by Pillow in 8 bits or single floats, outside the interpreter lock, and in strips where
 the image is large. The display scaling is that of pytorch-grad-cam (bilinear upsampling to the network's input, then
-min-max), so that pictures can be compared; the raw range travels along, because min-max makes a flat map vivid.
+min-max), so that pictures can be compared; the raw range is kept, because min-max makes a flat map vivid.
 """
 
 import math
@@ -21,9 +21,9 @@ Floats = npt.NDArray[np.float32]
 
 EPS = 1e-7
 FLAT_RANGE = 0.02
-"""An attention map with less between its least and greatest value tells one place from another by nothing."""
+"""An attention map whose values differ by less than this distinguishes no place from another."""
 UNSEEN = 255
-"""Palette index of what the network did not see: outside the centre crop. The map uses 0 to 254."""
+"""Palette index of pixels that the network did not see: outside the centre crop. The map uses 0 to 254."""
 UNSEEN_COLOUR = (96, 96, 96)
 _NOT_UNSEEN = [*range(UNSEEN), UNSEEN - 1]
 STRIP_PIXELS = 1_000_000
@@ -35,11 +35,11 @@ class ScaledMap:
 
     Attributes:
         grid: values of the map's own cells, float32, (h, w), scaled so that the map enlarged to the network's
-            input spans [0, 1]; single cells may stick out a little.
+            input spans [0, 1]; single cells may be slightly outside.
         min: least raw value.
         max: greatest raw value.
         is_zero: no positive evidence anywhere.
-        is_flat: raw values differ by less than `FLAT_RANGE`; of interest for attention, whose unit is fixed.
+        is_flat: raw values differ by less than `FLAT_RANGE`; meaningful for attention, whose unit is fixed.
     """
 
     grid: Floats
@@ -47,11 +47,6 @@ class ScaledMap:
     max: float
     is_zero: bool
     is_flat: bool
-
-    def display(self, size: int) -> Floats:
-        """Return the map enlarged to the network's input, in [0, 1], float32, (size, size)."""
-        enlarged: Floats = np.asarray(_enlarged(self.grid, (size, size)), dtype=np.float32)
-        return enlarged.clip(0, 1)
 
 
 def scale_map(values: npt.ArrayLike, size: int = 224) -> ScaledMap:
@@ -81,7 +76,7 @@ def _enlarged(grid: Floats, size: tuple[int, int], box: tuple[float, float, floa
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a map lies on a picture of the original image.
+    """Position of a map on a picture of the original image.
 
     Attributes:
         width: of the picture, pixels.
@@ -110,7 +105,7 @@ class Placement:
         return x[0], y[0], x[1], y[1]
 
     def strips(self) -> Iterator[tuple[int, int, int, int]]:
-        """Cut `inside` into strips of rows that are cheap to hold."""
+        """Cut `inside` into strips of rows, to bound the memory."""
         left, top, right, bottom = self.inside
         rows = max(1, STRIP_PIXELS // (right - left))
         for y in range(top, bottom, rows):
@@ -133,28 +128,9 @@ def strip_indices(grid: Floats, placement: Placement, strip: tuple[int, int, int
         max(min((strip[2] - left) * x, width), 0.0),
         max(min((strip[3] - top) * y, height), 0.0),
     )
-    # Pillow cuts to 0…255 and drops the fraction. Drawn larger than the network's input, a peak exceeds 1.
+    # Pillow clips to 0…255 and truncates. Enlarged beyond the network's input, a peak exceeds 1.
     values = _enlarged(grid * np.float32(254) + np.float32(0.5), (strip[2] - strip[0], strip[3] - strip[1]), box)
     return values.convert("L").point(_NOT_UNSEEN)
-
-
-def place_map(grid: Floats, placement: Placement) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """Return a map on the original image's pixels, and where it lies.
-
-    Args:
-        grid: of a `ScaledMap`, (h, w).
-        placement: the picture.
-
-    Returns:
-        values in [0, 1], 0 outside, float32, (height, width); whether the network saw the pixel, bool, same shape.
-    """
-    values = np.zeros((placement.height, placement.width), np.float32)
-    seen = np.zeros(values.shape, np.bool_)
-    for strip in placement.strips():
-        left, top, right, bottom = strip
-        values[top:bottom, left:right] = np.asarray(strip_indices(grid, placement, strip), np.float32) / 254
-        seen[top:bottom, left:right] = True
-    return values, seen
 
 
 # ── colour ───────────────────────────────────────────────────────────────────────────────────────────────────────────

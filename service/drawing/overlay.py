@@ -9,7 +9,7 @@ from service.drawing.maps import Placement, ScaledMap, coloured, palette_of, str
 def overlay(
     image: Image.Image, scaled: ScaledMap, placement: Placement, opacity: float = 0.5, colormap: str = "turbo"
 ) -> Image.Image:
-    """Blend a map over the image, which keeps its own colours where the network did not look.
+    """Blend a map over the image, which stays unchanged outside the network's crop.
 
     Args:
         image: RGB, of the placement's size; not changed.

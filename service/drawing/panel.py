@@ -89,7 +89,7 @@ def _draw_foot(
 
 
 def _note(title: str, scaled: ScaledMap) -> str:
-    """Say it when the colours mean nothing."""
+    """Return a note where the colours mean nothing; empty otherwise."""
     if scaled.is_zero:
         return "no positive evidence"
     if title == "attention" and scaled.is_flat:

@@ -1,6 +1,8 @@
-"""The views of an explanation: photo and raw maps in, one file out."""
+"""The views of an explanation: photo and raw maps in, files and layers out."""
 
 import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy.typing as npt
@@ -8,7 +10,7 @@ import numpy.typing as npt
 from model.contract.geometry import Resize
 from model.photo.decode import DecodedImage
 from service.drawing.encode import check_size, encode, rgba_png
-from service.drawing.maps import Placement, ScaledMap, heatmap, palette_of, scale_map
+from service.drawing.maps import Floats, Placement, ScaledMap, heatmap, palette_of, scale_map
 from service.drawing.overlay import overlay, picture
 from service.drawing.panel import panel
 from service.errors import InvalidOption
@@ -31,7 +33,7 @@ def render_view(
     size: int | None = None,
     media_type: str = "image/png",
 ) -> bytes:
-    """Return one answer of `/explain` as an encoded picture; for a worker thread.
+    """Return one view as an encoded picture; for a worker thread.
 
     Args:
         decoded: the photo.
@@ -40,11 +42,11 @@ def render_view(
         gradcam: raw map, (h, w); needed by all views but `attention`.
         attention: raw map, (h, w), or None where the model has none; needed by view `attention`.
         caption: the class, for the panel.
-        question: what the Grad-CAM answers, for the panel, e.g. `why A and not B`.
+        question: the title of the Grad-CAM, for the panel, e.g. `why A and not B`.
         probability: of the class, for the panel, 0 to 1.
         colormap: one of `COLORMAPS`.
         opacity: of the maps over the photo, 0 to 1.
-        size: longer side of the picture, in a panel of each of its pictures, pixels; None: the original's.
+        size: longer side of the picture (in a panel: of each picture), pixels; None: the original's.
         media_type: `image/png`, `image/webp` or `image/jpeg`.
 
     Raises:
@@ -76,7 +78,7 @@ def render_view(
 def render_layer(
     scaled: ScaledMap, resize: Resize, width: int, height: int, *, colormap: str = "turbo", size: int | None = None
 ) -> str:
-    """Return a map as a data URL: an RGBA PNG of the original's sides, transparent where the network did not look.
+    """Return a map as a data URL: an RGBA PNG of the original's sides, transparent outside the network's crop.
 
     Args:
         scaled: the map, ready for display.
@@ -94,3 +96,38 @@ def render_layer(
     check_size(placement, "image/png")
     layer = rgba_png(scaled.grid, placement, palette_of(colormap))
     return "data:image/png;base64," + base64.b64encode(layer).decode("ascii")
+
+
+@dataclass(frozen=True, slots=True)
+class MapLayer:
+    """One map as a layer over the image.
+
+    Attributes:
+        png: data URL of an RGBA picture in the size of the image.
+        values: raw, (h, w).
+        scaled: what the colours show.
+    """
+
+    png: str
+    values: Floats
+    scaled: ScaledMap
+
+
+def draw_layers(
+    maps: Sequence[Floats], resize: Resize, width: int, height: int, *, colormap: str, size: int | None
+) -> list[MapLayer]:
+    """Return maps as layers over an image.
+
+    Args:
+        maps: raw values, (h, w) each.
+        resize: geometry of the model.
+        width: of the upright image, pixels.
+        height: likewise.
+        colormap: name of the colours.
+        size: longer side of the layers, pixels; None for the image's.
+    """
+    scaled = [scale_map(values, resize.crop) for values in maps]
+    return [
+        MapLayer(render_layer(one, resize, width, height, colormap=colormap, size=size), values, one)
+        for values, one in zip(maps, scaled, strict=True)
+    ]

@@ -1,226 +1,172 @@
-"""Who gets in: keys, requests, bytes and time, looked at before a body is read. Pure ASGI.
+"""Keys, and limits on the work on images: requests, bytes and time. All are checked before a body is read.
 
-A queue without bound answers everybody too late. Here a request is counted from its header on; when too many
-requests or bytes are in hand, or when the measured pace says that its deadline cannot be met, it is refused at once
-with `Retry-After`, its body unread: a client that sent `Expect: 100-continue` never sends it.
+A queue without a limit answers every request too late. Here a request counts from its header on. When too many requests
+or bytes are in flight, or when the measured pace says that its deadline cannot be met, it is refused at once with
+`Retry-After` and its body stays unread: a client that sent `Expect: 100-continue` never sends it.
 
-It also watches for clients that hang up, and cancels what they asked for: Starlette's `is_disconnected` would need
-asking, and is deaf behind `BaseHTTPMiddleware`.
+The work for a client that hangs up is cancelled. Starlette's `is_disconnected` would have to be polled, and never
+reports anything behind `BaseHTTPMiddleware`.
 """
 
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model.photo.limits import shown_size
 from service.errors import Draining, InvalidOption, MalformedRequest, Overloaded, TooLarge
-from service.http.auth import Keys
+from service.http.auth import ApiKeys
 from service.http.context import RequestContext, context_of
-from service.inference.load import InHand
 from service.inference.runtime import Runtime
-from service.settings import Settings
 
 DRAIN_BYTES = 1024 * 1024
 """Longest unread body that is worth reading to keep the connection; beyond, it is closed."""
 HEADROOM = 1.1
-"""What is expected is taken this much longer: the pace varies, and the client's clock starts before the header is
-here and ends after the answer is gone."""
+"""Factor on the expected time: the pace varies, and the client's clock starts before the header arrives and ends after
+the answer has left."""
+_CLOSE = {"Connection": "close"}
 
 
-class Admission:
-    """ASGI middleware in front of all addresses: asks for keys, and bounds the work on images.
+class AdmissionMiddleware:
+    """Pure ASGI middleware: checks the key of every request, and limits the work on images.
 
     Args:
         app: what it guards.
-        runtime: of the service: its bounds, what is in hand, and whether it is stopping.
+        runtime: of the service: its limits, its load, and whether it is stopping.
         keys: of the service.
     """
 
-    def __init__(self, app: ASGIApp, runtime: Runtime, keys: Keys) -> None:
+    def __init__(self, app: ASGIApp, runtime: Runtime, keys: ApiKeys) -> None:
         self._app = app
         self._runtime = runtime
-        self._settings = runtime.settings
         self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let one request in, or raise why not."""
+        """Admit one request, or raise why not."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         context = context_of(scope)
         key = context.address.key
-        if key is not None and key in self._keys.asked:
+        if key is not None and key in self._keys.needed:
             self._keys.check(key, scope["headers"])
         if scope["method"] != "POST" or not context.address.admitted:
             await self._app(scope, receive, send)
             return
-        header = _Header(scope, self._settings.request_timeout_ms)
-        self._check(header)
-        context.deadline = header.deadline
-        await self._admit(context, header.num_bytes, scope, receive, send)
-
-    async def _admit(
-        self, context: RequestContext, num_bytes: int | None, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        load = self._runtime.load
-        body = _Body(receive, send, num_bytes, self._settings, load, context.on_disconnect)
-        load.requests += 1
+        request = _AdmittedRequest(self._runtime, self._check(context, Headers(scope=scope)), receive, send)
+        context.on_disconnect.add(request.cancel)
         answered = False
         try:
-            await self._app(scope, body.receive, body.send)
+            await self._app(scope, request.receive, request.send)
             answered = True
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if not body.client_left or task is None:
+            if not request.is_cancelled:
                 raise
-            task.uncancel()
+            request.task.uncancel()
             raise ClientDisconnect from None
         finally:
-            body.close(answered=answered)
-            load.requests -= 1
+            context.on_disconnect.discard(request.cancel)
+            request.close(answered=answered)
 
-    def _check(self, header: "_Header") -> None:
-        """Raise why a request cannot be let in, by its header alone."""
-        close = header.close_after_refusal
+    def _check(self, context: RequestContext, headers: Headers) -> int:
+        """Set the deadline of a request, and return the bytes that it declares.
+
+        Raises:
+            FieldmarkError: it cannot be admitted, by its header alone.
+        """
+        settings, load = self._runtime.settings, self._runtime.load
+        arrived = time.monotonic()
+        length = headers.get("content-length")
+        if length is not None and not length.isdecimal():
+            raise MalformedRequest("The Content-Length is not a number.", headers=_CLOSE)
+        num_bytes = int(length or 0)
+        # A body that may never arrive, or that is not worth reading, must not block the next request.
+        close = _CLOSE if "expect" in headers or length is None or num_bytes > DRAIN_BYTES else {}
+        timeout_ms = min(settings.request_timeout_ms, _timeout_ms(headers.get("x-request-timeout-ms"), close))
+        context.deadline = arrived + timeout_ms / 1000
         if self._runtime.draining:
-            raise Draining(headers={"Connection": "close"})
-        if (header.num_bytes or 0) > self._settings.max_upload_bytes:
-            raise TooLarge(_too_large(self._settings), headers=close)
-        in_hand = self._runtime.load
-        if in_hand.requests >= self._settings.max_requests:
-            raise _overloaded("Too many requests are in hand.", in_hand.expected_s(), close)
-        if in_hand.bytes + (header.num_bytes or 0) > self._settings.max_bytes_in_flight and in_hand.requests:
-            raise _overloaded("Too many bytes are in hand.", in_hand.expected_s(), close)
-        expected_s = in_hand.expected_s()
-        if in_hand.requests and header.arrived + HEADROOM * expected_s > header.deadline:
-            raise _overloaded("The deadline could not be met.", expected_s, close)
+            raise Draining(headers=_CLOSE)
+        if num_bytes > settings.max_upload_bytes:
+            raise TooLarge(f"A request may have up to {shown_size(settings.max_upload_bytes)}.", headers=close)
+        expected_s = load.expected_s()
+        if load.requests >= settings.max_requests:
+            raise Overloaded("Too many requests are in flight.", retry_after_s=expected_s, headers=close)
+        if load.requests and load.bytes + num_bytes > settings.max_bytes_in_flight:
+            raise Overloaded("Too many bytes are in flight.", retry_after_s=expected_s, headers=close)
+        if load.requests and arrived + HEADROOM * expected_s > context.deadline:
+            raise Overloaded("The deadline could not be met.", retry_after_s=expected_s, headers=close)
+        return num_bytes
 
 
-class _Header:
-    """What admission reads of a request's header."""
+class _AdmittedRequest:
+    """A request in flight: counts its bytes, and can be cancelled while it is worked on."""
 
-    __slots__ = ("arrived", "close_after_refusal", "deadline", "num_bytes")
-
-    def __init__(self, scope: Scope, timeout_ms: float) -> None:
-        length = expect = wish = None
-        for name, value in scope["headers"]:
-            if name == b"content-length":
-                length = value
-            elif name == b"expect":
-                expect = value
-            elif name == b"x-request-timeout-ms":
-                wish = value
-        self.arrived = time.monotonic()
-        self.num_bytes = _length(length)
-        # A body that may never come, or that is not worth reading, must not stand before the next request.
-        unread = expect is not None or self.num_bytes is None or self.num_bytes > DRAIN_BYTES
-        self.close_after_refusal = {"Connection": "close"} if unread else {}
-        self.deadline = self.arrived + min(timeout_ms, _timeout_ms(wish, self.close_after_refusal)) / 1000
-
-
-class _Body:
-    """A request's way in and out: counts bytes, and notices a client that hangs up while it is worked on."""
-
-    __slots__ = (
-        "_finished", "_in_hand", "_num_bytes", "_receive", "_reserved", "_send", "_settings", "_task", "_watch",
-        "_watchers", "_working", "client_left",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        receive: Receive,
-        send: Send,
-        declared: int | None,
-        settings: Settings,
-        in_hand: InHand,
-        watchers: set[Callable[[], None]] | None,
-    ) -> None:
+    def __init__(self, runtime: Runtime, declared: int, receive: Receive, send: Send) -> None:
+        self._settings = runtime.settings
+        self._load = runtime.load
         self._receive = receive
         self._send = send
-        self._settings = settings
-        self._in_hand = in_hand
-        self._reserved = declared or 0
+        self._reserved = declared
         self._num_bytes = 0
-        self._working = False
-        self._finished = False
-        self._task = asyncio.current_task()
-        self._watchers = watchers
-        self._watch: asyncio.Task[None] | None = None
-        self.client_left = False
-        in_hand.bytes += self._reserved
+        self._is_working = False
+        self._is_finished = False
+        self.is_cancelled = False
+        self.task: asyncio.Task[None] = asyncio.current_task()  # type: ignore[assignment]
+        self._load.requests += 1
+        self._load.bytes += declared
 
     async def receive(self) -> Message:
         """Return the next part of the body.
 
         Raises:
             TooLarge: more bytes than allowed.
-            Overloaded: an undeclared body grew beyond the bytes that may be in hand.
+            Overloaded: an undeclared body grew beyond the bytes that may be in flight.
         """
         message = await self._receive()
-        if message["type"] != "http.request":
-            return message
-        self._count(len(message.get("body", b"")))
-        if not message.get("more_body", False) and not self._working:
-            self._working = True
-            self._in_hand.begin_work()
-            if self._watchers is not None:
-                self._watchers.add(self._leave)
-            else:
-                self._watch = asyncio.get_running_loop().create_task(self._watch_client())
+        if message["type"] == "http.request":
+            self._count(len(message.get("body", b"")))
+            if not message.get("more_body", False) and not self._is_working:
+                self._is_working = True
+                self._load.begin_work()
         return message
 
     def send(self, message: Message) -> Awaitable[None]:
         """Pass on the answer, noting its end."""
         if message["type"] == "http.response.body" and not message.get("more_body", False):
-            self._finished = True
+            self._is_finished = True
         return self._send(message)
 
+    def cancel(self) -> None:
+        """Cancel the work for a client that hung up."""
+        if self._is_working and not self._is_finished:
+            self.is_cancelled = True
+            self.task.cancel()
+
     def close(self, *, answered: bool) -> None:
-        """Give back what was counted."""
-        if self._watchers is not None:
-            self._watchers.discard(self._leave)
-        if self._watch is not None:
-            self._watch.cancel()
-        if self._working:
-            self._in_hand.end_work(answered=answered)
-        self._in_hand.bytes -= self._reserved
+        """Release what was counted."""
+        if self._is_working:
+            self._load.end_work(answered=answered)
+        self._load.bytes -= self._reserved
+        self._load.requests -= 1
 
     def _count(self, size: int) -> None:
         self._num_bytes += size
         if self._num_bytes > self._settings.max_upload_bytes:
-            raise TooLarge(_too_large(self._settings), headers={"Connection": "close"})
+            allowed = shown_size(self._settings.max_upload_bytes)
+            raise TooLarge(f"A request may have up to {allowed}.", headers=_CLOSE)
         if self._num_bytes > self._reserved:
-            self._in_hand.bytes += self._num_bytes - self._reserved
+            self._load.bytes += self._num_bytes - self._reserved
             self._reserved = self._num_bytes
-            if self._in_hand.bytes > self._settings.max_bytes_in_flight and self._in_hand.requests > 1:
-                expected_s = self._in_hand.expected_s()
-                raise _overloaded("Too many bytes are in hand.", expected_s, {"Connection": "close"})
-
-    async def _watch_client(self) -> None:
-        message = await self._receive()
-        if message["type"] == "http.disconnect":
-            self._leave()
-
-    def _leave(self) -> None:
-        """Cancel the work for a client that hung up."""
-        if not self._finished and self._task is not None:
-            self.client_left = True
-            self._task.cancel()
+            if self._load.bytes > self._settings.max_bytes_in_flight and self._load.requests > 1:
+                expected_s = self._load.expected_s()
+                raise Overloaded("Too many bytes are in flight.", retry_after_s=expected_s, headers=_CLOSE)
 
 
-def _length(value: bytes | None) -> int | None:
-    if value is None:
-        return None
-    if not value.isdigit():
-        raise MalformedRequest("The Content-Length is not a number.", headers={"Connection": "close"})
-    return int(value)
-
-
-def _timeout_ms(value: bytes | None, headers: dict[str, str]) -> float:
+def _timeout_ms(value: str | None, headers: dict[str, str]) -> float:
     if value is None:
         return math.inf
     try:
@@ -230,13 +176,3 @@ def _timeout_ms(value: bytes | None, headers: dict[str, str]) -> float:
     if not 0 < timeout_ms < math.inf:
         raise InvalidOption("`X-Request-Timeout-Ms` takes a positive number of milliseconds.", headers=headers)
     return timeout_ms
-
-
-def _too_large(settings: Settings) -> str:
-    return f"A request may have up to {shown_size(settings.max_upload_bytes)}."
-
-
-def _overloaded(detail: str, expected_s: float, headers: dict[str, str]) -> Overloaded:
-    error = Overloaded(detail, retry_after_s=math.ceil(expected_s))
-    error.headers.update(headers)
-    return error

@@ -1,6 +1,5 @@
 """Predictions and models → the members of answers; no HTTP in here."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from service.http.api.schemas import ClassifyOptions
@@ -15,7 +14,7 @@ _DIGITS = 6
 def top_classes(probabilities: list[float], k: int) -> list[int]:
     """Return the indices of the k likeliest classes, the likeliest first; among equals the lower index.
 
-    In plain Python: numpy would give up the interpreter lock for so little, and wait for it under load.
+    In plain Python: numpy would release the interpreter lock for so little, and wait for it under load.
     """
     if k == 1:
         return [max(range(len(probabilities)), key=probabilities.__getitem__)]
@@ -31,15 +30,12 @@ def first_class(prediction: Prediction) -> tuple[str, float]:
 
 def score(prediction: Prediction, index: int) -> Answer:
     """Return a class and its probability; `schemas.Score`."""
-    return _score(prediction.served.manifest.labels, prediction.probabilities.tolist(), index)
-
-
-def _score(labels: Sequence[str], probabilities: list[float], index: int) -> Answer:
-    return {"label": labels[index], "index": index, "probability": round(probabilities[index], _DIGITS)}
+    probability = round(float(prediction.probabilities[index]), _DIGITS)
+    return {"label": prediction.served.manifest.labels[index], "index": index, "probability": probability}
 
 
 def model_id(served: ServedModel) -> Answer:
-    """Return what names a model without doubt; `schemas.ModelId`."""
+    """Return what identifies a model; `schemas.ModelId`."""
     return {"name": served.name, "version": served.version, "sha256": served.sha256}
 
 
@@ -47,9 +43,8 @@ def classification(
     prediction: Prediction, options: ClassifyOptions, *, filename: str | None, request_id: str
 ) -> Answer:
     """Return the flat answer for one image; `schemas.Classification`."""
-    probabilities = prediction.probabilities.tolist()
-    labels = prediction.served.manifest.labels
-    scores = [_score(labels, probabilities, index) for index in top_classes(probabilities, options.top_k)]
+    best = top_classes(prediction.probabilities.tolist(), options.top_k)
+    scores = [score(prediction, index) for index in best]
     answer: Answer = {"predictions": scores}
     if options.threshold is not None:
         answer["accepted"] = scores[0]["probability"] >= options.threshold
@@ -62,7 +57,7 @@ def classification(
 
 
 def model_info(served: ServedModel) -> Answer:
-    """Return what clients may want to know of a model; `schemas.ModelInfo`."""
+    """Return the description of a model; `schemas.ModelInfo`."""
     manifest = served.manifest
     layers = [
         {"index": index, "name": layer.name, "shape": list(layer.grid)} for index, layer in enumerate(manifest.layers)

@@ -1,7 +1,8 @@
 """The application: routes, middleware and lifespan put together, nothing else."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -16,14 +17,14 @@ from service.errors import FieldmarkError, MalformedRequest
 from service.http import operations
 from service.http import routes as images
 from service.http.addresses import Addresses, AddressRoute, Routes
-from service.http.admission import Admission
+from service.http.admission import AdmissionMiddleware
 from service.http.api import openapi
-from service.http.auth import Keys
+from service.http.auth import ApiKeys
 from service.http.oip import routes as oip
-from service.http.oip.schemas import HEADER_LENGTH, SCHEMAS
+from service.http.oip.schemas import HEADER_LENGTH, InferRequest
 from service.http.problems import answer_problem
 from service.http.site import pages
-from service.http.telemetry import Problems, Telemetry
+from service.http.telemetry import ProblemMiddleware, TelemetryMiddleware
 from service.inference.runtime import Runtime
 from service.metrics import service_version
 from service.settings import Settings
@@ -35,6 +36,12 @@ _EXPOSED_HEADERS = (
 _ALLOWED_HEADERS = (
     "Authorization", "Content-Type", "X-API-Key", "X-Request-Id", "X-Request-Timeout-Ms", HEADER_LENGTH,
 )  # fmt: skip
+_DOCUMENT = Routes(include_in_schema=False)
+
+
+@_DOCUMENT.get("/openapi.json")
+async def _serve_document(request: Request) -> Response:
+    return JSONResponse(request.app.openapi())
 
 
 def create_app(runtime: Runtime) -> FastAPI:
@@ -47,13 +54,11 @@ def create_app(runtime: Runtime) -> FastAPI:
         NoKey: a key file is set and cannot be read.
     """
     settings = runtime.settings
-    routes = [*images.ROUTES, *oip.ROUTES, *operations.PROBES, *pages.routes()]
-    app = _bare_app(lifespan=_lifespan(runtime))
+    routes = [*images.ROUTES, *oip.ROUTES, *operations.PROBES, *pages.routes(), *_DOCUMENT]
     if not settings.admin_port:
         routes += operations.ADMINISTRATION
-    routes += _document_routes(app, settings)
-    app.router.routes += routes
-    app.user_middleware[:] = _layers(runtime, routes, _cors(settings))
+    app = _app(runtime, routes, partial(_run, runtime), _cross_origin(settings))
+    app.openapi = partial(openapi.document, app, [InferRequest], settings)  # type: ignore[method-assign]
     return app
 
 
@@ -65,94 +70,66 @@ def create_admin_app(runtime: Runtime) -> FastAPI | None:
     """
     if not runtime.settings.admin_port:
         return None
-    routes = [*operations.ADMINISTRATION, *operations.PROBES]
-    admin = _bare_app(lifespan=None)
-    admin.router.routes += routes
-    admin.user_middleware[:] = _layers(runtime, routes, [])
-    return admin
+    return _app(runtime, [*operations.ADMINISTRATION, *operations.PROBES])
 
 
-def _bare_app(*, lifespan: Any) -> FastAPI:
-    """Return an application without routes and layers, whose every failure becomes a problem document."""
+def _app(
+    runtime: Runtime, routes: list[AddressRoute], lifespan: Any = None, between: Sequence[Middleware] = ()
+) -> FastAPI:
+    """Return an application whose every failure becomes a problem document."""
+    telemetry = Middleware(TelemetryMiddleware, runtime=runtime, addresses=Addresses(routes, operations.AREAS))
+    admission = Middleware(AdmissionMiddleware, runtime=runtime, keys=ApiKeys(runtime.settings))
     return FastAPI(
         title="fieldmark",
         version=service_version(),
+        routes=list(routes),
+        middleware=[telemetry, *between, admission],
         lifespan=lifespan,
-        docs_url=None,
-        redoc_url=None,
         openapi_url=None,
         redirect_slashes=False,
         exception_handlers=dict.fromkeys((FieldmarkError, HTTPException), answer_problem),
     )
 
 
-def _layers(runtime: Runtime, routes: list[AddressRoute], between: list[Middleware]) -> list[Middleware]:
-    """Return the middleware, the outermost first."""
-    addresses = Addresses(routes, operations.AREAS)
-    return [
-        Middleware(Telemetry, runtime=runtime, addresses=addresses),
-        *between,
-        Middleware(Admission, runtime=runtime, keys=Keys(runtime.settings)),
-    ]
+@asynccontextmanager
+async def _run(runtime: Runtime, _: FastAPI) -> AsyncIterator[None]:
+    await runtime.start()
+    try:
+        yield
+    finally:
+        await runtime.stop()
 
 
-def _lifespan(runtime: Runtime) -> Any:
-    @asynccontextmanager
-    async def run(_: FastAPI) -> AsyncIterator[None]:
-        await runtime.start()
-        try:
-            yield
-        finally:
-            await runtime.stop()
-
-    return run
-
-
-def _cors(settings: Settings) -> list[Middleware]:
-    """Return nothing, unless origins are named: by default no other site's script may read an answer."""
+def _cross_origin(settings: Settings) -> list[Middleware]:
+    """Return the layers for scripts of other sites, which may read no answer unless their origins are named."""
     origins = [origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()]
     if not origins:
         return []
     return [
         Middleware(
-            _OtherOrigins,
+            _CrossOriginMiddleware,
             allow_origins=origins,
             allow_methods=["GET", "HEAD", "POST"],
             allow_headers=_ALLOWED_HEADERS,
             expose_headers=_EXPOSED_HEADERS,
         ),
-        # Problems raised further in must pass through the layer above, or a browser hides them from its page.
-        Middleware(Problems),
+        # Problems raised further in must pass through the layer above: browsers hide them from the page otherwise.
+        Middleware(ProblemMiddleware),
     ]
 
 
-class _OtherOrigins(CORSMiddleware):
-    """What scripts of other sites may do; what they may not is a problem document as any other."""
+class _CrossOriginMiddleware(CORSMiddleware):
+    """Limits what scripts of other sites may request; refusals are problem documents."""
 
     def preflight_response(self, request_headers: Headers) -> Response:
-        """Answer a browser that asks what is allowed.
+        """Answer a browser's preflight request.
 
         Raises:
-            MalformedRequest: the origin, the method or a header is not.
+            MalformedRequest: the origin, the method or a header is not allowed.
         """
         answer = super().preflight_response(request_headers)
         if answer.status_code < 400:
             return answer
         kept = {name: value for name, value in answer.headers.items() if not name.startswith("content-")}
         what = bytes(answer.body).decode().removeprefix("Disallowed CORS ")
-        raise MalformedRequest(f"Scripts of other sites may not ask this, because of: {what}.", headers=kept)
-
-
-def _document_routes(app: FastAPI, settings: Settings) -> Routes:
-    """Return the route of the OpenAPI document, which is made of all other routes when it is first asked for."""
-    routes = Routes()
-
-    def document() -> dict[str, Any]:
-        return openapi.document(app, SCHEMAS, settings)
-
-    @routes.get("/openapi.json", include_in_schema=False)
-    async def serve(_: Request) -> Response:
-        return JSONResponse(document())
-
-    app.openapi = document  # type: ignore[method-assign]
-    return routes
+        raise MalformedRequest(f"Scripts of other sites may not send this request, because of: {what}.", headers=kept)

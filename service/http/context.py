@@ -1,4 +1,4 @@
-"""What is known of one request while it is answered: the one record that protocol, middleware and routes share."""
+"""What is known of one request while it is answered; protocol, middleware and routes share this record."""
 
 import random
 import re
@@ -15,49 +15,43 @@ from service.inference.runtime import Runtime
 from service.metrics import STAGES, Timings
 
 _KEY = "fieldmark"
-_NOWHERE = Address(UNMATCHED)
-# An id, not a secret; the system's generator would give up the interpreter lock and wait for it under load.
+# An id, not a secret; the system's generator would release the interpreter lock and wait for it under load.
 _RANDOM = random.Random()  # noqa: S311
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 
 
 class RequestContext:
-    """One request: the protocol or the outermost layer makes it, everything inside adds what it knows.
+    """One request: the protocol or the outermost layer creates it, the layers inside add to it.
 
     Args:
         headers: of the request, as ASGI has them.
 
     Attributes:
-        request_id: the client's `X-Request-Id` where it is sane, else a random one.
+        request_id: the client's `X-Request-Id` where it is valid, else a random one.
         started: monotonic clock, seconds.
-        runtime: of the service that got it; set by the outermost layer.
-        address: that it is for.
-        root_path: prefix that a proxy in front serves the service under.
-        deadline: when its work must have been started, on `time.monotonic()`'s clock; None where none counts.
-        on_disconnect: called when the connection is lost; None under a server that does not say so.
-        timed_out: whether the protocol has answered that the request did not arrive in time.
+        runtime: of the service; set by the outermost layer.
+        address: of the request.
+        root_path: prefix that a proxy serves the service under.
+        deadline: by which its work must have started, on `time.monotonic()`'s clock; None where there is none.
+        on_disconnect: called when the connection is lost.
+        timed_out: whether the protocol has answered 408, because the request did not arrive in time.
         status: of the answer; 0 before its start.
         bytes_in: of the body, as read.
         bytes_out: of the answer's body.
         timings: for several images the longest of each stage, as they run side by side.
-        fields: further members of the log line: model, version, label, images.
+        fields: further members of the log line: model, label, images.
         problem: code of the problem answered, if any.
     """
-
-    __slots__ = (
-        "address", "bytes_in", "bytes_out", "deadline", "fields", "on_disconnect", "problem", "request_id",
-        "root_path", "runtime", "started", "status", "timed_out", "timings",
-    )  # fmt: skip
 
     runtime: Runtime
 
     def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
         self.request_id = _request_id(headers)
         self.started = time.perf_counter()
-        self.address = _NOWHERE
+        self.address = Address(UNMATCHED)
         self.root_path = ""
         self.deadline: float | None = None
-        self.on_disconnect: set[Callable[[], None]] | None = None
+        self.on_disconnect: set[Callable[[], None]] = set()
         self.timed_out = False
         self.status = 0
         self.bytes_in = 0
@@ -67,7 +61,7 @@ class RequestContext:
         self.problem: str | None = None
 
     def observe(self, timings: Timings) -> None:
-        """Record the times of one image; again, once it was drawn."""
+        """Record the times of one image; once more after it was drawn."""
         for stage, seconds in timings.items():
             self.timings[stage] = max(self.timings.get(stage, 0.0), seconds)
 
@@ -94,7 +88,7 @@ class RequestContext:
 
 
 def context_of(request: Request | Scope) -> RequestContext:
-    """Return the context of a request, made now where its server has made none."""
+    """Return the context of a request; it is created here where the protocol has created none."""
     scope = request.scope if isinstance(request, Request) else request
     state: dict[str, Any] = scope.setdefault("state", {})
     context: RequestContext | None = state.get(_KEY)

@@ -1,8 +1,7 @@
-"""Answers of `/explain`: which maps to ask the graph for, and a prediction's maps → JSON members or a picture."""
+"""Answers of `/explain`: options → the question to the graph, and a prediction's maps → JSON members or a picture."""
 
 from model.contract.manifest import Manifest
-from service.drawing.layers import MapLayer, draw_layers
-from service.drawing.views import render_view
+from service.drawing.views import MapLayer, draw_layers, render_view
 from service.errors import InvalidOption
 from service.http.answers import Answer, score
 from service.http.api.schemas import ExplainOptions
@@ -21,7 +20,7 @@ def question_of(options: ExplainOptions, manifest: Manifest) -> Question:
 
     Raises:
         UnknownClass: no such class.
-        InvalidOption: no such layer, no attention to show, or a class set against itself.
+        InvalidOption: no such layer, no attention to show, or a class contrasted with itself.
     """
     layer = resolve_layer(options.layer, manifest)
     if options.view == "attention" and not manifest.has_attention:
@@ -74,7 +73,7 @@ def _map(layer: MapLayer, options: ExplainOptions, *, may_be_flat: bool = False)
     if scaled.is_zero:
         found["note"] = "no positive evidence"
     elif may_be_flat and scaled.is_flat:
-        found["note"] = "flat: every place is attended to alike"
+        found["note"] = "flat: every place gets the same attention"
     if options.values:
         found["values"] = [[_round(value) for value in row] for row in layer.values.tolist()]
     return found

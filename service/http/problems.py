@@ -1,35 +1,22 @@
-"""Any failure → one `application/problem+json` document (RFC 9457), in our own words and no library's."""
+"""Any failure → one `application/problem+json` document (RFC 9457), in the service's own words."""
 
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
-from service.errors import (
-    FieldmarkError,
-    InternalError,
-    InvalidOption,
-    MalformedRequest,
-    MethodNotAllowed,
-    NotFound,
-    TooLarge,
-)
+from service.errors import FieldmarkError, InternalError, InvalidOption, MethodNotAllowed, NotFound
 from service.http.context import context_of
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 _LOG = logging.getLogger("fieldmark.service")
-_HTTP_ERRORS: dict[int, type[FieldmarkError]] = {
-    400: MalformedRequest,
-    404: NotFound,
-    405: MethodNotAllowed,
-    413: TooLarge,
-}
+_ROUTING_ERRORS: dict[int, type[FieldmarkError]] = {404: NotFound, 405: MethodNotAllowed}
 _REASONS: Final = {
     "bool_parsing": "must be true or false",
     "extra_forbidden": "is not a parameter of this address",
@@ -46,18 +33,6 @@ _REASONS: Final = {
     "string_too_long": "must have at most {max_length} characters",
     "string_too_short": "must not be empty",
 }
-_NO_CONTEXT = {"ge": "", "le": "", "expected": "one of those offered", "max_length": ""}
-
-
-def as_fieldmark_error(error: Exception) -> FieldmarkError:
-    """Return the leaf of the error tree that tells a client of this exception; unknown ones say nothing of it."""
-    if isinstance(error, FieldmarkError):
-        return error
-    if isinstance(error, HTTPException) and error.status_code in _HTTP_ERRORS:
-        return _HTTP_ERRORS[error.status_code](headers=error.headers)
-    if isinstance(error, ClientDisconnect):
-        return MalformedRequest("The request ended before it was complete.")
-    return InternalError()
 
 
 def problem_document(error: FieldmarkError, *, request_id: str, root_path: str = "") -> dict[str, Any]:
@@ -74,44 +49,40 @@ def problem_document(error: FieldmarkError, *, request_id: str, root_path: str =
 
 
 def known_error(error: Exception, scope: Scope) -> FieldmarkError:
-    """Return what may be told of an exception; an unknown one is logged with its traceback."""
-    known = as_fieldmark_error(error)
+    """Return the error to report for an exception; an unknown one is logged with its traceback and not described."""
+    if isinstance(error, HTTPException) and error.status_code in _ROUTING_ERRORS:
+        return _ROUTING_ERRORS[error.status_code](headers=error.headers)
+    known = error if isinstance(error, FieldmarkError) else InternalError()
     if isinstance(known, InternalError):
-        fields = {"request_id": context_of(scope).request_id}
-        _LOG.error("request failed", exc_info=error, extra={"fields": fields})
+        _LOG.error("request failed", exc_info=error, extra={"fields": {"request_id": context_of(scope).request_id}})
     return known
 
 
 def problem_response(error: Exception, scope: Scope) -> Response:
-    """Return the answer to a request that ended in `error`."""
+    """Return the answer to a request that failed with `error`."""
     known = known_error(error, scope)
     context = context_of(scope)
     context.problem = known.code
     document = problem_document(known, request_id=context.request_id, root_path=context.root_path)
     if re.search(r"/v2(/|$)", scope["path"]):
-        document["error"] = known.detail  # where clients of the Open Inference Protocol look
+        document["error"] = known.detail  # where clients of the Open Inference Protocol read it
     return Response(to_json(document), known.status, known.headers or None, PROBLEM_MEDIA_TYPE)
 
 
 async def answer_problem(request: Request, error: Exception) -> Response:
-    """Serve as the exception handler of every kind of exception."""
+    """Answer a request whose endpoint failed; Starlette's exception handler."""
     return problem_response(error, request.scope)
 
 
-def invalid_option(items: Iterable[tuple[Sequence[Any], Mapping[str, Any]]]) -> InvalidOption:
-    """Return the error that names each bad parameter in our words; the value sent is not repeated.
+def invalid_option(faults: Iterable[Mapping[str, Any]]) -> InvalidOption:
+    """Return the error that names each bad parameter and the reason; the value sent is not repeated.
 
     Args:
-        items: place and pydantic's description of each fault.
+        faults: `loc`, `type` and `ctx` of each, as pydantic describes them.
     """
-    problems = [
-        {"name": ".".join(str(part) for part in place), "reason": _reason(item["type"], item.get("ctx", {}))}
-        for place, item in items
-    ]
+    problems = []
+    for fault in faults:
+        reason = _REASONS.get(fault["type"], "has no valid value").format_map(fault.get("ctx", {}))
+        problems.append({"name": ".".join(str(part) for part in fault["loc"]), "reason": reason})
     names = ", ".join(sorted({f"`{problem['name']}`" for problem in problems}))
     return InvalidOption(f"Not valid: {names}.", extensions={"invalid": problems})
-
-
-def _reason(kind: str, context: Mapping[str, Any]) -> str:
-    template = _REASONS.get(kind, "has no valid value")
-    return template.format_map({**_NO_CONTEXT, **context})

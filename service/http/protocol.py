@@ -1,11 +1,11 @@
 """uvicorn's HTTP protocol with the limits of time and size that it lacks, and a patient close.
 
-uvicorn starts no timer before the first answer: a client that connects and says nothing, or sends one byte a
-minute, keeps its connection for ever. It also closes a connection right behind an early answer, and the reset
-that follows may destroy that answer before the client has read it (RFC 9112, section 9.6).
+uvicorn starts no timer before the first answer: a client that connects and sends nothing, or one byte a minute, keeps
+its connection for ever. It also closes a connection right after an early answer, and the reset that follows may
+destroy that answer before the client has read it (RFC 9112, section 9.6).
 
-A request that is complete gets its answer, whatever comes behind it: bytes that are no request are refused after
-that answer, and a client that has closed its half of the connection is still listening, or else found to be gone.
+A complete request gets its answer, whatever follows it: bytes that are no request are refused after that answer. A
+client that has closed its half of the connection may still be reading, so it is probed.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ LINGER_BYTES = 1024 * 1024
 """How much it may send meanwhile."""
 
 PROBE_S = 0.1
-"""How often it is looked whether a client that has closed its half is gone altogether, seconds."""
+"""How often a client that has closed its half is probed, seconds."""
 
 INTERIM = b"HTTP/1.1 100 Continue\r\n\r\n"
 Phase = Literal["idle", "header", "body"]
@@ -45,19 +45,14 @@ class BadHeader(Exception):
 
 
 class LimitedHttpProtocol(HttpToolsProtocol):
-    """One connection. Its limits are set by `limited_protocol`.
+    """One connection; made by a subclass of `limited_protocol`.
 
     Attributes:
-        header_timeout_s: from the first byte of a header, or from the connection's begin, to the header's end.
-        body_timeout_s: from there to the end of the body.
-        max_header_bytes: of request line and header fields together.
-        prefix: of all addresses, given by a proxy.
+        settings: of which `header_timeout_s` runs from the connection's start, or from a later header's first byte, to
+            the header's end, and `body_timeout_s` from there to the end of the body.
     """
 
-    header_timeout_s: ClassVar[float] = 10
-    body_timeout_s: ClassVar[float] = 30
-    max_header_bytes: ClassVar[int] = 32 * 1024
-    prefix: ClassVar[str] = ""
+    settings: ClassVar[Settings]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -70,27 +65,28 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._next_refusal: FieldmarkError | None = None
         self._fault = ""
         self._is_half_closed = False
-        self._probe: _Probe | None = None
+        self._probe: asyncio.TimerHandle | None = None
+        self._skips_header = False
         self._on_lost: set[Callable[[], None]] = set()
         self._patient: _PatientTransport
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for a header."""
+        """Start the clock of the first header."""
         super().connection_made(transport)
         self._patient = _PatientTransport(self, transport)
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clock, and tell who works for this client."""
+        """Stop the clocks, and cancel the work for this client."""
         self._disarm()
         if self._probe is not None:
-            self._probe.timer.cancel()
+            self._probe.cancel()
         super().connection_lost(exc)
-        for tell in list(self._on_lost):
-            tell()
+        for cancel in list(self._on_lost):
+            cancel()
 
     def data_received(self, data: bytes) -> None:
-        """Parse, and keep an eye on what is still missing."""
+        """Parse, and start the clock of what is still missing."""
         if self._linger_bytes is not None:
             self._linger_bytes += len(data)
             if self._linger_bytes > LINGER_BYTES:
@@ -103,29 +99,29 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._data = b""
         if self._phase == "header":
             self._num_raw_bytes += len(data)
-            if self._num_raw_bytes > self.max_header_bytes and self.parser is not None:
+            if self._num_raw_bytes > self.settings.max_header_bytes and self.parser is not None:
                 self._refuse(MalformedRequest("The header of the request is too large."))
         self._watch()
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """Return whether to go on writing: a client that has sent a whole request may close its half."""
+        """Return whether to keep writing: a client that has sent a whole request may close its half."""
         if not self._is_answering() or self.scheme == "https":
             return False
         self._drop_unfinished()
         self._disarm()
-        if self.parser.get_http_version() == "1.1":  # an older one would take an interim answer for its own
-            self._probe = self._probe or _Probe(self.transport, self.loop)
+        if self._probe is None and self.parser.get_http_version() == "1.1":  # older ones know no interim answer
+            self._probe = self.loop.call_later(PROBE_S, self._check_client, False)
         self._is_half_closed = True
         return True
 
     def on_response_complete(self) -> None:
-        """Refuse what came behind the last request, or hang up on who has."""
+        """Refuse what followed the last request; close the connection of a client that has closed its half."""
         is_last = not self.pipeline
         super().on_response_complete()
         if not is_last or self.transport.is_closing() or self._linger_bytes is not None:
             return
         if self._next_refusal is not None:
-            self._phase, self.cycle.response_complete = "header", True  # also of one that was dropped
+            self._phase, self.cycle.response_complete = "header", True  # the cycle may be one that was dropped
             self._refuse(self._next_refusal)
         if self._is_half_closed:
             self.transport.close()
@@ -141,27 +137,33 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """A header begins."""
+        if self._skips_header:
+            return
         super().on_message_begin()
         self._phase = "header"
         self._num_header_bytes = self._num_raw_bytes = 0
 
     def on_url(self, url: bytes) -> None:
         """Count the address."""
-        self._count(len(url))
-        super().on_url(url)
+        if not self._skips_header:
+            self._count(len(url))
+            super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Count the header, which may arrive in one piece."""
-        self._count(len(name) + len(value))
-        super().on_header(name, value)
+        """Count a header field."""
+        if not self._skips_header:
+            self._count(len(name) + len(value))
+            super().on_header(name, value)
 
     def _count(self, size: int) -> None:
         self._num_header_bytes += size
-        if self._num_header_bytes > self.max_header_bytes:
+        if self._num_header_bytes > self.settings.max_header_bytes:
             raise BadHeader
 
     def on_headers_complete(self) -> None:
         """The body begins."""
+        if self._skips_header:
+            return
         version, hosts = self.parser.get_http_version(), sum(name == b"host" for name, _ in self.headers)
         if hosts > 1 or (hosts == 0 and version == "1.1"):
             self._fault = "A request of HTTP/1.1 needs one `Host`."
@@ -172,13 +174,14 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._disarm()
         super().on_headers_complete()
         self.cycle.transport = self._patient  # type: ignore[assignment]
-        # Waiting for the message `http.disconnect` instead takes a task a request.
+        # The alternative, to wait for the message `http.disconnect`, costs a task a request.
         context_of(self.cycle.scope).on_disconnect = self._on_lost  # type: ignore[arg-type]
 
     def on_message_complete(self) -> None:
         """The request has arrived."""
         if self.parser.should_upgrade() and self._framing() is not None:
             return  # its body is still to come
+        self._skips_header = False
         self._phase = "idle"
         self._disarm()
         super().on_message_complete()
@@ -193,17 +196,18 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         return None
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Go on behind a wish for another protocol, which may be ignored (RFC 9110, section 7.8).
+        """Ignore an offer of another protocol (RFC 9110, section 7.8), and read on.
 
-        Java's client and `curl --http2` wish for HTTP/2 with every request. httptools passes over the body of such a
-        request: a second parser reads it, behind a header of our own. uvicorn calls this while it handles httptools'
-        exception, which tells where the header ends.
+        Java's client and `curl --http2` offer HTTP/2 with every request. httptools skips the body of such a request: a
+        second parser reads it, behind a short header of our own that is skipped. uvicorn calls this while it handles
+        httptools' exception, which holds the offset of the header's end.
         """
-        wish = sys.exc_info()[1]
-        rest = self._data[wish.args[0] :] if isinstance(wish, httptools.HttpParserUpgrade) else b""
+        upgrade = sys.exc_info()[1]
+        rest = self._data[upgrade.args[0] :] if isinstance(upgrade, httptools.HttpParserUpgrade) else b""
         framing = self._framing()
         if framing is not None:
-            self.parser = httptools.HttpRequestParser(_Rest(self))
+            self._skips_header = True
+            self.parser = httptools.HttpRequestParser(self)
             self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
             rest = b"POST / HTTP/1.1\r\n%s: %s\r\n\r\n" % framing + rest
         self._data = rest
@@ -211,12 +215,12 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             super().data_received(rest)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what the parser refused, as a problem document."""
-        too_large = max(self._num_header_bytes, self._num_raw_bytes) > self.max_header_bytes
+        """Answer what the parser refused with a problem document."""
+        too_large = max(self._num_header_bytes, self._num_raw_bytes) > self.settings.max_header_bytes
         self._refuse(MalformedRequest("The header of the request is too large." if too_large else self._fault))
 
     def _watch(self) -> None:
-        """Arm the clock where a client owes us something: most requests come whole and never arm it."""
+        """Start the clock while a request is incomplete: most arrive in one piece and never start it."""
         if self._timer is not None or self.transport.is_closing() or self._next_refusal or self._is_half_closed:
             return
         if self._phase == "idle":
@@ -224,7 +228,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             is_waiting = self.cycle is not None and self.cycle.response_complete
             if not is_waiting or self.timeout_keep_alive_task is not None:
                 return
-        seconds = self.body_timeout_s if self._phase == "body" else self.header_timeout_s
+        settings = self.settings
+        seconds = settings.body_timeout_s if self._phase == "body" else settings.header_timeout_s
         self._timer = self.loop.call_later(seconds, self._on_timeout)
 
     def _disarm(self) -> None:
@@ -237,19 +242,19 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self.pipeline or self.flow.read_paused:
-            self._watch()  # it is we who do not read
+            self._watch()  # the server has paused reading
         elif self._phase == "header" and not self._num_raw_bytes:
-            self.transport.close()  # nothing was asked
+            self.transport.close()  # there is no request to answer
         else:
             self._refuse(SlowRequest())
 
-    # Answers of the protocol's own
+    # Refusals by the protocol itself
 
     def _refuse(self, error: FieldmarkError) -> None:
         """Answer with a problem where nothing was answered yet, then close."""
-        if self._linger_bytes is not None:  # it is answered already, and goes on sending
+        if self._linger_bytes is not None:  # already answered; the client is still sending
             return
-        if self._is_answering():  # the requests before it come first
+        if self._is_answering():  # earlier requests are answered first
             self._next_refusal = error
             self._drop_unfinished()
             self._disarm()
@@ -264,10 +269,10 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             request_id, seconds = context.request_id, time.perf_counter() - context.started
             context.timed_out = True
         self.transport.write(self._problem(error, request_id, seconds))
-        if cycle is None:  # there is no request that could tell of itself
+        if cycle is None:  # no request that the application would log
             fields = {"request_id": request_id, "status": error.status, "problem": error.code}
             _ACCESS.info("request", extra={"fields": fields})
-        if cycle is not None:  # tells the application, whose answer would come too late
+        else:  # stops the application, whose answer would be too late
             cycle.disconnected = True
             cycle.message_event.set()
         self._linger()
@@ -275,17 +280,17 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def _is_answering(self) -> bool:
         """Return whether a whole request of this connection is still being answered."""
         if self._phase == "body":
-            return bool(self.pipeline)  # the one that arrives waits there for those before it
+            return bool(self.pipeline)  # holds the one that is arriving while earlier ones are answered
         return self.cycle is not None and not self.cycle.response_complete
 
     def _drop_unfinished(self) -> None:
-        """Forget the request that was arriving behind those that are answered."""
+        """Drop the request that was arriving behind those being answered."""
         if self._phase == "body":
             self.pipeline.popleft()
             self._phase = "idle"
 
     def _problem(self, error: FieldmarkError, request_id: str, seconds: float) -> bytes:
-        document = problem_document(error, request_id=request_id, root_path=self.prefix)
+        document = problem_document(error, request_id=request_id, root_path=self.settings.root_path)
         body: bytes = to_json(document)
         fields = [
             *self.server_state.default_headers,
@@ -300,7 +305,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         return STATUS_LINE[error.status] + b"".join(b"%s: %s\r\n" % field for field in fields) + b"\r\n" + body
 
     def _linger(self) -> None:
-        """Close in an order that lets the answer arrive: stop writing, read on for a while, then close."""
+        """Close so that the answer arrives: stop writing, keep reading for a while, then close."""
         if self._linger_bytes is not None or self.transport.is_closing():
             return
         if self._phase == "idle":
@@ -313,67 +318,29 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self.transport.write_eof()
         self._timer = self.loop.call_later(LINGER_S, self.transport.abort)
 
+    def _check_client(self, has_sent: bool) -> None:
+        """Probe a client that has closed its half: until something is sent to it, one that left looks the same.
 
-class _Rest:
-    """What a second parser tells a protocol: the body of a request whose header is known, then all that follows."""
-
-    def __init__(self, protocol: LimitedHttpProtocol) -> None:
-        self._protocol = protocol
-        self._is_known = True
-        self.on_body = protocol.on_body
-
-    def on_message_begin(self) -> None:
-        if not self._is_known:
-            self._protocol.on_message_begin()
-
-    def on_url(self, url: bytes) -> None:
-        if not self._is_known:
-            self._protocol.on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._is_known:
-            self._protocol.on_header(name, value)
-
-    def on_headers_complete(self) -> None:
-        if not self._is_known:
-            self._protocol.on_headers_complete()
-
-    def on_message_complete(self) -> None:
-        self._is_known = False
-        self._protocol.on_message_complete()
-
-
-class _Probe:
-    """Finds out whether a client that has closed its half has left: until something is sent to it, both look alike.
-
-    `100 Continue` is sent, which every client of HTTP/1.1 takes in front of its answer (RFC 9110, section 15.2); the
-    system of a client that left answers it with a reset. Else the work for clients that hung up would be done.
-    """
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport = transport
-        self._loop = loop
-        self._has_sent = False
-        self.timer = loop.call_later(PROBE_S, self._look)
-
-    def _look(self) -> None:
-        with socket.socket(fileno=self._transport.get_extra_info("socket").dup().detach()) as connection:
+        `100 Continue` is sent, which every client of HTTP/1.1 accepts before its answer (RFC 9110, section 15.2); the
+        system of a client that left responds with a reset. Without this, the work for it would go on.
+        """
+        with socket.socket(fileno=self.transport.get_extra_info("socket").dup().detach()) as connection:
             try:
                 # An answer is written in one go: with nothing to send, none is half sent.
-                if not self._has_sent and not self._transport.get_write_buffer_size():
-                    self._transport.write(INTERIM)
-                    self._has_sent = True
+                if not has_sent and not self.transport.get_write_buffer_size():
+                    self.transport.write(INTERIM)
+                    has_sent = True
                 is_gone = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
             except OSError:
                 is_gone = True
         if is_gone:
-            self._transport.abort()
+            self.transport.abort()
         else:
-            self.timer = self._loop.call_later(PROBE_S, self._look)
+            self._probe = self.loop.call_later(PROBE_S, self._check_client, has_sent)
 
 
 class _PatientTransport:
-    """What a request's answer is written to: a transport whose `close` lingers while the request still arrives."""
+    """The transport that a request's answer is written to; `close` lingers while the request is still arriving."""
 
     __slots__ = ("_protocol", "get_extra_info", "is_closing", "write")
 
@@ -384,16 +351,10 @@ class _PatientTransport:
         self.get_extra_info = transport.get_extra_info
 
     def close(self) -> None:
-        """Close the connection, late enough for the answer to be read."""
+        """Close the connection once the answer can be read."""
         self._protocol._linger()
 
 
 def limited_protocol(settings: Settings) -> type[LimitedHttpProtocol]:
     """Return the protocol class with the limits of these settings."""
-    limits = {
-        "header_timeout_s": settings.header_timeout_s,
-        "body_timeout_s": settings.body_timeout_s,
-        "max_header_bytes": settings.max_header_bytes,
-        "prefix": settings.root_path,
-    }
-    return type("ConfiguredHttpProtocol", (LimitedHttpProtocol,), limits)
+    return type("ConfiguredHttpProtocol", (LimitedHttpProtocol,), {"settings": settings})

@@ -1,21 +1,22 @@
-"""`/classify`, `/explain` and `/models`: read options and images, ask the predictor, give the answer its form."""
+"""`/classify`, `/explain` and `/models`: read options and images, run the predictor, format the answer."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Annotated
 from urllib.parse import quote
 
+from fastapi import Query
 from pydantic_core import to_json
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from service.errors import NotAcceptable
 from service.http.addresses import Routes
 from service.http.answers import Answer, classification, first_class, model_info
 from service.http.api import openapi
 from service.http.api.schemas import ClassifyOptions, ExplainOptions
 from service.http.context import RequestContext, context_of
 from service.http.explain import draw, explanation, question_of
-from service.http.negotiation import JPEG, JSON, PNG, WEBP, accept_of, choose, read_options
+from service.http.negotiation import JPEG, JSON, PNG, WEBP, accept_of, choose, with_options
 from service.http.problems import known_error, problem_document
 from service.http.uploads import Upload, named, read_uploads, recognise
 from service.inference.engine import Question
@@ -26,13 +27,13 @@ ROUTES = Routes()
 
 
 @ROUTES.post("/classify", key="client", admitted=True, tags=["images"], **openapi.CLASSIFY)
-async def classify(request: Request) -> Response:
+@with_options
+async def classify(request: Request, options: Annotated[ClassifyOptions, Query()]) -> Response:
     """Name the class of each image.
 
     Send one image as the raw body, or one or many as the multipart field `file`. One image gets a flat answer;
-    several get `results` in their order, with a problem in the place of an image that cannot be answered.
+    several get `results` in their order, with a problem in place of an image that cannot be answered.
     """
-    options = read_options(request.scope, ClassifyOptions)
     choose(accept_of(request), [JSON])
     context = context_of(request)
     predictor = context.runtime.predictor
@@ -53,21 +54,22 @@ async def classify(request: Request) -> Response:
 
 
 @ROUTES.post("/explain", key="client", admitted=True, tags=["images"], **openapi.EXPLAIN)
-async def explain(request: Request) -> Response:
+@with_options
+async def explain(request: Request, options: Annotated[ExplainOptions, Query()]) -> Response:
     """Show where the model saw the class of each image.
 
     One image gets a picture (PNG, WebP or JPEG by `Accept`) with the class in the headers, or JSON under
     `Accept: application/json`; several images get JSON.
     """
-    options = read_options(request.scope, ExplainOptions)
     accept = accept_of(request)
-    choose(accept, [PNG, WEBP, JPEG, JSON])
+    media_type = choose(accept, [PNG, WEBP, JPEG, JSON])
     context = context_of(request)
     predictor = context.runtime.predictor
     served = context.runtime.models.get(options.model, options.version)
     question = question_of(options, served.manifest)
     uploads = await _uploads(request, context)
-    media_type = choose(accept, [PNG, WEBP, JPEG, JSON]) if len(uploads) == 1 else _json_for_many(accept)
+    if len(uploads) > 1:
+        media_type = choose(accept, [JSON], "Several images")
 
     async def predict(upload: Upload) -> Prediction:
         with named(upload):
@@ -114,17 +116,10 @@ async def _uploads(request: Request, context: RequestContext) -> list[Upload]:
     return uploads
 
 
-def _json_for_many(accept: str | None) -> str:
-    try:
-        return choose(accept, [JSON])
-    except NotAcceptable:
-        raise NotAcceptable("Several images can be answered as application/json only.") from None
-
-
 async def _answer_json(
     request: Request, uploads: list[Upload], answer: Callable[[Upload], Awaitable[Answer]]
 ) -> Response:
-    """Answer one image flat and several in a list, where each may fail alone."""
+    """Answer one image flat and several in a list, where each may fail on its own."""
     if len(uploads) == 1:
         return Response(to_json(await answer(uploads[0])), media_type=JSON)
 
@@ -144,7 +139,7 @@ async def _answer_json(
 
 
 def _picture_headers(prediction: Prediction, options: ExplainOptions) -> dict[str, str]:
-    """Return the class in header form: percent-encoded UTF-8, since headers are ASCII."""
+    """Return the class as header fields: percent-encoded UTF-8, since headers are ASCII."""
     label, probability = first_class(prediction)
     labels = prediction.served.manifest.labels
     shown = f"{probability:.6f}"

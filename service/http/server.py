@@ -1,20 +1,18 @@
 """`fieldmark serve`: uvicorn with a drain of our own.
 
-uvicorn stops by closing its sockets first: a load balancer that has not noticed yet gets refused connections, and
-it ends by raising the signal again (exit code 143). This one goes on listening, answers new work with 503 and
-`Connection: close`, finishes what was accepted, and ends with 0.
+uvicorn stops by closing its sockets first: a load balancer that has not noticed yet gets refused connections. It ends
+by raising the signal again (exit code 143). This server keeps listening, answers new work with 503 and
+`Connection: close`, finishes what was accepted, and exits with 0.
 """
 
 import asyncio
 import contextlib
 import gc
 import logging
-import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import Generator
 from types import FrameType
 from typing import Any, Literal
 
@@ -30,22 +28,22 @@ KEEP_ALIVE_S = 75
 """How long an idle connection is kept: longer than the usual 60 s of a load balancer, which must close first."""
 BACKLOG = 2048
 QUIET_S = 0.25
-"""How long nobody must have asked for anything before the socket closes, seconds."""
+"""How long no request must have arrived before the socket closes, seconds."""
 MOST_QUIET_S = 2.0
-"""How long that is waited for after the last accepted request was answered, seconds."""
+"""How long to wait for that after the last accepted request was answered, seconds."""
 
-_LOOK_NOW: signal.Signals | None = getattr(signal, "SIGHUP", None)
-"""The signal that asks for a look at the models; Windows has none."""
+_RELOAD: signal.Signals | None = getattr(signal, "SIGHUP", None)
+"""The signal that reloads the models; Windows has none."""
 
 logger = logging.getLogger(__name__)
 
 
 class DrainingServer(uvicorn.Server):
-    """uvicorn's server, stopping in the order that loses nothing.
+    """uvicorn's server, stopping in an order that loses no request.
 
     Args:
         config: of uvicorn.
-        runtime: knows what is in hand; set to draining when the service is stopping.
+        runtime: counts the requests in flight; set to draining when the service is stopping.
         grace_s: time for accepted requests to finish, seconds.
 
     Attributes:
@@ -64,14 +62,14 @@ class DrainingServer(uvicorn.Server):
         self._answered = 0
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to drain at the first signal, stop at once at the second."""
+        """Start draining at the first signal, stop at once at the second."""
         if self._stop_by is not None:
             self.force_exit = self.should_exit = True
             return
         self._stop_by = time.monotonic() + self._grace_s
 
     async def on_tick(self, counter: int) -> bool:
-        """Return whether to stop now: told to, and nothing is in hand any more; or there is nothing to serve."""
+        """Return whether to stop now: a signal came and nothing is in flight any more, or there is nothing to serve."""
         if await super().on_tick(counter):
             return True
         if self.runtime.models.failed is not None:
@@ -85,10 +83,10 @@ class DrainingServer(uvicorn.Server):
         return self._is_quiet() or time.monotonic() >= self._stop_by
 
     def _is_quiet(self) -> bool:
-        """Return whether nothing is in hand, and nothing was asked for a moment: those who ask learn to go elsewhere.
+        """Return whether nothing is in flight and no request has arrived for a moment; new ones are refused with 503.
 
-        A connection that comes just as the socket closes is reset. Clients that go on asking are waited for only
-        so long.
+        A connection that arrives just as the socket closes is reset. Clients that keep sending requests are waited for
+        only so long.
         """
         now, answered = time.monotonic(), self.server_state.total_requests
         if self.runtime.load.requests:
@@ -102,9 +100,9 @@ class DrainingServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close sockets, then connections, giving unfinished answers what is left of the grace.
 
-        uvicorn closes both at once, and who has just connected loses what they are about to ask. Here the system's
-        queue of connections is first made as short as it can be, and emptied; whoever is connected by then has a
-        moment to ask, and is told to go elsewhere.
+        uvicorn closes both at once, and a client that has just connected loses its request. Here the system's queue of
+        connections is first made as short as possible, and emptied; clients connected by then have a moment to send
+        their request, and get a 503.
         """
         for listening in sockets or []:
             listening.listen(0)
@@ -116,12 +114,12 @@ class DrainingServer(uvicorn.Server):
         self.config.timeout_graceful_shutdown = max(1, int(left_s))
         await super().shutdown(sockets)
         for connection in list(self.server_state.connections):
-            connection.transport.abort()  # the grace is over for whoever still sends or reads
+            connection.transport.abort()  # the grace is over for clients still sending or reading
         await asyncio.sleep(0)
 
     def _begin_drain(self) -> None:
         self.runtime.draining = True
-        logger.info("stopping: %d requests in hand are finished first", self.runtime.load.requests)
+        logger.info("stopping: %d requests in flight are finished first", self.runtime.load.requests)
         for connection in self.server_state.connections:
             cycle = getattr(connection, "cycle", None)
             if cycle is not None and not cycle.response_complete:
@@ -129,15 +127,15 @@ class DrainingServer(uvicorn.Server):
 
 
 def serve(settings: Settings) -> int:
-    """Serve until told to stop.
+    """Serve until a signal.
 
     Returns:
-        Exit code: 0 after a stop that was asked for, 1 where serving was not possible.
+        Exit code: 0 after a stop by signal, 1 where serving was not possible.
     """
-    # As the first process of a container a signal without a handler is ignored, and loading takes seconds.
+    # The first process of a container ignores a signal without a handler, and loading takes seconds.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    if _LOOK_NOW is not None:
-        signal.signal(_LOOK_NOW, signal.SIG_IGN)  # they are looked at anyway when serving begins
+    if _RELOAD is not None:
+        signal.signal(_RELOAD, signal.SIG_IGN)  # models are loaded anyway when serving begins
     configure_logs(settings)
     try:
         check_there(settings)
@@ -156,7 +154,7 @@ def serve(settings: Settings) -> int:
 
 def make_servers(runtime: Runtime) -> tuple[DrainingServer, uvicorn.Server | None]:
     """Return the server of the application, and that of the second port if there is one; not yet listening."""
-    from service.http.app import create_admin_app, create_app  # after the ports are taken: most of the start goes here
+    from service.http.app import create_admin_app, create_app  # after the ports are taken: most of the start-up time
     from service.http.protocol import limited_protocol
 
     settings = runtime.settings
@@ -170,24 +168,18 @@ def make_servers(runtime: Runtime) -> tuple[DrainingServer, uvicorn.Server | Non
             access_log=False,
             log_config=None,
             server_header=False,
-            proxy_headers=False,  # nothing here asks for the client's address or scheme
+            proxy_headers=False,  # nothing here uses the client's address or scheme
             backlog=BACKLOG,
             timeout_keep_alive=KEEP_ALIVE_S,
         )
 
-    app = create_app(runtime)
+    server = DrainingServer(config(create_app(runtime), "on"), runtime, settings.shutdown_grace_s)
     admin_app = create_admin_app(runtime)
-    admin = None if admin_app is None else _QuietServer(config(admin_app, "off"))
-    return DrainingServer(config(app, "on"), runtime, settings.shutdown_grace_s), admin
-
-
-class _QuietServer(uvicorn.Server):
-    """A second server beside the main one, which gets the signals."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        """Leave the signals alone."""
-        yield
+    if admin_app is None:
+        return server, None
+    admin = uvicorn.Server(config(admin_app, "off"))
+    admin.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]  # the main server gets them
+    return server, admin
 
 
 async def _serve(
@@ -196,52 +188,40 @@ async def _serve(
     admin: uvicorn.Server | None,
     for_admin: socket.socket | None,
 ) -> None:
-    beside = [asyncio.create_task(_announce(server.runtime, listening))]
+    beside = [_announce(server.runtime, listening)]
+    if _RELOAD is not None:
+        beside.append(_reload_on(_RELOAD, server.runtime))
+    tasks = [asyncio.create_task(work) for work in beside]
+    admin_tasks = []
     if admin is not None and for_admin is not None:
-        beside.append(asyncio.create_task(admin.serve(sockets=[for_admin])))
-    looks = _Looks(server.runtime)
+        admin_tasks.append(asyncio.create_task(admin.serve(sockets=[for_admin])))
     try:
         await server.serve(sockets=[listening])
     finally:
-        looks.stop()
         if admin is not None:
             admin.should_exit = True
-        beside[0].cancel()
-        await asyncio.gather(*beside, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, *admin_tasks, return_exceptions=True)
 
 
-class _Looks:
-    """Looks at the models whenever SIGHUP asks for it: once more for all signals that come while one look runs."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
-        self._again = False
-        self._task: asyncio.Task[None] | None = None
-        if _LOOK_NOW is not None:
-            asyncio.get_running_loop().add_signal_handler(_LOOK_NOW, self._ask)
-
-    def stop(self) -> None:
-        """Look no more; the signal is ignored from here on."""
-        if self._task is not None:
-            self._task.cancel()
-        if _LOOK_NOW is not None:
-            asyncio.get_running_loop().remove_signal_handler(_LOOK_NOW)
-            signal.signal(_LOOK_NOW, signal.SIG_IGN)
-
-    def _ask(self) -> None:
-        self._again = True
-        if self._task is None or self._task.done():
-            self._task = asyncio.get_running_loop().create_task(self._look())
-
-    async def _look(self) -> None:
-        while self._again:
-            self._again = False
+async def _reload_on(number: signal.Signals, runtime: Runtime) -> None:
+    """Reload the models at each signal: once more for all signals that come during a reload."""
+    pending = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(number, pending.set)
+    try:
+        while await pending.wait():
+            pending.clear()
             try:
-                report = await self._runtime.models.reload()
+                report = await runtime.models.reload()
             except Exception:
-                logger.exception("looking at the models failed; the loaded ones stay")
+                logger.exception("reloading the models failed; the loaded ones stay")
             else:
-                logger.info("looked at the models: %s", report)
+                logger.info("reloaded the models: %s", report)
+    finally:
+        loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_IGN)
 
 
 async def _announce(runtime: Runtime, listening: socket.socket) -> None:
@@ -250,8 +230,8 @@ async def _announce(runtime: Runtime, listening: socket.socket) -> None:
     except ModelRejected:
         return
     gc.collect()
-    gc.freeze()  # what lives as long as the service need not be looked at by every collection
-    gc.set_threshold(10_000)  # a request leaves hardly any cycles: every other one would pay for a collection
+    gc.freeze()  # objects that live as long as the service need no further collections
+    gc.set_threshold(10_000)  # a request leaves hardly any cycles, but would trigger a collection every other time
     address = _address(*listening.getsockname()[:2])
     names = ", ".join(f"{served.name}/{served.version}" for served in runtime.models.served())
     logger.info("ready on http://%s, %s with %s", address, runtime.status()["provider"], names)
@@ -260,26 +240,21 @@ async def _announce(runtime: Runtime, listening: socket.socket) -> None:
 def listen(host: str, port: int) -> socket.socket:
     """Return a socket that listens.
 
-    With `SO_REUSEADDR`, without which a restart would have to wait for old connections, two processes may bind one
-    port as long as neither listens; and the loop, which would listen later, does not always say that it failed. So
-    the port is taken here, at once.
+    A restart needs `SO_REUSEADDR`, or it would have to wait for old connections. With it, two processes may bind one
+    port as long as neither listens; and the event loop, which would listen later, does not always report a failure. So
+    the socket listens here, at once.
 
     Raises:
-        OSError: the address cannot be had; the message names host and port.
+        OSError: the address cannot be bound; the message names host and port.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    taken = socket.socket(family, socket.SOCK_STREAM)
+    is_dual = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
     try:
-        if os.name == "posix":  # elsewhere the option lets two processes share the port
-            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        taken.bind((host, port))
-        taken.listen(BACKLOG)
+        return socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=is_dual)
     except (OSError, UnicodeError) as error:
-        taken.close()
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        reason = reason.partition(" (while attempting")[0]  # it names the address again
         raise OSError(f"{_address(host, port)}: {reason[:1].lower()}{reason[1:]}") from error
-    taken.set_inheritable(True)
-    return taken
 
 
 def _address(host: str, port: int) -> str:

@@ -1,6 +1,6 @@
 """The outermost layer: an id, timings, a log line and a count for every request, and an answer to every exception.
 
-Pure ASGI: Starlette's `BaseHTTPMiddleware` hides a client that hung up from the application, and costs more.
+Pure ASGI: Starlette's `BaseHTTPMiddleware` hides from the application that a client hung up, and costs more.
 """
 
 import logging
@@ -18,7 +18,7 @@ from service.inference.runtime import Runtime
 from service.metrics import REFUSALS
 
 CLIENT_GONE = 499
-"""Status in logs and metrics, never on the wire, of a request whose client left before the answer."""
+"""Status in logs and metrics, never sent, of a request whose client left before the answer."""
 
 _ACCESS = logging.getLogger("fieldmark.access")
 
@@ -32,8 +32,8 @@ def route_path(scope: Scope) -> str:
     return path
 
 
-class Telemetry:
-    """Pure ASGI middleware: nothing above it fails, nothing below it goes uncounted.
+class TelemetryMiddleware:
+    """Pure ASGI middleware: every request is counted and logged, every exception answered.
 
     Args:
         app: what it wraps.
@@ -57,7 +57,7 @@ class Telemetry:
         def send_recorded(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 context.status = message["status"]
-                if context.problem in REFUSALS and scope["method"] == "POST":  # a probe's 503 refuses nobody
+                if context.problem in REFUSALS and scope["method"] == "POST":  # a probe's 503 refuses no work
                     metrics.refused(context.problem)
                 message["headers"] = [*message.get("headers", ()), *_common_headers(scope, context)]
             elif message["type"] == "http.response.body":
@@ -73,7 +73,7 @@ class Telemetry:
                 metrics.refused("slow_request")
         except Exception as error:
             response = problem_response(error, scope)
-            if context.status:  # too late for an answer: let the server cut the connection
+            if context.status:  # too late for a problem: the server cuts the connection
                 raise
             await response(scope, receive, send_recorded)
         finally:
@@ -96,8 +96,8 @@ class Telemetry:
             _ACCESS.info("request", extra={"fields": _log_fields(scope, context, status, seconds)})
 
 
-class Problems:
-    """Pure ASGI middleware: exceptions from below become answers here, for the layers between here and `Telemetry`.
+class ProblemMiddleware:
+    """Pure ASGI middleware: exceptions become answers here, for layers between here and `TelemetryMiddleware`.
 
     Args:
         app: what it wraps.
@@ -142,7 +142,7 @@ def _common_headers(scope: Scope, context: RequestContext) -> list[tuple[bytes, 
         (b"server-timing", context.server_timing()),
         (b"x-content-type-options", b"nosniff"),
     ]
-    # An answer to a photo is its sender's; a problem says nothing about the next request.
+    # An answer to a photo is private to its sender; a problem does not apply to the next request.
     if scope["method"] == "POST" or context.status >= 400:
         headers.append((b"cache-control", b"no-store"))
     return headers

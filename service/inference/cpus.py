@@ -1,4 +1,4 @@
-"""How many cores this process may really use: affinity and container limits, which ONNX Runtime does not look at."""
+"""How many cores this process may use: affinity and container limits, which ONNX Runtime ignores."""
 
 import math
 import os
@@ -27,5 +27,5 @@ def _quota_cores(cgroup: Path) -> int | None:
             period = (cgroup / "cpu" / "cpu.cfs_period_us").read_text()
         cores = math.ceil(int(quota) / int(period))
     except (OSError, ValueError, ZeroDivisionError):
-        return None  # no limit is written as `max` or as -1
+        return None  # `max` or -1: no limit
     return cores if cores > 0 else None

@@ -1,7 +1,7 @@
-"""What runs a model: a question about images in, the graph's outputs out.
+"""Engines run a model: a question about images in, the graph's outputs out.
 
-On the CPU one run has one thread and holds one image: as many runs as cores at the same time beat every batch.
-On CUDA one run at a time holds a padded batch of a size that was warmed before, its images copied from pinned memory.
+On the CPU one run has one thread and one image: as many runs as cores at the same time are faster than any batch.
+On CUDA one run at a time has a batch, padded to a size that has a warm session of its own.
 """
 
 import re
@@ -16,10 +16,9 @@ import numpy.typing as npt
 
 from model.contract.graph import BEST, LAST_LAYER, OUTPUTS, feeds, no_class
 from model.contract.manifest import Manifest, synthetic_images
+from service.inference.batcher import WorkerLost
 from service.inference.cpus import usable_cores
 from service.inference.sessions import CUDA, open_session, read_file
-from service.inference.staging import Staging
-from service.inference.work import WorkerLost
 from service.settings import Settings
 
 _LOST_GPU = re.compile(r"CUDA (error|failure)|CUDNN failure|CUBLAS failure|illegal memory access", re.IGNORECASE)
@@ -31,7 +30,7 @@ Images = npt.NDArray[np.uint8] | Sequence[npt.NDArray[np.uint8]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Question:
-    """What a model is asked about each of N images, in the graph's own codes; from a request's options to the run.
+    """The inputs of a run beside its N images, in the graph's codes; made from a request's options.
 
     Attributes:
         target: classes to explain, 0…K−1 a class, −1…−K a rank, (N, T).
@@ -51,10 +50,10 @@ class Question:
         versus: Sequence[int] | None = None,
         layer: int = LAST_LAYER,
     ) -> "Question":
-        """Return a question about one image; nearly all requests share one, which is made once.
+        """Return a question about one image; cached, since nearly all requests have the same.
 
         Args:
-            manifest: of the model that is asked.
+            manifest: of the model.
             targets: codes, T.
             versus: codes, as many as targets; None for no contrast.
             layer: index into the manifest's layers.
@@ -69,11 +68,11 @@ class Question:
         return cls(target, np.concatenate([question.versus for question in questions]), questions[0].layer)
 
     def repeated(self, count: int) -> "Question":
-        """Return the question asked of `count` times as many images."""
+        """Return the question about `count` times as many images."""
         return Question(self.target.repeat(count, axis=0), self.versus.repeat(count, axis=0), self.layer)
 
     def padded(self, size: int, none: int) -> "Question":
-        """Return the question about `size` images; the further ones are asked for their best class.
+        """Return the question about `size` images; for the padding it asks for the best class.
 
         Args:
             size: of the batch.
@@ -85,11 +84,11 @@ class Question:
 
     @property
     def kind(self) -> tuple[int, int]:
-        """What questions must share to be asked in one run: layer and T."""
+        """Questions of the same kind may share a run: layer and T."""
         return self.layer, self.target.shape[1]
 
     def feeds(self, images: Images) -> dict[str, Any]:
-        """Return the inputs of the graph by name, the images as they are given."""
+        """Return the inputs of the graph by name, the images unchanged."""
         return feeds(images, self.target, self.versus, self.layer)
 
 
@@ -102,7 +101,7 @@ def _question(targets: tuple[int, ...], versus: tuple[int, ...], layer: int) -> 
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """What the graph answers for N images and T targets each.
+    """The graph's outputs for N images and T targets each.
 
     Attributes:
         logits: (N, K).
@@ -119,11 +118,11 @@ class Outputs:
     explained: npt.NDArray[np.int64]
 
     def rows(self, count: int) -> "Outputs":
-        """Return the first `count` images: drops the padding."""
+        """Return the first `count` images, without the padding."""
         return self._map(lambda values: values[:count])
 
     def image(self, index: int) -> "Outputs":
-        """Return one image as a batch of one, copied, so that it does not keep its whole batch alive."""
+        """Return one image as a batch of one; a copy, so that it does not keep the whole batch in memory."""
         return self._map(lambda values: values[index : index + 1].copy())
 
     def _map(self, take: Any) -> "Outputs":
@@ -132,13 +131,13 @@ class Outputs:
 
 
 class Engine(Protocol):
-    """What runs a model.
+    """Runs a model.
 
     Attributes:
         manifest: of the model.
-        provider: ONNX Runtime's name of what runs it.
-        max_batch_size: most images worth putting into one run.
-        concurrency: runs worth having at the same time.
+        provider: ONNX Runtime's name for the device in use.
+        max_batch_size: most images of one run.
+        concurrency: runs at the same time.
     """
 
     manifest: Manifest
@@ -157,7 +156,12 @@ class Engine(Protocol):
 
 
 class OnnxEngine:
-    """One ONNX Runtime session that is verified, and warm once `warm_up` has returned.
+    """A model in ONNX Runtime, verified; warm once `warm_up` has returned.
+
+    On CUDA every batch size has a session of its own. ONNX Runtime plans its convolutions anew whenever the batch size
+    of a session changes (microsoft/onnxruntime#23006): on an H200, 2026-11-26, with the bundled model and
+    onnxruntime-gpu 1.31.1, a run after a change took 2.4–2.7 s, one of the same size 2–5 ms. Images are passed from
+    ordinary memory: pinned memory made batches of 64 1.05–1.09× as fast and single images 0.86–0.93× there.
 
     Args:
         model: path or content of an ONNX file with a manifest.
@@ -168,13 +172,16 @@ class OnnxEngine:
     """
 
     def __init__(self, model: Path | bytes, settings: Settings) -> None:
-        self._session, self.manifest = open_session(model if isinstance(model, bytes) else read_file(model), settings)
-        self.provider: str = self._session.get_providers()[0]
-        self._outputs = [node.name for node in self._session.get_outputs() if node.name in OUTPUTS]
+        data = model if isinstance(model, bytes) else read_file(model)
+        session, self.manifest = open_session(data, settings)
+        self.provider: str = session.get_providers()[0]
+        self._outputs = [node.name for node in session.get_outputs() if node.name in OUTPUTS]
         on_gpu = self.provider == CUDA
         self.max_batch_size = settings.max_batch_size if on_gpu else 1
         self.concurrency = 1 if on_gpu else settings.cpu_runs or usable_cores()
-        self._staging = Staging(self._session, self.manifest.input_size, self._outputs) if on_gpu else None
+        self._pads = on_gpu
+        sizes = padded_sizes(self.max_batch_size)
+        self._sessions = {sizes[0]: session} | {size: open_session(data, settings)[0] for size in sizes[1:]}
 
     def run(self, images: Images, question: Question) -> Outputs:
         """Run the graph on a batch; see `Engine.run`.
@@ -183,18 +190,21 @@ class OnnxEngine:
             WorkerLost: the GPU is gone; no further run can work.
         """
         try:
-            if self._staging is None:
-                return collect(self._outputs, self._session.run(self._outputs, question.feeds(np.asarray(images))))
+            if not self._pads:
+                return self._run(1, question.feeds(np.asarray(images)))
             size = padded_size(len(images), self.max_batch_size)
-            padded = question.padded(size, no_class(self.manifest.num_classes)).feeds(images)
-            return collect(self._outputs, self._staging.run(padded, size)).rows(len(images))
+            padded = question.padded(size, no_class(self.manifest.num_classes)).feeds(pad(images, size))
+            return self._run(size, padded).rows(len(images))
         except Exception as error:
             if self.provider == CUDA and _LOST_GPU.search(str(error)) and not _NO_MEMORY.search(str(error)):
                 raise WorkerLost("the GPU failed") from error
             raise
 
+    def _run(self, size: int, inputs: dict[str, Any]) -> Outputs:
+        return collect(self._outputs, self._sessions[size].run(self._outputs, inputs))
+
     def warm_up(self) -> None:
-        """Run every padded batch size once, so that no request pays for a first time."""
+        """Run every padded batch size once, so that no request waits for a first run."""
         image = synthetic_images(0, 1, self.manifest.input_size)
         question = Question.about(self.manifest)
         for count in padded_sizes(self.max_batch_size):
@@ -210,12 +220,20 @@ def padded_sizes(largest: int) -> list[int]:
 
 
 def padded_size(count: int, largest: int) -> int:
-    """Return the warmed size that holds `count` images; `count` itself where none does."""
-    return next((size for size in padded_sizes(largest) if size >= count), count)
+    """Return the smallest size that holds `count` images, at most `largest`."""
+    return next(size for size in padded_sizes(largest) if size >= count)
+
+
+def pad(images: Images, size: int) -> npt.NDArray[np.uint8]:
+    """Return N images as a batch of `size`, the rest black."""
+    batch = np.zeros((size, *np.shape(images[0])), dtype=np.uint8)
+    for row, image in zip(batch, images, strict=False):
+        row[...] = image
+    return batch
 
 
 def collect(names: Sequence[str], values: Sequence[Any]) -> Outputs:
-    """Return fetched outputs by their names."""
+    """Return the outputs of a run, given their names and values."""
     found = dict(zip(names, values, strict=True))
     attention = found.get("attention")
     return Outputs(

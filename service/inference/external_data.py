@@ -1,7 +1,7 @@
-"""Does an ONNX file keep weights outside itself? Read off its protobuf framing, so that no onnx package is needed.
+"""Does an ONNX file keep weights outside itself? Read from its protobuf framing, without the onnx package.
 
-One file is the model: a file that points elsewhere would be half a model after a copy, and could name any path
-of the host.
+One file is the model: a file with external weights would be incomplete after a copy, and could name any path of the
+host.
 
 Source: onnx.proto of ONNX 1.x (field numbers) and the protobuf wire format.
 """
@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
-# Message → {field number: message inside}; only the ways that lead to a TensorProto.
-_WAYS: dict[str, dict[int, str]] = {
+# Message → {field number: message inside}; only the paths that lead to a TensorProto.
+_PATHS: dict[str, dict[int, str]] = {
     "Model": {7: "Graph", 25: "Function"},
     "Function": {7: "Node"},
     "Graph": {1: "Node", 5: "Tensor", 15: "Sparse"},
@@ -26,11 +26,11 @@ _MAX_DEPTH = 64
 
 
 class MalformedFile(ValueError):
-    """The bytes are not a protobuf message; for an ONNX file: truncated, or something else altogether."""
+    """The bytes are not a protobuf message; the file is truncated, or no ONNX file."""
 
 
 def has_external_data(data: bytes) -> bool:
-    """Return whether any tensor of an ONNX file, subgraphs and functions included, lies outside the file.
+    """Return whether any tensor of an ONNX file, including subgraphs and functions, is stored outside the file.
 
     Raises:
         MalformedFile: not an ONNX file, or a truncated one.
@@ -46,11 +46,11 @@ def _reaches_external(message: memoryview, kind: str, depth: int) -> bool:
             number == _TENSOR_EXTERNAL_DATA or (number == _TENSOR_DATA_LOCATION and value == _EXTERNAL)
             for number, value in _fields(message)
         )
-    ways = _WAYS[kind]
+    paths = _PATHS[kind]
     return any(
-        isinstance(value, memoryview) and _reaches_external(value, ways[number], depth - 1)
+        isinstance(value, memoryview) and _reaches_external(value, paths[number], depth - 1)
         for number, value in _fields(message)
-        if number in ways
+        if number in paths
     )
 
 

@@ -1,4 +1,4 @@
-"""What is in hand, and the pace at which it is answered: the one estimate of how long new work takes."""
+"""Requests in flight and the pace of answering them: the estimate of how long a new request takes."""
 
 import time
 from collections.abc import Callable
@@ -7,11 +7,11 @@ _MEMORY = 64
 """Requests over which the pace is smoothed."""
 
 
-class InHand:
-    """Counts what is in hand, and measures the pace at which it is answered.
+class LoadTracker:
+    """Counts requests in flight, and measures the pace at which they are answered.
 
     The pace is capacity used over requests finished: while fewer requests are worked on than the device takes in
-    parallel, only their share of it counts, so that it is the pace under full load whatever the load is.
+    parallel, only their share of it counts. So it is the pace under full load, whatever the load is.
 
     Args:
         parallel: requests that the device works on at the same time.
@@ -28,7 +28,7 @@ class InHand:
         self._parallel = parallel
         self._working = 0
         self._clock = clock
-        self._looked = clock()
+        self._accounted = clock()
         self._used_s = 0.0
         self._finished = 0.0
 
@@ -38,16 +38,16 @@ class InHand:
         return self._used_s / self._finished if self._finished else 0.0
 
     def expected_s(self) -> float:
-        """Return the time until a request that comes now is answered, seconds."""
+        """Return the time until a new request is answered, seconds."""
         return (self.requests + self._parallel) * self.request_s
 
     def begin_work(self) -> None:
-        """Note that a request's body has arrived."""
+        """Count a request whose body has arrived as being worked on."""
         self._account()
         self._working += 1
 
     def end_work(self, *, answered: bool) -> None:
-        """Note that a request's work is over; only answered ones count for the pace."""
+        """Stop counting a request as being worked on; only answered ones count for the pace."""
         self._account()
         self._working -= 1
         if answered:
@@ -58,5 +58,5 @@ class InHand:
 
     def _account(self) -> None:
         now = self._clock()
-        self._used_s += (now - self._looked) * min(self._working, self._parallel) / self._parallel
-        self._looked = now
+        self._used_s += (now - self._accounted) * min(self._working, self._parallel) / self._parallel
+        self._accounted = now

@@ -1,29 +1,29 @@
 """Which models are served: names, versions, hot swap.
 
 A folder holds `NAME/VERSION.onnx`; a version is a whole number, compared as a number, the newest answers by
-default. The folder is looked at every few seconds: a complete new file is loaded, warmed and checked beside the
-running model, and takes its place in one step. Work in hand keeps the model that it started with, so no request is
-lost; a file that fails its check changes nothing. Storage comes and goes: a version whose file vanished goes on
-answering until somebody asks for a look on purpose, by `POST /admin/reload` or SIGHUP, and something else answers.
+default. The folder is polled every few seconds: a complete new file is loaded, warmed and checked beside the
+running model, and replaces it in one step. Running work keeps the model that it started with, so no request is
+lost; a file that fails its check changes nothing. Storage comes and goes: a version whose file vanished is served
+until an operator reloads, by `POST /admin/reload` or SIGHUP, and another model can answer.
 """
 
 import asyncio
-import contextlib
 import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from model.contract.manifest import Manifest
 from service.errors import NotReady, UnknownModel
+from service.inference.batcher import WorkerLost
 from service.inference.engine import Engine, OnnxEngine
 from service.inference.sessions import ModelRejected, read_file
 from service.inference.verify import check_layers, self_check
-from service.inference.work import WorkerLost
+from service.inference.versions import Signature, by_number, is_number, scan
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -52,50 +52,37 @@ class ServedModel:
     loaded_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class _Signature:
-    """What tells that a file changed, without reading it."""
-
-    inode: int
-    size: int
-    modified_ns: int
-
-
 @dataclass(slots=True)
 class _Slot:
-    """A file's place: what was last seen there, and what is served of it."""
+    """The file of one version: as last seen, as last loaded (`tried`), why that failed, and the model served."""
 
     path: Path
-    seen: _Signature | None = None
-    tried: _Signature | None = None
+    seen: Signature | None = None
+    tried: Signature | None = None
     failed: str = ""
     served: ServedModel | None = None
 
 
 @dataclass(slots=True)
 class ReloadReport:
-    """What a look at the files changed; names as `NAME/VERSION`."""
+    """The changes of one reload; names as `NAME/VERSION`."""
 
     loaded: list[str] = field(default_factory=list)
     unchanged: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
     failed: list[dict[str, str]] = field(default_factory=list)
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the report as plain data."""
-        return {name: getattr(self, name) for name in ("loaded", "unchanged", "removed", "failed")}
-
 
 class Registry:
     """The models of this service.
 
     Args:
-        settings: where the models are and on what they run.
-        metrics: told of models and reloads.
+        settings: path of the models, device and limits.
+        metrics: for models and reloads.
         load: makes an engine of a file's bytes; another one in tests.
 
     Attributes:
-        failed: why nothing could be loaded at the start; None while all is well.
+        failed: why nothing could be loaded at the start; None otherwise.
     """
 
     def __init__(self, settings: Settings, metrics: Metrics, load: Load = OnnxEngine) -> None:
@@ -107,21 +94,21 @@ class Registry:
         self._index: dict[str, dict[int, ServedModel]] = {}
         self._missing: set[str] = set()
         self._busy = asyncio.Lock()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._watching: asyncio.Task[None] | None = None
         self._first_load = asyncio.Event()
 
     def start(self) -> None:
         """Begin to load; returns at once."""
-        self._tasks.append(asyncio.get_running_loop().create_task(self._first()))
+        self._watching = asyncio.get_running_loop().create_task(self._watch())
 
     async def stop(self) -> None:
-        """Stop looking at files."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """Stop polling the files."""
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait([self._watching])
 
     def clear(self) -> None:
-        """Let go of the models."""
+        """Release the models."""
         self._slots.clear()
         self._index.clear()
 
@@ -137,11 +124,11 @@ class Registry:
 
     @property
     def loaded(self) -> bool:
-        """Whether there is a model to ask without naming one."""
+        """Whether a request that names no model can be answered."""
         return bool(self._index) and (self._settings.default_model or min(self._index)) in self._index
 
     def served(self) -> list[ServedModel]:
-        """Return what is served: by name, the newest version first."""
+        """Return all models: by name, the newest version first."""
         return [
             versions[number] for _, versions in sorted(self._index.items()) for number in sorted(versions, reverse=True)
         ]
@@ -160,28 +147,27 @@ class Registry:
             raise UnknownModel(extensions={"models": sorted(self._index)})
         if version is None:
             return versions[max(versions)]
-        served = versions.get(int(version)) if _is_number(str(version)) else None
+        served = versions.get(int(version)) if is_number(str(version)) else None
         if served is None:
             raise UnknownModel("That version is not loaded.", extensions={"versions": sorted(versions)})
         return served
 
     async def reload(self) -> dict[str, Any]:
-        """Look at the files now: every file is complete, failed ones are tried again, versions without one retired.
+        """Check the files now: take all as complete, try failed ones again, retire versions without a file.
 
         Of a name without any file the newest version stays, unless other names answer; see `ReloadReport`.
         """
         async with self._busy:
-            report = await self._look(trust=True, on_purpose=True)
+            report = await self._check(trust=True, retire=True)
         if not (report.loaded or report.failed or report.removed):
-            self._metrics.reloaded("unchanged")
-        return report.as_dict()
+            self._metrics.reloads.labels("unchanged").inc()
+        return asdict(report)
 
-    # Looking at the files.
-
-    async def _first(self) -> None:
+    async def _watch(self) -> None:
+        """Load what there is, then poll the files."""
         try:
             async with self._busy:
-                report = await self._look(trust=True)
+                report = await self._check(trust=True)
             if not self.loaded:
                 without_default = [_no_default(self._settings, self._index)] if self._index else []
                 self.failed = ModelRejected("; ".join([*without_default, *_why(report, self._settings.model)]))
@@ -191,24 +177,20 @@ class Registry:
             logger.exception("the models cannot be loaded")
             self.failed = ModelRejected(f"the models cannot be loaded: {error}")
         self._first_load.set()
-        if self.failed is None:
-            self._tasks.append(asyncio.get_running_loop().create_task(self._poll()))
-
-    async def _poll(self) -> None:
-        while True:
+        while self.failed is None:
             await asyncio.sleep(self._settings.poll_interval_s)
             try:
                 async with self._busy:
-                    await self._look()
+                    await self._check()
             except Exception:
-                logger.exception("looking at the models failed; the loaded ones stay")
+                logger.exception("polling the models failed; the loaded ones stay")
 
-    async def _look(self, *, trust: bool = False, on_purpose: bool = False) -> ReloadReport:
-        """Load what is new and complete; what vanished stays, unless it is retired on purpose.
+    async def _check(self, *, trust: bool = False, retire: bool = False) -> ReloadReport:
+        """Load new and complete files; versions whose file vanished stay, unless they are to be retired.
 
         Args:
             trust: take every file as complete, rather than wait until it stays the same.
-            on_purpose: somebody asked: try files again that failed before, and retire versions without a file.
+            retire: at an operator's request: try failed files again, and retire versions without a file.
         """
         report = ReloadReport()
         found = await asyncio.to_thread(scan, self._settings.model)
@@ -216,16 +198,16 @@ class Registry:
             slot = self._slots.setdefault(key, _Slot(path))
             if slot.path != path:  # 1.onnx is 001.onnx now: the same place, another file
                 slot.path, slot.tried = path, None
-            settled = trust or slot.seen == signature or _is_old(signature, self._settings.poll_interval_s)
+            settled = trust or slot.seen == signature or signature.is_older_than(self._settings.poll_interval_s)
             slot.seen = signature
-            if slot.tried == signature and not (on_purpose and slot.failed):
+            if slot.tried == signature and not (retire and slot.failed):
                 report.unchanged.append(key)
             elif settled:
-                await self._try(key, slot, signature, report, again=on_purpose)
-        self._keep_or_retire(set(found), report, on_purpose)
+                await self._try(key, slot, signature, report, again=retire)
+        self._keep_or_retire(set(found), report, retire)
         return report
 
-    async def _try(self, key: str, slot: _Slot, signature: _Signature, report: ReloadReport, *, again: bool) -> None:
+    async def _try(self, key: str, slot: _Slot, signature: Signature, report: ReloadReport, *, again: bool) -> None:
         failed_before, slot.tried, slot.failed = slot.failed, signature, ""
         try:
             served = await asyncio.to_thread(self._make, key, slot)
@@ -233,11 +215,11 @@ class Registry:
             expected = isinstance(error, ModelRejected)
             slot.failed = str(error) if expected else f"{type(error).__name__} while loading"
             if isinstance(error.__cause__, OSError):
-                slot.tried = None  # a fault of the storage or of its rights, which may pass without a trace in the file
+                slot.tried = None  # a fault of the storage or of its rights may end without a change of the file
             if again or slot.failed != failed_before:
                 stays = "the loaded one stays" if slot.served else "it is not served"
                 logger.error("model %s is refused, %s: %s", key, stays, slot.failed, exc_info=not expected)
-                self._metrics.reloaded("failed")
+                self._metrics.reloads.labels("failed").inc()
             report.failed.append({"model": key, "reason": slot.failed})
             return
         if slot.served is not None and served.sha256 == slot.served.sha256:
@@ -265,22 +247,22 @@ class Registry:
         return served
 
     def _swap(self, slot: _Slot, served: ServedModel | None) -> None:
-        """Put a model into its place, or nothing; requests see the one before or the one after."""
+        """Replace the model of a slot, or remove it; requests see the one before or the one after."""
         old, slot.served = slot.served, served
         self._reindex()
         if old is not None:
-            self._metrics.model_unloaded(*_labels(old))
+            self._metrics.model_info.remove(*_labels(old))
         if served is not None:
-            self._metrics.model_loaded(*_labels(served))
-            self._metrics.reloaded("ok")
+            self._metrics.model_info.labels(*_labels(served)).set(1)
+            self._metrics.reloads.labels("ok").inc()
 
-    def _keep_or_retire(self, found: set[str], report: ReloadReport, on_purpose: bool) -> None:
-        """Keep serving what has no file any more, and say so once; on purpose, retire all that others replace."""
-        on_purpose = on_purpose and bool(found)  # a folder that shows nothing at all is an outage, not a purpose
-        for key in sorted(set(self._slots) - found, key=_by_number):
+    def _keep_or_retire(self, found: set[str], report: ReloadReport, retire: bool) -> None:
+        """Keep serving versions whose file is gone, or retire those that others replace."""
+        retire = retire and bool(found)  # an empty folder is an outage of the storage
+        for key in sorted(set(self._slots) - found, key=by_number):
             slot = self._slots[key]
-            if slot.served is not None and not (on_purpose and self._has_successor(slot.served, found)):
-                slot.tried = None  # should the file come back, it is looked at again
+            if slot.served is not None and not (retire and self._has_successor(slot.served, found)):
+                slot.tried = None  # a file that comes back is loaded again
                 report.unchanged.append(key)
                 continue
             if slot.served is not None:
@@ -288,26 +270,25 @@ class Registry:
                 self._swap(slot, None)
                 report.removed.append(key)
             del self._slots[key]
-        self._tell_missing(set(self._slots) - found)
+        self._report_missing(set(self._slots) - found)
 
     def _has_successor(self, served: ServedModel, found: set[str]) -> bool:
-        """Return whether requests are still answered without this model: by its name, or by default."""
+        """Return whether requests are still answered without this model: under its name, or by default."""
         if len(self._index[served.name]) > 1:
             return True
         others = {key.rpartition("/")[0] for key in found} & set(self._index) - {served.name}
         return bool(others) and served.name != self._settings.default_model
 
-    def _tell_missing(self, missing: set[str]) -> None:
-        """Set the gauge; log what has gone or come back since the last look."""
-        for key in sorted(missing - self._missing, key=_by_number):
+    def _report_missing(self, missing: set[str]) -> None:
+        """Set the gauge; log which files have gone or come back since the last check."""
+        for key in sorted(missing - self._missing, key=by_number):
             logger.warning(
-                "the file of model %s is missing; what is loaded goes on answering, until POST /admin/reload or SIGHUP",
-                key,
+                "the file of model %s is missing; the loaded model is served until POST /admin/reload or SIGHUP", key
             )
-        for key in sorted(self._missing & set(self._slots) - missing, key=_by_number):
+        for key in sorted(self._missing & set(self._slots) - missing, key=by_number):
             logger.info("the file of model %s is back", key)
         self._missing = missing
-        self._metrics.missing_files(len(missing))
+        self._metrics.missing_files.set(len(missing))
 
     def _reindex(self) -> None:
         index: dict[str, dict[int, ServedModel]] = {}
@@ -317,23 +298,23 @@ class Registry:
         self._index = index
 
     async def revive(self) -> None:
-        """Prove that the models still answer before a dead worker is started again.
+        """Check that the models still answer, before a lost worker is started again.
 
         Raises:
             NotReady: one does not.
         """
         for served in self.served():
-            with contextlib.suppress(WorkerLost):
+            try:
                 await asyncio.to_thread(self_check, served.engine)
-                continue
-            raise NotReady("The GPU does not answer.")
+            except WorkerLost as error:
+                raise NotReady("The GPU does not answer.") from error
 
 
 def check_there(settings: Settings) -> None:
-    """Raise unless there are files to serve, the default model's among them; nothing is loaded for that.
+    """Raise unless there are files to serve, the default model's among them; loads nothing.
 
     Raises:
-        ModelRejected: there is none; the message says what is there.
+        ModelRejected: there is none; the message names what was found.
     """
     found = scan(settings.model)
     if not found:
@@ -341,48 +322,6 @@ def check_there(settings: Settings) -> None:
     names = {key.rpartition("/")[0] for key in found}
     if settings.default_model and settings.default_model not in names and settings.model.is_dir():
         raise ModelRejected(_no_default(settings, names))
-
-
-def scan(model: Path) -> dict[str, tuple[Path, _Signature]]:
-    """Return the model files by `NAME/VERSION` (`/VERSION` for a single file), with what tells their changes.
-
-    Names that begin with a dot, and stems that are not whole numbers, are not models: unfinished copies, notes.
-    """
-    try:
-        placed = _placed(model)
-    except OSError:
-        return {}  # storage that does not answer shows nothing
-    found = {}
-    for key, path in sorted(placed, key=lambda one: (_by_number(one[0]), one[1])):
-        with contextlib.suppress(OSError):
-            stat = path.stat()
-            found[key] = (path, _Signature(stat.st_ino, stat.st_size, stat.st_mtime_ns))
-    return found
-
-
-def _placed(model: Path) -> list[tuple[str, Path]]:
-    if model.is_dir():
-        return [(f"{path.parent.name}/{int(path.stem)}", path) for path in model.glob("*/*.onnx") if _is_model(path)]
-    return [(f"/{int(model.stem) if _is_number(model.stem) else 1}", model)]
-
-
-def _by_number(key: str) -> tuple[str, int]:
-    """Return what sorts `NAME/VERSION` by name, then by version as a number."""
-    name, _, number = key.rpartition("/")
-    return name, int(number)
-
-
-def _is_model(path: Path) -> bool:
-    return _is_number(path.stem) and not path.parent.name.startswith(".") and path.is_file()
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdecimal() and len(text) <= 18
-
-
-def _is_old(signature: _Signature, seconds: float) -> bool:
-    """Return whether a file was last written long enough ago to be complete: renamed in, or copied with its time."""
-    return time.time() - signature.modified_ns / 1e9 > seconds
 
 
 def _why(report: ReloadReport, model: Path) -> list[str]:

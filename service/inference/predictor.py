@@ -1,4 +1,4 @@
-"""The one way from an image's bytes to a result; routes, the Open Inference Protocol and the commands all take it.
+"""From an image's bytes to a prediction, for routes, the Open Inference Protocol and the commands alike.
 
 Without a GPU one piece of work decodes, prepares and runs one image: a thread that has just decoded an image runs
 it while its pixels are still in the core's cache, and a bad image can only fail itself. With a GPU, images are
@@ -17,14 +17,14 @@ from model.photo.decode import DecodedImage, decode_image, prepare
 from model.photo.errors import PhotoError
 from model.photo.limits import ImageLimits
 from service.errors import of_photo
+from service.inference.batcher import Done
 from service.inference.engine import Outputs, Question
 from service.inference.models import ServedModel
-from service.inference.work import Done
 from service.inference.workers import GpuWork, Workers
 from service.metrics import Metrics, Timings
 
 KEPT_PIXELS = 2_000_000
-"""Most pixels of an image that are kept while its prediction waits; who draws decodes again."""
+"""Most pixels of an image that are kept while its prediction waits; drawing decodes larger ones again."""
 
 Args = ParamSpec("Args")
 T = TypeVar("T")
@@ -32,10 +32,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a model says of one image.
+    """The prediction of a model for one image.
 
     Attributes:
-        image: decoded, maybe at a fraction of its size, if it was to be kept; see `full_image`.
+        image: decoded, maybe at a fraction of its size, if it was to be kept; see `image_of`.
         width: of the upright image, pixels.
         height: likewise.
         logits: (K,).
@@ -43,9 +43,9 @@ class Prediction:
         attention: in [0, 1], (h, w); None for an arm without a spatial map.
         gradcam: evidence for each target, (T, h, w).
         explained: class that each map is of, (T,).
-        question: that this answers.
+        question: of the request.
         served: the model that answered.
-        timings: where the time went; rendering adds its own.
+        timings: time by stage; rendering adds its own.
         reopen: decodes the image in full.
     """
 
@@ -68,10 +68,10 @@ class Prediction:
         return int(self.explained[0])
 
     def image_of(self, side: int) -> DecodedImage:
-        """Return the image with at least `side` pixels on its longer side, as far as it has them.
+        """Return the image with at least `side` pixels on its longer side, or all that it has.
 
-        Blocks, decoding again in full what was not kept, or kept with fewer pixels. Only who draws needs it, one
-        picture a thread: no queue ever holds images in full.
+        Blocks: decodes again in full what was not kept, or kept with fewer pixels. Called in the threads that draw,
+        one image a thread, so that no queue holds images in full.
         """
         kept = self.image
         if kept is not None and (kept.scale == 1 or max(kept.image.size) >= side):
@@ -79,13 +79,12 @@ class Prediction:
         return self.reopen()
 
 
-class _Seen(NamedTuple):
-    """What is known of an image once it was decoded."""
+class _Decoded(NamedTuple):
+    """A decoded image: its sides, and its pixels if they are to be kept."""
 
     image: DecodedImage | None
     width: int
     height: int
-    format: str
 
 
 class Predictor:
@@ -94,7 +93,7 @@ class Predictor:
     Args:
         workers: the queues.
         limits: of what is decoded.
-        metrics: where the time of every stage is recorded.
+        metrics: where the time of every stage is observed.
     """
 
     def __init__(self, workers: Workers, limits: ImageLimits, metrics: Metrics) -> None:
@@ -112,16 +111,16 @@ class Predictor:
         deadline: float | None = None,
         keep_image: bool = False,
     ) -> Prediction:
-        """Return what a model says of an encoded image.
+        """Return the model's prediction of an encoded image.
 
         Args:
             served: the model.
             data: the file's bytes.
             question: about this image.
-            lane: whose turn it shares in the queues.
+            lane: of the queues; lanes take turns.
             deadline: when it must have been started, on `time.monotonic()`'s clock.
-            keep_image: hand the pixels on to who draws. Else they go where they were decoded, and the next image
-                takes their place in memory: handed to another thread they cost two hundred page faults an image.
+            keep_image: return the pixels for drawing. Otherwise they are freed in the thread that decoded them, and
+                the next image reuses their memory: freed in another thread they cost two hundred page faults an image.
 
         Raises:
             EmptyInput: no bytes.
@@ -132,15 +131,21 @@ class Predictor:
             DeadlineExceeded: the deadline passed in the queue.
             NotReady: a worker is down.
         """
+        submit = self._workers.cpu.submit
         if served.engine.max_batch_size > 1:
-            return await self._through_gpu(served, data, question, lane, deadline, keep_image)
-        done = await self._workers.cpu.submit(
-            lambda: self._decode_and_run(served, data, question, keep_image), lane=lane, deadline=deadline
-        )
-        seen, outputs, decode_s = done.result
-        self._metrics.batch(1)
-        timings = {"decode": decode_s, "queue": done.queue_s, "infer": done.run_s - decode_s}
-        return self._record(served, question, seen, outputs, timings, data)
+            prepared = await submit(lambda: self._decode(served, data, keep_image), lane=lane, deadline=deadline)
+            decoded, pixels = prepared.result
+            done = await self._run(served, pixels, question, lane, deadline)
+            outputs, queue_s = done.result, prepared.queue_s + done.queue_s
+            timings = {"decode": prepared.run_s, "queue": queue_s, "infer": done.run_s}
+        else:
+            whole = await submit(
+                lambda: self._decode_and_run(served, data, question, keep_image), lane=lane, deadline=deadline
+            )
+            decoded, outputs, decode_s = whole.result
+            self._metrics.batch_images.observe(1)
+            timings = {"decode": decode_s, "queue": whole.queue_s, "infer": whole.run_s - decode_s}
+        return self._observed(served, question, decoded, outputs, timings, data)
 
     async def predict_array(
         self,
@@ -151,24 +156,16 @@ class Predictor:
         lane: str = "classify",
         deadline: float | None = None,
     ) -> Prediction:
-        """Return what a model says of pixels that are prepared already, uint8 (S, S, 3); else like `predict`."""
-        done: Done[Outputs]
-        if served.engine.max_batch_size > 1:
-            done = await self._submit_gpu(served, image, question, lane, deadline)
-        else:
-            run = served.engine.run
-            done = await self._workers.cpu.submit(
-                lambda: run(image[np.newaxis], question), lane=lane, deadline=deadline
-            )
-            self._metrics.batch(1)
+        """Return the model's prediction of pixels that are prepared already, uint8 (S, S, 3); else like `predict`."""
+        done = await self._run(served, image, question, lane, deadline)
         side = served.manifest.input_size
         timings = {"queue": done.queue_s, "infer": done.run_s}
-        return self._record(served, question, _Seen(None, side, side, "RAW"), done.result, timings, b"")
+        return self._observed(served, question, _Decoded(None, side, side), done.result, timings, b"")
 
     async def render(
         self, prediction: Prediction, func: Callable[Args, T], *args: Args.args, **kwargs: Args.kwargs
     ) -> T:
-        """Run a function that draws in the pool, in the turn of `explain`; its time becomes the prediction's."""
+        """Run a function that draws in the pool, in the lane `explain`; its time is added to the prediction's."""
         done: Done[T] = await self._workers.cpu.submit(lambda: func(*args, **kwargs), lane="explain")
         self._metrics.stage("render", done.run_s)
         prediction.timings["render"] = prediction.timings.get("render", 0.0) + done.run_s
@@ -181,68 +178,49 @@ class Predictor:
         """Run a function that draws on the image, given with at least `side` pixels; else like `render`."""
         return await self.render(prediction, lambda: func(prediction.image_of(side), *args, **kwargs))
 
-    async def _through_gpu(
-        self,
-        served: ServedModel,
-        data: bytes,
-        question: Question,
-        lane: str,
-        deadline: float | None,
-        keep_image: bool,
-    ) -> Prediction:
-        decoded: Done[tuple[_Seen, npt.NDArray[np.uint8]]] = await self._workers.cpu.submit(
-            lambda: self._decode(served, data, keep_image), lane=lane, deadline=deadline
-        )
-        seen, pixels = decoded.result
-        done = await self._submit_gpu(served, pixels, question, lane, deadline)
-        timings = {"decode": decoded.run_s, "queue": decoded.queue_s + done.queue_s, "infer": done.run_s}
-        return self._record(served, question, seen, done.result, timings, data)
-
-    async def _submit_gpu(
-        self,
-        served: ServedModel,
-        pixels: npt.NDArray[np.uint8],
-        question: Question,
-        lane: str,
-        deadline: float | None,
+    async def _run(
+        self, served: ServedModel, pixels: npt.NDArray[np.uint8], question: Question, lane: str, deadline: float | None
     ) -> Done[Outputs]:
-        work = GpuWork(served.engine, pixels, question)
-        return await self._workers.gpu.submit(work, lane=lane, key=work.key, deadline=deadline)
+        """Run the model on prepared pixels, in a batch where it has batches."""
+        engine = served.engine
+        if engine.max_batch_size > 1:
+            work = GpuWork(engine, pixels, question)
+            return await self._workers.gpu.submit(work, lane=lane, key=work.key, deadline=deadline)
+        done: Done[Outputs] = await self._workers.cpu.submit(
+            lambda: engine.run(pixels[np.newaxis], question), lane=lane, deadline=deadline
+        )
+        self._metrics.batch_images.observe(1)
+        return done
 
-    def _decode(self, served: ServedModel, data: bytes, keep_image: bool) -> tuple[_Seen, npt.NDArray[np.uint8]]:
+    def _decode(self, served: ServedModel, data: bytes, keep_image: bool) -> tuple[_Decoded, npt.NDArray[np.uint8]]:
         resize = served.manifest.resize
         image = self._decode_at(data, resize.size)
+        self._metrics.decoded(image.format)
         kept = _shrink(image) if keep_image else None
-        return _Seen(kept, image.width, image.height, image.format), prepare(image, resize)
+        return _Decoded(kept, image.width, image.height), prepare(image, resize)
 
     def _decode_and_run(
         self, served: ServedModel, data: bytes, question: Question, keep_image: bool
-    ) -> tuple[_Seen, Outputs, float]:
+    ) -> tuple[_Decoded, Outputs, float]:
         started = time.monotonic()
-        seen, pixels = self._decode(served, data, keep_image)
+        decoded, pixels = self._decode(served, data, keep_image)
         decode_s = time.monotonic() - started
-        return seen, served.engine.run(pixels[np.newaxis], question), decode_s
+        return decoded, served.engine.run(pixels[np.newaxis], question), decode_s
 
-    def _record(
+    def _observed(
         self,
         served: ServedModel,
         question: Question,
-        seen: _Seen,
+        decoded: _Decoded,
         outputs: Outputs,
         timings: Timings,
         data: bytes,
     ) -> Prediction:
-        """Record the times of one image, and return its prediction."""
-        metrics = self._metrics
-        if data:
-            metrics.decoded(seen.format)
-        metrics.queue_wait(timings["queue"])
+        """Observe the times of one image, and return its prediction."""
         for stage, seconds in timings.items():
-            metrics.stage(stage, seconds)
+            self._metrics.stage(stage, seconds)
         return Prediction(
-            image=seen.image,
-            width=seen.width,
-            height=seen.height,
+            *decoded,
             logits=outputs.logits[0],
             probabilities=outputs.probabilities[0],
             attention=None if outputs.attention is None else outputs.attention[0],
@@ -262,7 +240,7 @@ class Predictor:
 
 
 def _shrink(decoded: DecodedImage) -> DecodedImage:
-    """Return a large image at a fraction of its size, so that a full queue is not a full memory."""
+    """Return a large image at a fraction of its size, so that a full queue does not fill the memory."""
     width, height = decoded.image.size
     factor = 1
     while width * height > KEPT_PIXELS * factor * factor:

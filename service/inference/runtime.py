@@ -1,11 +1,11 @@
-"""One running service: its settings, models, workers and load, and whether it is stopping."""
+"""One running service: settings, models, workers and load, and whether it is stopping."""
 
 from typing import Any
 
 from model.photo.budget import return_large_blocks
 from model.photo.limits import ImageLimits
 from service.inference.engine import OnnxEngine
-from service.inference.load import InHand
+from service.inference.load import LoadTracker
 from service.inference.models import Load, Registry
 from service.inference.predictor import Predictor
 from service.inference.workers import Workers, num_parallel
@@ -14,21 +14,21 @@ from service.settings import Settings
 
 
 class Runtime:
-    """All that answers images, without HTTP: the service, the commands and jobs over folders each have one.
+    """Everything that answers images, without HTTP; the service has one, and so has each command.
 
     Args:
         settings: every option.
-        metrics: where it records; a new one where absent.
+        metrics: a new one where absent.
         load: makes an engine of a file's bytes; another one in tests.
 
     Attributes:
         settings: as given.
         metrics: as given.
-        models: what is served.
+        models: the served models.
         load: requests admitted and not yet answered, and their pace.
         workers: the queues that all models share.
         limits: of photos.
-        predictor: the one way from an image to a prediction.
+        predictor: from an image to a prediction.
         draining: set when the service is stopping.
 
     Raises:
@@ -41,13 +41,13 @@ class Runtime:
         self.metrics = metrics or Metrics()
         self.draining = False
         self.models = Registry(settings, self.metrics, load)
-        self.load = InHand(num_parallel(settings))
+        self.load = LoadTracker(num_parallel(settings))
         self.workers = Workers(settings, self.metrics, self.load.expected_s, self.models.revive)
         self.limits = ImageLimits(
             settings.max_pixels, frozenset(settings.formats.split(",")), settings.max_decode_bytes
         )
         self.predictor = Predictor(self.workers, self.limits, self.metrics)
-        self.metrics.in_flight(lambda: self.load.requests)
+        self.metrics.in_flight.set_function(lambda: self.load.requests)
 
     async def start(self) -> None:
         """Start the workers and begin to load; returns at once."""
@@ -55,7 +55,7 @@ class Runtime:
         self.models.start()
 
     async def stop(self) -> None:
-        """Stop looking at files, stop the workers, let go of the models."""
+        """Stop polling files, stop the workers, release the models."""
         self.draining = True
         await self.models.stop()
         await self.workers.stop()
@@ -63,7 +63,7 @@ class Runtime:
 
     @property
     def ready(self) -> bool:
-        """Whether requests can be answered: a model is warm, no worker is down, nothing is stopping."""
+        """Whether requests can be answered: a model is warm, no worker is down, the service is not stopping."""
         return self.models.loaded and self.workers.alive and not self.draining
 
     def status(self) -> dict[str, Any]:

@@ -1,14 +1,15 @@
 """ONNX Runtime's sessions behind the graph contract: providers, options, and what a file must hold.
 
-Every option here answers a fault met elsewhere: the provider is looked at *after* the session exists, because ONNX
-Runtime falls back silently; threads are set, because it does not see container limits; spinning is off, because idle
+Every option prevents a known fault: the provider is checked *after* the session exists, because ONNX Runtime falls
+back silently; threads are set, because it ignores container limits; spinning is off, because idle
 threads would burn the cores that decode; telemetry is off.
 
 Source: onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html, .../performance/tune-performance.
 """
 
+import contextlib
 import logging
-import threading
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
@@ -89,7 +90,7 @@ def runtime() -> ModuleType:
 
 
 def wants_cuda(settings: Settings) -> bool:
-    """Return whether sessions are to be tried on CUDA.
+    """Return whether sessions should run on CUDA.
 
     Raises:
         ModelRejected: `device=cuda` with a runtime that has no CUDA provider.
@@ -102,19 +103,12 @@ def wants_cuda(settings: Settings) -> bool:
     return available
 
 
-_warned = threading.Event()
-
-
+@cache
 def _warn_of_both() -> None:
-    """Say once that both runtimes are installed: they overwrite each other's files."""
-    if _warned.is_set():
-        return
-    _warned.set()
-    try:
+    """Warn once if both runtimes are installed: they overwrite each other's files."""
+    with contextlib.suppress(PackageNotFoundError):
         names = (version("onnxruntime"), version("onnxruntime-gpu"))
-    except PackageNotFoundError:
-        return
-    logger.warning("onnxruntime %s and onnxruntime-gpu %s are both installed and share files: uninstall both", *names)
+        logger.warning("onnxruntime %s and onnxruntime-gpu %s are both installed: uninstall both, then one", *names)
 
 
 def read_file(path: Path) -> bytes:
@@ -159,7 +153,7 @@ def _create_session(data: bytes, settings: Settings) -> Any:
 
 
 def session_options(ort: ModuleType) -> Any:
-    """Return the session options of every engine: one thread a run, no spinning, errors only in its log."""
+    """Return the session options of every engine: one thread a run, no spinning, only errors logged."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
@@ -174,7 +168,7 @@ def cuda_options(settings: Settings) -> dict[str, str]:
     """Return the options of the CUDA provider.
 
     `HEURISTIC`: an exhaustive search would run anew for every new shape. `kSameAsRequested`: the arena grows by
-    what is asked for, not by doubling. TF32 off by default: the served maps equal the reference ones to 1e-4.
+    the requested size, not by doubling. TF32 off by default: the served maps equal the reference ones to 1e-4.
     """
     options = {
         "cudnn_conv_algo_search": "HEURISTIC",

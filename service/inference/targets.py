@@ -19,36 +19,41 @@ _NUMBER = re.compile(r"[0-9]{1,9}", re.ASCII)
 def resolve_target(text: str, manifest: Manifest) -> int:
     """Return the graph's code of a class: 0…K−1 a class, −1…−K the class of that rank.
 
-    A label counts exactly, or regardless of case, width and spacing where only one label fits.
+    A label matches exactly, or regardless of case, width and spacing where only one label fits.
 
     Args:
         text: `class:INDEX` (from 0), `rank:N` (from 1), or a label.
-        manifest: of the model that is asked.
+        manifest: of the model.
 
     Raises:
         UnknownClass: no such class, or several labels fit; `nearest` lists the most similar labels.
     """
-    labels = _label_index(manifest.labels)
-    if text in labels.exact:
-        return labels.exact[text]
+    exact, folded = _label_index(manifest.labels)
+    if text in exact:
+        return exact[text]
     if match := _CODE.fullmatch(text):
         return _resolve_number(match[1], match[2], manifest.num_classes)
-    fitting = labels.folded.get(_fold(text), ())
+    fitting = folded.get(_fold(text), [])
     if len(fitting) == 1:
         return fitting[0]
-    nearest = [manifest.labels[index] for index in fitting] or _nearest(text, labels, manifest)
+    # Long inputs are cut: the similarity is quadratic in length, and no label is this long.
+    similar = fitting or [
+        folded[spelling][0]
+        for spelling in difflib.get_close_matches(_fold(text[:200]), folded, n=NUM_NEAREST, cutoff=0.4)
+    ]
+    nearest = [manifest.labels[index] for index in similar[:NUM_NEAREST]]
     detail = "Several labels differ from this one by case only." if fitting else "No class has this label."
-    raise UnknownClass(detail, extensions={"nearest": nearest[:NUM_NEAREST]})
+    raise UnknownClass(detail, extensions={"nearest": nearest})
 
 
 def resolve_layer(text: str | None, manifest: Manifest) -> int:
     """Return the index of a layer in the manifest.
 
-    A name counts exactly, and before an index: the modules of a plain sequence have numbers for names.
+    A name matches exactly, and before an index: the modules of a plain sequence have numbers for names.
 
     Args:
-        text: name of the layer, or its index in decimal digits; None for the last stage, whatever the names are.
-        manifest: of the model that is asked.
+        text: name of the layer, or its index in decimal digits; None for the last stage.
+        manifest: of the model.
 
     Raises:
         InvalidOption: no such layer; the detail lists the names.
@@ -62,7 +67,7 @@ def resolve_layer(text: str | None, manifest: Manifest) -> int:
 
 
 def checked_layer(index: int, manifest: Manifest) -> int:
-    """Return the index of a layer in the manifest as it is.
+    """Return an index if it is that of a layer in the manifest.
 
     Raises:
         InvalidOption: no such layer; the detail lists the names.
@@ -76,10 +81,10 @@ def checked_layer(index: int, manifest: Manifest) -> int:
 
 
 def check_contrast(prediction: Prediction, what: str = "this image") -> None:
-    """Refuse a contrast of a class with itself, which only the image can tell where ranks are asked for.
+    """Refuse a contrast of a class with itself; with ranks this depends on the image.
 
     Raises:
-        InvalidOption: a target and its versus turned out to be the same class.
+        InvalidOption: a target and its versus are the same class.
     """
     versus = prediction.question.versus[0]
     if (versus == prediction.served.manifest.num_classes).all():
@@ -99,26 +104,14 @@ def _resolve_number(kind: str, digits: str, num_classes: int) -> int:
     return number if kind == "class" else -number
 
 
-class _LabelIndex:
-    """Labels by exact and by folded spelling."""
-
-    def __init__(self, labels: tuple[str, ...]) -> None:
-        self.exact = {label: index for index, label in enumerate(labels)}
-        self.folded: dict[str, tuple[int, ...]] = {}
-        for index, label in enumerate(labels):
-            self.folded[_fold(label)] = (*self.folded.get(_fold(label), ()), index)
-
-
 @lru_cache(maxsize=16)
-def _label_index(labels: tuple[str, ...]) -> _LabelIndex:
-    return _LabelIndex(labels)
+def _label_index(labels: tuple[str, ...]) -> tuple[dict[str, int], dict[str, list[int]]]:
+    """Return the class of each exact label, and the classes of each folded one."""
+    folded: dict[str, list[int]] = {}
+    for index, label in enumerate(labels):
+        folded.setdefault(_fold(label), []).append(index)
+    return {label: index for index, label in enumerate(labels)}, folded
 
 
 def _fold(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().replace("_", " ").split())
-
-
-def _nearest(text: str, labels: _LabelIndex, manifest: Manifest) -> list[str]:
-    # Long inputs are cut: the similarity is quadratic in length, and no label is this long.
-    spellings = difflib.get_close_matches(_fold(text[:200]), labels.folded, n=NUM_NEAREST, cutoff=0.4)
-    return [manifest.labels[labels.folded[spelling][0]] for spelling in spellings]

@@ -1,19 +1,19 @@
-"""Does a loaded model compute what was exported? Asked once, before it is served.
+"""Does a loaded model compute what was exported? Checked once, before it is served.
 
-The manifest carries the logits of synthetic images, and the list of the layers whose maps the graph can give.
+The manifest contains the logits of synthetic images, and the list of the layers whose maps the graph computes.
 """
 
 import numpy as np
 import numpy.typing as npt
 
 from model.contract.manifest import synthetic_images
+from service.inference.batcher import WorkerLost
 from service.inference.engine import Engine, Outputs, Question
 from service.inference.sessions import ModelRejected
-from service.inference.work import WorkerLost
 
 
 def self_check(engine: Engine) -> None:
-    """Prove that an engine computes what was exported.
+    """Check that an engine computes what was exported.
 
     Raises:
         ModelRejected: the logits of the manifest's synthetic images differ, or are not finite.
@@ -22,20 +22,21 @@ def self_check(engine: Engine) -> None:
     check = manifest.self_check
     count = len(check.logits) if check else 1
     images = synthetic_images(check.seed if check else 0, count, manifest.input_size)
-    outputs = engine.run(images, Question.about(manifest).repeated(count))
-    if not np.isfinite(outputs.logits).all():
+    question = Question.about(manifest)
+    logits = np.concatenate([engine.run(image[None], question).logits for image in images])
+    if not np.isfinite(logits).all():
         raise ModelRejected("the self-check gave numbers that are not finite")
     if check is not None:
-        difference = float(np.abs(outputs.logits - np.asarray(check.logits)).max())
+        difference = float(np.abs(logits - np.asarray(check.logits)).max())
         if difference > check.tolerance:
             raise ModelRejected(f"the self-check is off by {difference:.3g}; allowed are {check.tolerance:.3g}")
 
 
 def check_layers(engine: Engine) -> None:
-    """Ask once for the map of every layer that the manifest lists, and of one more; on a GPU this warms them.
+    """Run the map of every layer that the manifest lists, and of one more; on a GPU this warms them.
 
     Raises:
-        ModelRejected: a layer fails to run, the graph does not know it, or its map has another shape than the
+        ModelRejected: a layer fails to run, the graph does not have it, or its map has another shape than the
             manifest states or is not finite; or the graph has more layers than the manifest.
         WorkerLost: the GPU is gone.
     """
@@ -43,8 +44,8 @@ def check_layers(engine: Engine) -> None:
     check = engine.manifest.self_check
     image = synthetic_images(check.seed if check else 0, 1, engine.manifest.input_size)
     for index, layer in enumerate(layers):
-        outputs = _ask_layer(engine, image, index, f"layer `{layer.name}`")
-        # For a layer that it does not know, the graph explains no class: contract.
+        outputs = _run_layer(engine, image, index, f"layer `{layer.name}`")
+        # Contract: for a layer that it does not have, the graph explains no class.
         if (outputs.explained < 0).any():
             raise ModelRejected(f"the manifest lists the layer `{layer.name}`, the graph has only {index}")
         grid = outputs.gradcam.shape[2:]
@@ -52,11 +53,11 @@ def check_layers(engine: Engine) -> None:
             raise ModelRejected(f"the map of layer `{layer.name}` has the shape {grid}, not {layer.grid}")
         if not np.isfinite(outputs.gradcam).all():
             raise ModelRejected(f"the map of layer `{layer.name}` has numbers that are not finite")
-    if (_ask_layer(engine, image, len(layers), "no layer").explained >= 0).any():
+    if (_run_layer(engine, image, len(layers), "no layer").explained >= 0).any():
         raise ModelRejected(f"the graph has more layers than the {len(layers)} of its manifest")
 
 
-def _ask_layer(engine: Engine, image: npt.NDArray[np.uint8], index: int, what: str) -> Outputs:
+def _run_layer(engine: Engine, image: npt.NDArray[np.uint8], index: int, what: str) -> Outputs:
     """Return the map of one layer, for the best class of one image."""
     try:
         return engine.run(image, Question.about(engine.manifest, layer=index))
@@ -64,4 +65,4 @@ def _ask_layer(engine: Engine, image: npt.NDArray[np.uint8], index: int, what: s
         raise
     except Exception as error:
         # The binding raises its own classes, one a status code, without a common root.
-        raise ModelRejected(f"asked for {what}, the graph fails: {error}") from error
+        raise ModelRejected(f"the graph fails at {what}: {error}") from error

@@ -1,8 +1,8 @@
-"""Who does the work: one pool of threads for the CPU, one worker for the GPU, both fed fairly and bounded.
+"""The queues that do the work: a pool of threads for the CPU, one worker for the GPU, both fair and bounded.
 
 Decoding, preparing, rendering and, without a GPU, the model itself share one pool of as many threads as cores:
-every piece of work then has a core to itself, `/explain` and `/classify` take turns, and deadlines count for all
-of it. The event loop's thread does none of this.
+every piece of work then has its own core, `/explain` and `/classify` take turns, and deadlines apply to all of it.
+The event loop's thread does none of this.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -38,7 +38,7 @@ class GpuWork:
 
     @property
     def key(self) -> tuple[int, int, int]:
-        """What work must share to run in one batch: model, layer and T."""
+        """Work with equal keys may share a batch: model, layer and T."""
         return id(self.engine), *self.question.kind
 
 
@@ -47,9 +47,9 @@ class Workers:
 
     Args:
         settings: how many threads, how large a batch.
-        metrics: told of batches, and asked for the queues' depth at every scrape.
-        expected_wait_s: asked how long new work would wait, seconds, when a queue is full.
-        revive: awaited before the GPU's worker is started again.
+        metrics: for batches, and for the queues' depth.
+        expected_wait_s: returns how long new work would wait, seconds; called when a queue is full.
+        revive: awaited before the worker of the GPU is started again.
 
     Attributes:
         cpu: runs jobs, one a thread.
@@ -79,11 +79,11 @@ class Workers:
             max_batch_size=settings.max_batch_size,
             max_waiting=room,
             max_wait_s=settings.max_wait_ms / 1000,
-            on_batch=metrics.batch,
+            on_batch=metrics.batch_images.observe,
             expected_wait_s=expected_wait_s,
             revive=revive,
         )
-        metrics.queue_depth(lambda: self.waiting)
+        metrics.queue_depth.set_function(lambda: self.waiting)
 
     @property
     def waiting(self) -> int:
@@ -101,7 +101,7 @@ class Workers:
         await self.gpu.start()
 
     async def stop(self) -> None:
-        """Stop the threads; what still waits fails as not ready."""
+        """Stop the threads; unanswered work fails as not ready."""
         await self.gpu.stop()
         await self.cpu.stop()
 

@@ -1,4 +1,4 @@
-"""The decoder's errors become the service's, at one place."""
+"""The decoder's errors become the service's."""
 
 import pytest
 
@@ -15,6 +15,6 @@ STATUS = {
 
 @pytest.mark.parametrize("kind", PhotoError.__subclasses__())
 def test_every_error_of_the_decoder_has_its_status(kind: type[PhotoError]) -> None:
-    """The detail stays; none is left out."""
+    """Every error is mapped, with its detail."""
     error = of_photo(kind("It has no pixels."))
     assert (*STATUS[kind], "It has no pixels.") == (error.status, error.code, error.detail)

@@ -15,7 +15,7 @@ from tests.service.running import running, tiny_settings
 
 @pytest.fixture
 def untouched_logs() -> Iterator[None]:
-    """Put the process's logging back as it was."""
+    """Restore the logging of the process."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
@@ -43,12 +43,12 @@ def test_json_line() -> None:
 
 
 def test_json_line_of_what_is_no_text() -> None:
-    """A file's name that is no UTF-8 is told all the same."""
+    """A file name that is not UTF-8 is logged all the same."""
     entry = json.loads(JsonFormatter().format(record("model \udcff is refused", folder=Path("/models"))))
     assert ("model \udcff is refused", "/models") == (entry["event"], entry["folder"])
 
 
-def test_console_line_cannot_be_faked() -> None:
+def test_console_line_cannot_be_forged() -> None:
     """Values with spaces or line ends are quoted, so that one event stays one line."""
     line = ConsoleFormatter().format(record("request", route="/classify", label="a\nb status=200"))
     assert 'route=/classify label="a\\nb status=200"' in line
@@ -58,7 +58,7 @@ def test_console_line_cannot_be_faked() -> None:
 @pytest.mark.usefixtures("untouched_logs")
 @pytest.mark.parametrize(("form", "is_json"), [("json", True), ("auto", True), ("console", False)])
 def test_forms(form: str, is_json: bool) -> None:
-    """`auto` is JSON wherever nobody looks."""
+    """`auto` is JSON unless on a terminal."""
     stream = io.StringIO()
     configure_logs(Settings(log_format=form), stream)  # type: ignore[arg-type]
     logging.getLogger("fieldmark.service").info("hello")
@@ -67,11 +67,11 @@ def test_forms(form: str, is_json: bool) -> None:
 
 @pytest.mark.usefixtures("untouched_logs")
 def test_levels() -> None:
-    """What is below the level is not written, nor what libraries say about the bytes that clients send."""
+    """Events below the level are not written, nor what libraries log about the bytes that clients send."""
     stream = io.StringIO()
     configure_logs(Settings(log_level="warning"), stream)
     logging.getLogger("fieldmark.access").info("quiet")
-    logging.getLogger("python_multipart.multipart").warning("bytes of a client")
+    logging.getLogger("PIL").warning("bytes of a client")
     logging.getLogger("fieldmark.service").warning("loud")
     assert ["loud"] == [json.loads(line)["event"] for line in stream.getvalue().splitlines()]
 

@@ -1,4 +1,4 @@
-"""What Prometheus reads: names by its rules, bounded series, and a real Prometheus that scrapes it."""
+"""Metrics for Prometheus: names by its rules, bounded series, and a scrape by a real Prometheus."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ from tests.service.running import Running, running, tiny_settings
 
 
 def test_classes_are_bounded() -> None:
-    """Classes beyond the bound are counted together."""
+    """Classes beyond the limit are counted together."""
     metrics = Metrics()
     for index in range(MAX_CLASS_SERIES + 5):
         metrics.predicted(f"class {index}")
@@ -29,7 +29,7 @@ def test_classes_are_bounded() -> None:
 
 
 def test_methods_and_routes_are_bounded(client: httpx.Client, tiny_server: Running) -> None:
-    """Strange methods and addresses make no series of their own."""
+    """Unknown methods and paths create no series."""
     for index in range(20):
         client.request(f"ODD{index}" if index % 2 else "GET", f"/strange/{index}")
     page = client.get("/metrics").text
@@ -39,7 +39,7 @@ def test_methods_and_routes_are_bounded(client: httpx.Client, tiny_server: Runni
     assert value("fieldmark_http_requests_total", {"route": "unmatched", "method": "GET", "code": "404"})
 
 
-def test_first_events_are_seen() -> None:
+def test_series_of_alerts_start_at_zero() -> None:
     """Series that alerts watch exist as zero from the start."""
     value = Metrics().registry.get_sample_value
     assert 0 == value("fieldmark_model_reloads_total", {"outcome": "failed"})
@@ -47,17 +47,18 @@ def test_first_events_are_seen() -> None:
     assert 0 == value("fieldmark_stage_duration_seconds_count", {"stage": "render"})
 
 
-def test_unloaded_models_vanish() -> None:
-    """A model's series goes with it."""
+def test_unloaded_models_are_removed() -> None:
+    """A model's series is removed with it."""
     metrics = Metrics()
-    metrics.model_loaded("cub", "1", "ab", "CPUExecutionProvider", "fp32")
+    labels = ("cub", "1", "ab", "CPUExecutionProvider", "fp32")
+    metrics.model_info.labels(*labels).set(1)
     assert b"CPUExecutionProvider" in metrics.exposition(None)[0]
-    metrics.model_unloaded("cub", "1", "ab", "CPUExecutionProvider", "fp32")
+    metrics.model_info.remove(*labels)
     assert b"CPUExecutionProvider" not in metrics.exposition(None)[0]
 
 
 def test_gpu_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The memory of each GPU is told in bytes; without a GPU nothing is."""
+    """The memory of each GPU is reported in bytes; without a GPU nothing is."""
     monkeypatch.setattr(module, "_gpu_memory", lambda: [(10, 80), (20, 80)])
     used, size = GpuMemoryCollector().collect()
     assert [("fieldmark_gpu_memory_used_bytes", 20.0)] == [(one.name, one.value) for one in used.samples[1:]]
@@ -67,7 +68,7 @@ def test_gpu_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def used_page(client: httpx.Client, photo: bytes) -> str:
-    """Return the metrics of a server that has worked and refused."""
+    """Return the metrics of a server that has answered and refused requests."""
     headers = {"Content-Type": "image/png"}
     for address in ("/classify", "/explain"):
         client.post(address, content=photo, headers=headers).raise_for_status()
@@ -75,7 +76,7 @@ def used_page(client: httpx.Client, photo: bytes) -> str:
     return client.get("/metrics").raise_for_status().text
 
 
-def test_everything_is_told(client: httpx.Client, red_png: bytes) -> None:
+def test_every_instrument_is_reported(client: httpx.Client, red_png: bytes) -> None:
     """Every instrument that an operator needs has numbers once the service has worked."""
     page = used_page(client, red_png)
     for line in (
@@ -88,7 +89,6 @@ def test_everything_is_told(client: httpx.Client, red_png: bytes) -> None:
         'fieldmark_stage_duration_seconds_count{stage="render"}',
         "fieldmark_batch_images_sum",
         "fieldmark_queue_depth_images",
-        "fieldmark_queue_wait_seconds_sum",
         "fieldmark_requests_in_flight",
         'fieldmark_requests_refused_total{reason="overloaded"}',
         'fieldmark_images_decoded_total{format="png"}',
@@ -132,7 +132,7 @@ def test_refusals_count_wherever_they_happen(tmp_path: Path, red_png: bytes) -> 
 
 
 def test_openmetrics_on_request(client: httpx.Client) -> None:
-    """A scraper that asks for OpenMetrics gets it."""
+    """A scraper that accepts OpenMetrics gets it."""
     answer = client.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
     assert answer.headers["content-type"].startswith("application/openmetrics-text")
     assert answer.text.endswith("# EOF\n")
@@ -203,19 +203,3 @@ def test_a_real_prometheus_scrapes_it(prometheus: tuple[Running, str], red_png: 
     assert query(url, 'fieldmark_stage_duration_seconds_count{stage="infer"} == 1')
     (model,) = query(url, "fieldmark_model_info")
     assert ("tiny", "CPUExecutionProvider") == (model["name"], model["provider"])
-
-
-def test_no_value_is_lost_between_threads_and_scrapes() -> None:
-    """Values are told to their instruments late; every one of them is counted once."""
-    metrics, threads, values = Metrics(), 4, 2_000
-
-    def record() -> None:
-        for _ in range(values):
-            metrics.batch(1)
-
-    workers = [threading.Thread(target=record) for _ in range(threads)]
-    for worker in workers:
-        worker.start()
-    while any(worker.is_alive() for worker in workers):
-        metrics.exposition(None)
-    assert threads * values == metrics.registry.get_sample_value("fieldmark_batch_images_count")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 Box = tuple[float, float, float, float]
 
@@ -18,15 +19,30 @@ class Sample:
         label: class index, 0-based.
         box: around the object, (left, top, right, bottom), pixels of the upright image; None where unknown.
             It may extend beyond the image; the transforms clip it.
-        points: centres (x, y) of the visible parts of the object, pixels; only CUB has them.
+        parts: visible parts of the object: index into the data set's names, and centre (x, y), pixels.
+        mask: picture of the object's pixels, white on black, as large as the photo.
         digest: of the file's bytes; empty before `training.data.check.examine`.
     """
 
     path: Path
     label: int
     box: Box | None = None
-    points: tuple[tuple[float, float], ...] = ()
+    parts: tuple[tuple[int, float, float], ...] = ()
+    mask: Path | None = None
     digest: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Attributes:
+    """What a field guide says of the classes.
+
+    Attributes:
+        names: of the A attributes, as the data set writes them: `has_crown_color::yellow`.
+        table: share of observers who see an attribute on a class, (K, A), in [0, 1].
+    """
+
+    names: tuple[str, ...]
+    table: npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -42,6 +58,8 @@ class Dataset:
         licence: what the data allow.
         notices: oddities to report to the user.
         skipped: damaged photos that were left out.
+        parts: names of the parts that samples refer to.
+        attributes: of the classes; None where the data set has none.
     """
 
     name: str
@@ -52,6 +70,8 @@ class Dataset:
     licence: str = ""
     notices: tuple[str, ...] = field(default=())
     skipped: int = 0
+    parts: tuple[str, ...] = ()
+    attributes: Attributes | None = None
 
     @property
     def num_classes(self) -> int:

@@ -3,8 +3,6 @@
 Every test image counts, one view each, prepared exactly as the service does.
 """
 
-import csv
-import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -18,51 +16,45 @@ from torch.utils.data import Dataset as TorchDataset
 from tqdm import tqdm
 
 from model.contract.geometry import Resize
-from model.contract.graph import codes_of_best, feeds, softmax
-from model.contract.manifest import MANIFEST_KEY, Manifest, ManifestError
-from model.explain.gradcam import activation_map, channel_gradients
-from model.network.network import Network
-from training.checkpoint import Selected, load_selected
+from model.contract.graph import softmax
+from training.checkpoint import Selected
 from training.data.batches import Items, one_thread, served_photos
 from training.data.features import AsFloats, FeatureCache, cached_step
-from training.data.samples import Dataset, Sample, hold_out
+from training.data.samples import Attributes, Dataset, Sample, hold_out
 from training.data.store import PhotoFiles, Photos, as_served
-from training.data.transforms import Normalise, box_on_input
+from training.data.transforms import Normalise
 from training.errors import DatasetError, TrainingError
-from training.evaluation.localisation import localisation_figures
-from training.evaluation.scores import Floats, Ints, accuracy_figures
+from training.evaluation.annotations import Annotation, annotation_of
+from training.evaluation.predictors import Predict, Prediction, joined, onnx_predictor, torch_predictor
+from training.evaluation.scores import Floats, Ints
 from training.recipe import Recipe
 
 BATCH = 32
-Prediction = tuple[Floats, Floats, Floats | None]
-"""Logits (n, K), Grad-CAM of the predicted class (n, h, w), attention (n, h, w) or None."""
-Predict = Callable[[Tensor], Prediction]
-"""From uint8 images (n, 3, S, S)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Evaluation:
     """The output of a network for every image of a part.
 
     Attributes:
         samples: the images, in order, with the network's class numbers.
-        logits: (n, K).
-        gradcam: of the predicted class, (n, h, w).
-        attention: (n, h, w), or None where the arm has no map.
-        boxes: in pixels of the network's input, (n, 4); NaN where there is none.
+        prediction: logits and maps.
+        annotations: boxes, masks and parts on the network's input.
         resize: the geometry.
         temperature: of the probabilities.
-        names: labels of the classes.
+        names: labels of the K classes.
+        parts: names of the parts.
+        attributes: of the K classes, NaN in the rows of classes that the data set has not; None without a table.
     """
 
     samples: tuple[Sample, ...]
-    logits: Floats
-    gradcam: Floats
-    attention: Floats | None
-    boxes: Floats
+    prediction: Prediction
+    annotations: tuple[Annotation, ...]
     resize: Resize
     temperature: float
     names: tuple[str, ...]
+    parts: tuple[str, ...] = ()
+    attributes: Attributes | None = None
 
     @property
     def labels(self) -> Ints:
@@ -72,14 +64,12 @@ class Evaluation:
     @property
     def probabilities(self) -> Floats:
         """Calibrated, (n, K)."""
-        return softmax(self.logits, self.temperature)
+        return softmax(self.prediction.logits, self.temperature)
 
-    def figures(self) -> dict[str, float]:
-        """Return every figure by its name in JSON; localisation only where boxes exist."""
-        return {
-            **accuracy_figures(self.logits, self.labels, self.temperature),
-            **localisation_figures(self.gradcam, self.attention, self.boxes, self.resize.crop),
-        }
+    @property
+    def right(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        """Whether each image gets its class, (n,)."""
+        return np.asarray(self.prediction.logits.argmax(axis=1) == self.labels)
 
 
 def part_of(dataset: Dataset, recipe: Recipe | None, part: str) -> Sequence[Sample]:
@@ -137,86 +127,74 @@ def evaluate_run(
         if step is not None:
             kept = FeatureCache(network, step, recipe, cache, device, workers, progress=visible)
             features, normalise = kept.prepared(photos, samples), AsFloats(device)
-    boxed = BoxedPhotos(samples, photos, data.resize, features)
+    annotated = AnnotatedPhotos(samples, photos, data.resize, features)
     predict = torch_predictor(network, normalise, step)
-    return _evaluate(predict, selected.labels, boxed, selected.temperature, workers, visible)
+    prediction, annotations = _predict(predict, annotated, workers, visible)
+    return Evaluation(
+        tuple(samples),
+        prediction,
+        annotations,
+        data.resize,
+        selected.temperature,
+        selected.labels,
+        dataset.parts,
+        with_classes(selected.labels, dataset),
+    )
 
 
 def evaluate_file(
-    path: Path, dataset: Dataset, samples: Sequence[Sample], workers: int, visible: bool, threads: int = 0
+    path: Path,
+    dataset: Dataset,
+    samples: Sequence[Sample],
+    workers: int,
+    visible: bool,
+    threads: int = 0,
+    *,
+    every_layer: bool = False,
 ) -> Evaluation:
     """Evaluate an exported file through the graph contract, in ONNX Runtime on the CPU.
+
+    Args:
+        path: of the file.
+        dataset: of the samples.
+        samples: to evaluate on.
+        workers: processes that decode photos.
+        visible: show progress.
+        threads: of a run; 0: as many as cores.
+        every_layer: explain at every layer of the file; else at the last.
 
     Raises:
         DatasetError: the data set has a class that the network does not know.
         ManifestError: the file has none.
     """
-    predict, manifest = onnx_predictor(path, threads)
+    predict, manifest = onnx_predictor(path, threads, every_layer=every_layer)
     samples = with_labels(manifest.labels, dataset, samples)
-    boxed = BoxedPhotos(samples, _photo_files(samples, manifest.resize, dataset.banner), manifest.resize)
-    return _evaluate(predict, manifest.labels, boxed, manifest.temperature, workers, visible)
+    photos = _photo_files(samples, manifest.resize, dataset.banner)
+    prediction, annotations = _predict(predict, AnnotatedPhotos(samples, photos, manifest.resize), workers, visible)
+    return Evaluation(
+        tuple(samples),
+        prediction,
+        annotations,
+        manifest.resize,
+        manifest.temperature,
+        manifest.labels,
+        dataset.parts,
+        with_classes(manifest.labels, dataset),
+    )
+
+
+def spread(samples: Sequence[Sample], most: int) -> Sequence[Sample]:
+    """Return at most so many of the samples, spread evenly over all."""
+    chosen = np.linspace(0, len(samples) - 1, min(most, len(samples))).round().astype(int)
+    return [samples[index] for index in chosen]
 
 
 def _photo_files(samples: Sequence[Sample], resize: Resize, banner: int) -> PhotoFiles:
     return PhotoFiles([sample.path for sample in samples], as_served(resize, banner))
 
 
-def torch_predictor(network: Network, normalise: Callable[[Tensor], Tensor], step: str | None = None) -> Predict:
-    """Return a function that classifies and explains with a torch network.
-
-    Args:
-        network: in evaluation mode.
-        normalise: from the images, or the features, to floats.
-        step: of the backbone whose cached features are the input; None: images are.
-    """
-
-    def predict(images: Tensor) -> Prediction:
-        with torch.no_grad():
-            attended = network.forward_features(normalise(images), step)
-            logits = network.forward_head(attended.feature_map)
-            alpha = channel_gradients(network, attended, logits.argmax(1))
-            gradcam = activation_map(alpha, attended.feature_map)
-        attention = None if attended.attention is None else attended.attention.cpu().numpy()
-        return logits.cpu().numpy(), gradcam.cpu().numpy(), attention
-
-    return predict
-
-
-def predictor_of(model: Path) -> Predict:
-    """Return the function of a run's folder or of an exported file, on the CPU."""
-    if model.suffix == ".onnx":
-        return onnx_predictor(model)[0]
-    selected = load_selected(model)
-    data = selected.recipe.data
-    return torch_predictor(selected.network(), Normalise(data.mean, data.std, torch.device("cpu")))
-
-
-def onnx_predictor(path: Path, threads: int = 0) -> tuple[Predict, Manifest]:
-    """Return a function that classifies and explains with an exported file, and the file's manifest."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    data = path.read_bytes()
-    try:
-        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the binding has one class for each status code, without a common base
-        raise ManifestError(f"{path.name} cannot be loaded: {error}") from error
-    manifest = Manifest.from_metadata({MANIFEST_KEY: session.get_modelmeta().custom_metadata_map.get(MANIFEST_KEY)})
-    outputs = ["logits", "gradcam", *(["attention"] if manifest.has_attention else [])]
-
-    def predict(images: Tensor) -> Prediction:
-        pixels = np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy())
-        inputs = feeds(pixels, *codes_of_best(len(pixels), manifest.num_classes))
-        logits, gradcam, *rest = session.run(outputs, inputs)
-        return logits, gradcam[:, 0], rest[0] if rest else None
-
-    return predict, manifest
-
-
-class BoxedPhotos(TorchDataset[tuple[Tensor, Tensor]]):
-    """Photos as the service prepares them (or their cached features), each with its box on the network's input.
+class AnnotatedPhotos(TorchDataset[tuple[Tensor, Annotation]]):
+    """Photos as the service prepares them (or their cached features), each with what is known of it.
 
     Args:
         samples: of the photos.
@@ -228,38 +206,35 @@ class BoxedPhotos(TorchDataset[tuple[Tensor, Tensor]]):
     def __init__(
         self, samples: Sequence[Sample], photos: Photos, resize: Resize, features: Items | None = None
     ) -> None:
-        self.samples, self.resize = tuple(samples), resize
+        self._samples, self._resize = samples, resize
         self._photos, self._features = photos, features
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self._samples)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Annotation]:
         pixels, size = self._photos[index]
-        known = self.samples[index].box
-        box = torch.full((4,), torch.nan) if known is None else box_on_input(known, size, self.resize)
+        annotation = annotation_of(self._samples[index], size, self._resize)
         if self._features is not None:
-            return self._features[index][0], box
-        return torch.from_numpy(np.array(pixels)).permute(2, 0, 1), box
+            return self._features[index][0], annotation
+        return torch.from_numpy(np.array(pixels)).permute(2, 0, 1), annotation
 
 
-def _evaluate(
-    predict: Predict, names: tuple[str, ...], photos: BoxedPhotos, temperature: float, workers: int, visible: bool
-) -> Evaluation:
-    loader = DataLoader(photos, BATCH, num_workers=workers, worker_init_fn=one_thread)
+def _predict(
+    predict: Predict, photos: AnnotatedPhotos, workers: int, visible: bool
+) -> tuple[Prediction, tuple[Annotation, ...]]:
+    loader = DataLoader(photos, BATCH, num_workers=workers, worker_init_fn=one_thread, collate_fn=_batch)
     bar = tqdm(loader, desc="evaluating", unit="batch", disable=None if visible else True, leave=False)
-    batches = [(*predict(images), boxes.numpy()) for images, boxes in bar]
-    logits, gradcam, attention, boxes = zip(*batches, strict=True)
-    return Evaluation(
-        photos.samples,
-        np.concatenate(logits),
-        np.concatenate(gradcam),
-        None if attention[0] is None else np.concatenate(attention),
-        np.concatenate(boxes),
-        photos.resize,
-        temperature,
-        names,
-    )
+    predictions, annotations = [], []
+    for images, known in bar:
+        predictions.append(predict(images))
+        annotations += known
+    return joined(predictions), tuple(annotations)
+
+
+def _batch(items: Sequence[tuple[Tensor, Annotation]]) -> tuple[Tensor, list[Annotation]]:
+    images, annotations = zip(*items, strict=True)
+    return torch.stack(images), list(annotations)
 
 
 def with_labels(labels: Sequence[str], dataset: Dataset, samples: Sequence[Sample]) -> list[Sample]:
@@ -268,6 +243,12 @@ def with_labels(labels: Sequence[str], dataset: Dataset, samples: Sequence[Sampl
     Raises:
         DatasetError: the data set has a class that the network does not know.
     """
+    numbers = _numbers(labels, dataset)
+    return [replace(sample, label=numbers[sample.label]) for sample in samples]
+
+
+def _numbers(labels: Sequence[str], dataset: Dataset) -> list[int]:
+    """Return the network's number of each class of the data set."""
     index = {label: number for number, label in enumerate(labels)}
     # Labels of older networks lack every number in front of a name.
     names = {label: label if label in index else re.sub(r"^\d+[. ]", "", label) for label in dataset.labels}
@@ -277,17 +258,14 @@ def with_labels(labels: Sequence[str], dataset: Dataset, samples: Sequence[Sampl
             f"the network has {len(labels)} classes, {dataset.name} has {dataset.num_classes}, "
             f"{len(unknown)} of them unknown to it ({', '.join(different or map(repr, unknown[:3]))})"
         )
-    return [replace(sample, label=index[names[dataset.labels[sample.label]]]) for sample in samples]
+    return [index[names[label]] for label in dataset.labels]
 
 
-def predictions_csv(evaluation: Evaluation) -> str:
-    """Return one line per image: file, true and predicted label, probability, whether they agree."""
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(["file", "label", "predicted", "probability", "correct"])
-    names = evaluation.names
-    for sample, row in zip(evaluation.samples, evaluation.probabilities, strict=True):
-        best = int(row.argmax())
-        correct = int(best == sample.label)
-        writer.writerow([sample.path.name, names[sample.label], names[best], f"{row[best]:.4f}", correct])
-    return text.getvalue()
+def with_classes(labels: Sequence[str], dataset: Dataset) -> Attributes | None:
+    """Return the data set's attributes by the network's class numbers; rows of classes it has not are NaN."""
+    if dataset.attributes is None:
+        return None
+    table = np.full((len(labels), len(dataset.attributes.names)), np.nan)
+    for row, number in zip(dataset.attributes.table, _numbers(labels, dataset), strict=True):
+        table[number] = row
+    return replace(dataset.attributes, table=table)

@@ -1,16 +1,14 @@
-"""`fieldmark bench`: how fast is this server, and how fast could this machine be?
+"""`fieldmark bench`: how fast is this server, and how fast could it be on this machine?
 
 Closed and open loop against a running server, or against one that it starts; the load comes from a light process
 of its own (`service.commands.bench.loadgen`). In the same run, on the same machine, it measures the ceiling: decode,
-prepare and bare session on every core without HTTP. The ratio of the two is what the service costs.
+prepare and model on every core without HTTP. The ratio of the two is the cost of the service.
 """
 
 import argparse
 import contextlib
 import json
-import sys
 import tempfile
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,18 +16,13 @@ from typing import Any
 import numpy as np
 
 from service.commands.bench.ceiling import Ceiling
-from service.commands.bench.loadgen import Plan
-from service.commands.bench.measure import Load, Taken, run_ceiling, sum_up, take
+from service.commands.bench.loadgen import Outcome, Plan
+from service.commands.bench.measure import Load, run_ceiling, summarise, take
 from service.commands.bench.photos import find_photos, write_photos
 from service.commands.bench.servers import Server, started_server
 from service.settings import BUNDLED_MODEL
 
-ACCEPT = {
-    "jpeg": "image/jpeg",
-    "png": "image/png",
-    "webp": "image/webp",
-    "json": "application/json",
-}
+ACCEPT = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp", "json": "application/json"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,16 +33,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--photos", type=Path, nargs="*", default=[], help="files or folders; by default synthetic ones"
     )
     parser.add_argument(
-        "--sizes", type=sizes, default="640x480", help="comma-separated WIDTHxHEIGHT that photos are brought to"
+        "--sizes", type=sizes, default="640x480", help="comma-separated WIDTHxHEIGHT that photos are scaled to"
     )
     parser.add_argument(
         "--concurrency", type=counts, default="1,8,32", help="comma-separated connections of the closed loop"
     )
     parser.add_argument("--seconds", type=float, default=10.0, help="of every measurement, all rounds together")
-    parser.add_argument("--rounds", type=int, default=3, help="in which ceiling and loads are measured in turns")
+    parser.add_argument("--rounds", type=int, default=3, help="in which ceiling and loads are measured, interleaved")
     parser.add_argument("--warmup-s", type=float, default=2.0, help="before every measurement, all rounds together")
-    parser.add_argument("--endpoint", choices=("classify", "explain"), default="classify", help="what is asked")
-    parser.add_argument("--accept", choices=tuple(ACCEPT), help="form of the answer")
+    parser.add_argument("--endpoint", choices=("classify", "explain"), default="classify", help="of the server")
+    parser.add_argument("--accept", choices=tuple(ACCEPT), help="type of the answer")
     parser.add_argument("--rate", type=float, default=0.0, help="of the open loop, per second; 0: half of the best")
     parser.add_argument("--no-open-loop", action="store_true", help="closed loop only")
     parser.add_argument("--no-ceiling", action="store_true", help="do not measure the ceiling")
@@ -95,20 +88,15 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _measure_size(server: Server, photos: list[Path], options: argparse.Namespace) -> dict[str, Any]:
-    """Measure ceiling and loads in turns, round after round: a machine's moods then fall on all of them alike."""
+    """Measure ceiling and loads interleaved, round by round, so that drift affects all of them equally."""
     base = _plan(server, photos, options)
-    plans = {
-        f"closed, C = {text}": Plan(**{**asdict(base), "concurrency": int(text)})
-        for text in options.concurrency.split(",")
-    }
+    plans = {f"closed, C = {text}": replace(base, concurrency=int(text)) for text in options.concurrency.split(",")}
     loads, ceilings = _rounds(server, photos, plans, options)
     if not options.no_open_loop:
         rate = options.rate or max(1.0, max(load.per_s for load in loads) / 2)
         plans = {
-            f"open, {'Poisson' if poisson else 'even'}, {rate:.0f}/s": Plan(
-                **{**asdict(base), "rate": rate, "poisson": poisson}
-            )
-            for poisson in (False, True)
+            f"open, {name}, {rate:.0f}/s": replace(base, rate=rate, poisson=name == "Poisson")
+            for name in ("even", "Poisson")
         }
         more_loads, more_ceilings = _rounds(server, photos, plans, options)
         loads, ceilings = loads + more_loads, ceilings + more_ceilings
@@ -124,9 +112,9 @@ def _measure_size(server: Server, photos: list[Path], options: argparse.Namespac
 def _rounds(
     server: Server, photos: list[Path], plans: dict[str, Plan], options: argparse.Namespace
 ) -> tuple[list[Load], list[Ceiling]]:
-    """Return what the plans came to, each with the median of its rounds' ratios to the ceilings around it."""
+    """Return the plans' results, each with the median of its rounds' ratios to the ceilings around it."""
     seconds = options.seconds / options.rounds
-    taken: dict[str, list[Taken]] = {name: [] for name in plans}
+    taken: dict[str, list[Outcome]] = {name: [] for name in plans}
     ratios: dict[str, list[float]] = {name: [] for name in plans}
     ceilings: list[Ceiling] = []
 
@@ -137,20 +125,20 @@ def _rounds(
     ceiling()
     for _ in range(options.rounds):
         for name, plan in plans.items():
-            found = take(server, Plan(**{**asdict(plan), "seconds": seconds}), options.warmup_s / options.rounds)
+            found = take(server, replace(plan, seconds=seconds), options.warmup_s / options.rounds)
             taken[name].append(found)
             ceiling()
             if ceilings:
                 around = (ceilings[-1].images_per_s + ceilings[-2].images_per_s) / 2
-                ratios[name].append(sum_up(name, [found]).per_s / around)
-    loads = [sum_up(name, found) for name, found in taken.items()]
+                ratios[name].append(summarise(name, found).per_s / around)
+    loads = [summarise(name, *found) for name, found in taken.items()]
     if ceilings:
         loads = [replace(load, ratio=float(np.median(ratios[load.name]))) for load in loads]
     return loads, ceilings
 
 
 def _plan(server: Server, photos: list[Path], options: argparse.Namespace) -> Plan:
-    headers = dict(_header(line) for line in options.header)
+    headers = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in options.header)}
     if options.accept:
         headers["Accept"] = ACCEPT[options.accept]
     return Plan(
@@ -162,11 +150,6 @@ def _plan(server: Server, photos: list[Path], options: argparse.Namespace) -> Pl
         headers=headers,
         probe="/livez",
     )
-
-
-def _header(line: str) -> tuple[str, str]:
-    name, _, value = line.partition(":")
-    return name.strip(), value.strip()
 
 
 def _mean(ceilings: list[Ceiling]) -> Ceiling | None:
@@ -215,14 +198,3 @@ def _row(load: dict[str, Any]) -> str:
 
 def _shown(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run `python -m service.commands.bench.command`."""
-    parser = argparse.ArgumentParser(prog="fieldmark bench", description=__doc__)
-    add_arguments(parser)
-    return run(parser.parse_args(arguments))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

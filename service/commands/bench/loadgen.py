@@ -1,8 +1,8 @@
 """A light HTTP load generator: raw asyncio streams of prepared requests, in a process of its own.
 
 A Python HTTP client costs more per request than this service does, and would measure itself. This one writes the
-same bytes again and again and reads no more of an answer than status and length. Closed loop: each connection
-sends its next request when the last is answered. Open loop: requests leave at times fixed beforehand, and their
+same bytes repeatedly and reads only status and length of an answer. Closed loop: each connection
+sends its next request when the last is answered. Open loop: requests are sent at times fixed beforehand, and their
 latency counts from that time, so that a stall is not hidden by requests that were never sent.
 
 `python -m service.commands.bench.loadgen` reads a plan from stdin and writes the outcome to stdout, both JSON.
@@ -21,10 +21,10 @@ from pathlib import Path
 LOST = 0
 """Code of a request whose connection broke before its answer was complete."""
 REFUSED = -1
-"""Code of a request for which no connection could be had."""
+"""Code of a request that got no connection."""
 MAX_CONNECTIONS = 2048
 PROBE_PAUSE_S = 0.1
-"""Between two probes: they cost what they measure."""
+"""Between two probes, which load the server themselves."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Plan:
         rate: arrivals a second of the open loop.
         poisson: random arrivals instead of evenly spaced ones.
         headers: further header fields.
-        probe: address asked all the while beside the load, for the event loop's lag; empty for none.
+        probe: path requested throughout the load, for the event loop's lag; empty for none.
         max_requests: stop after so many requests; 0 for no limit.
         seed: of the random arrivals.
     """
@@ -62,17 +62,21 @@ class Plan:
 
 @dataclass
 class Outcome:
-    """What a run of load measured.
+    """Measurements of one run of load.
 
     Attributes:
         seconds: from the first request to the last answer.
         requests: [time of the request, latency, code, photo] of every request, seconds.
         probe_s: latencies of the probe, seconds.
+        cpu_s: CPU time of the server, None where unknown; not measured by the generator itself.
+        loop_cpu_s: CPU time of the server's event loop thread; likewise.
     """
 
     seconds: float = 0.0
     requests: list[tuple[float, float, int, int]] = field(default_factory=list)
     probe_s: list[float] = field(default_factory=list)
+    cpu_s: float | None = None
+    loop_cpu_s: float | None = None
 
 
 class Connection(asyncio.Protocol):
@@ -86,8 +90,8 @@ class Connection(asyncio.Protocol):
         self._code = LOST
         self.reusable = False
 
-    async def ask(self, request: bytes) -> int:
-        """Send a request and return the code of its answer, `LOST` or `REFUSED` where none came."""
+    async def send(self, request: bytes) -> int:
+        """Send a request and return the code of its answer, or `LOST` or `REFUSED`."""
         if self._transport is None:
             return REFUSED
         if self._transport.is_closing():
@@ -103,7 +107,7 @@ class Connection(asyncio.Protocol):
         self.reusable = True
 
     def data_received(self, data: bytes) -> None:
-        """Count what is missing of an answer."""
+        """Count the missing bytes of an answer."""
         if self._missing < 0:
             self._head += data
             end = self._head.find(b"\r\n\r\n")
@@ -125,7 +129,7 @@ class Connection(asyncio.Protocol):
             self._missing = int(head[at + 15 :].split(b"\r\n", 1)[0])
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Give up the answer that is still missing."""
+        """Report a missing answer as lost."""
         self.reusable = False
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(LOST)
@@ -166,16 +170,12 @@ class Generator:
         return self._outcome
 
     async def _closed(self, started: float) -> None:
-        connection: Connection | None = None
+        """Send the next request when the last is answered."""
         while time.perf_counter() - started < self._plan.seconds and self._more():
-            if connection is None or not connection.reusable:
-                connection = await self._connect()
-            await self._one(connection, time.perf_counter(), started)
-        if connection is not None:
-            connection.close()
+            await self._send(None, started)
 
     async def _open(self, started: float) -> None:
-        """Send at fixed times, over as many connections as it takes."""
+        """Send at fixed times, over as many connections as needed."""
         tasks: set[asyncio.Task[None]] = set()
         for offset in _arrivals(self._plan):
             if not self._more():
@@ -183,53 +183,49 @@ class Generator:
             due = started + offset
             if (pause := due - time.perf_counter()) > 0:
                 await asyncio.sleep(pause)
-            task = asyncio.create_task(self._arrive(due, started))
+            task = asyncio.create_task(self._send(due, started))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
         if tasks:
             await asyncio.wait(set(tasks))
 
-    async def _arrive(self, due: float, started: float) -> None:
-        connection = self._take_free() or await self._connect()
-        await self._one(connection, due, started)
+    async def _send(self, due: float | None, started: float) -> None:
+        """Send one request; its latency counts from `due`, else from the time it is sent."""
+        connection = await self._connected()
+        due = time.perf_counter() if due is None else due
+        photo = self._next % len(self._bodies)
+        self._next += 1
+        code = await connection.send(self._bodies[photo])
+        self._outcome.requests.append((due - started, time.perf_counter() - due, code, photo))
         if connection.reusable and len(self._free) < MAX_CONNECTIONS:
             self._free.append(connection)
         else:
             connection.close()
 
-    def _take_free(self) -> Connection | None:
-        while self._free:
-            connection = self._free.pop()
-            if connection.reusable:
-                return connection
-        return None
-
-    async def _one(self, connection: Connection, began: float, started: float) -> None:
-        photo = self._next % len(self._bodies)
-        self._next += 1
-        code = await connection.ask(self._bodies[photo])
-        self._outcome.requests.append((began - started, time.perf_counter() - began, code, photo))
-
     def _more(self) -> bool:
         return not self._plan.max_requests or self._next < self._plan.max_requests
 
-    async def _connect(self) -> Connection:
+    async def _connected(self) -> Connection:
+        """Return a free connection, or a new one."""
+        while self._free:
+            if (connection := self._free.pop()).reusable:
+                return connection
         loop = asyncio.get_running_loop()
         try:
             _, connection = await loop.create_connection(Connection, self._plan.host, self._plan.port)
         except OSError:
-            await asyncio.sleep(0.01)  # a refused connection must not become a busy loop
+            await asyncio.sleep(0.01)  # no busy loop on refused connections
             return Connection()
         return connection
 
     async def _probe(self) -> None:
         request = f"GET {self._plan.probe} HTTP/1.1\r\nHost: {self._plan.host}\r\n\r\n".encode()
-        connection = await self._connect()
+        connection = Connection()
         while True:
             if not connection.reusable:
-                connection = await self._connect()
+                connection = await self._connected()
             began = time.perf_counter()
-            if await connection.ask(request) > LOST:
+            if await connection.send(request) > LOST:
                 self._outcome.probe_s.append(time.perf_counter() - began)
             await asyncio.sleep(PROBE_PAUSE_S)
 
@@ -246,7 +242,7 @@ def _request(plan: Plan, body: bytes) -> bytes:
 
 
 def _arrivals(plan: Plan) -> list[float]:
-    """Return when requests leave, seconds from the start."""
+    """Return the times at which requests are sent, seconds from the start."""
     if not plan.poisson:
         return [index / plan.rate for index in range(int(plan.seconds * plan.rate))]
     source = random.Random(plan.seed)  # noqa: S311 - arrival times, not secrets

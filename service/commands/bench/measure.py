@@ -1,11 +1,11 @@
-"""Loads and the ceiling, each in a process of its own, and what they come to in rates and quantiles."""
+"""Runs loads and the ceiling, each in a process of its own, and sums them up in rates and quantiles."""
 
 import json
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from service.commands.bench.servers import Server
 
 @dataclass(frozen=True)
 class Load:
-    """What one run of load came to.
+    """Rates and quantiles of one load.
 
     Attributes:
         name: of the run.
@@ -28,8 +28,8 @@ class Load:
         p95_ms: of good answers.
         p99_ms: of good answers.
         cpu_ms: CPU time of the server per request, None where its metrics cannot be read.
-        loop_cpu_ms: CPU time of its event loop's thread per request: all that is not decode, prepare and runtime. None
-            where it was not started here, or the system does not tell.
+        loop_cpu_ms: CPU time of its event loop's thread per request: all but decode, prepare and runtime. None where
+            the server was not started here, or the system does not report it.
         codes: answers by status; 0 for broken connections, -1 for refused ones.
         loop_lag_p50_ms: of `/livez` beside the load.
         loop_lag_p99_ms: of `/livez` beside the load.
@@ -55,7 +55,7 @@ class Load:
 def run_load(plan: Plan) -> Outcome:
     """Run a plan in a process of its own."""
     found = _in_process("service.commands.bench.loadgen", asdict(plan), plan.seconds + 60)
-    return Outcome(found["seconds"], [tuple(entry) for entry in found["requests"]], found["probe_s"])
+    return Outcome(**found)
 
 
 def run_ceiling(model: Path, photos: Sequence[Path], seconds: float) -> Ceiling:
@@ -76,79 +76,52 @@ def _in_process(module: str, options: dict[str, Any], timeout_s: float) -> dict[
     return found
 
 
-@dataclass(frozen=True)
-class Taken:
-    """One run of load, and the CPU time that it took.
-
-    Attributes:
-        outcome: what became of its requests.
-        cpu_s: of the server; None where untold.
-        loop_cpu_s: of its event loop's thread; None where untold.
-    """
-
-    outcome: Outcome
-    cpu_s: float | None
-    loop_cpu_s: float | None
-
-
-def take(server: Server, plan: Plan, warmup_s: float = 0.0) -> Taken:
-    """Run a plan, after a warm-up that does not count."""
+def take(server: Server, plan: Plan, warmup_s: float = 0.0) -> Outcome:
+    """Run a plan, after a warm-up that does not count, and add the CPU time that the server used for it."""
     if warmup_s:
-        run_load(Plan(**{**asdict(plan), "seconds": warmup_s, "max_requests": 0}))
+        run_load(replace(plan, seconds=warmup_s, max_requests=0))
     before = server.cpu_s(), server.loop_cpu_s()
     outcome = run_load(plan)
     after = server.cpu_s(), server.loop_cpu_s()
-    cpu_s, loop_cpu_s = (None if a is None or b is None else b - a for a, b in zip(before, after, strict=True))
-    return Taken(outcome, cpu_s, loop_cpu_s)
+    used = [None if a is None or b is None else b - a for a, b in zip(before, after, strict=True)]
+    return replace(outcome, cpu_s=used[0], loop_cpu_s=used[1])
 
 
 def measure(server: Server, plan: Plan, name: str, warmup_s: float = 0.0) -> Load:
-    """Run a plan, after a warm-up that does not count, and sum up."""
-    return sum_up(name, [take(server, plan, warmup_s)])
+    """Run a plan, after a warm-up that does not count, and sum it up."""
+    return summarise(name, take(server, plan, warmup_s))
 
 
-def sum_up(name: str, rounds: Sequence[Taken]) -> Load:
-    """Return rates and quantiles of several runs of one plan, taken together."""
-    outcome = Outcome(
-        sum(taken.outcome.seconds for taken in rounds),
-        [request for taken in rounds for request in taken.outcome.requests],
-        [seconds for taken in rounds for seconds in taken.outcome.probe_s],
-    )
-    cpu_s, loop_cpu_s = _sum(taken.cpu_s for taken in rounds), _sum(taken.loop_cpu_s for taken in rounds)
-    return summarise(name, outcome, cpu_s, loop_cpu_s)
-
-
-def _sum(seconds: Iterable[float | None]) -> float | None:
-    total = 0.0
-    for value in seconds:
-        if value is None:
-            return None
-        total += value
-    return total
-
-
-def summarise(name: str, outcome: Outcome, cpu_s: float | None = None, loop_cpu_s: float | None = None) -> Load:
-    """Return rates and quantiles of an outcome."""
-    good = [latency for _, latency, code, _ in outcome.requests if 200 <= code < 300]
-    refused = [latency for _, latency, code, _ in outcome.requests if code in (429, 503)]
-    codes = Counter(str(code) for _, _, code, _ in outcome.requests)
+def summarise(name: str, *rounds: Outcome) -> Load:
+    """Return rates and quantiles of the runs of one plan, taken together."""
+    requests = [request for outcome in rounds for request in outcome.requests]
+    good = [latency for _, latency, code, _ in requests if 200 <= code < 300]
+    refused = [latency for _, latency, code, _ in requests if code in (429, 503)]
+    codes = Counter(str(code) for _, _, code, _ in requests)
+    probes = [latency for outcome in rounds for latency in outcome.probe_s]
+    seconds = sum(outcome.seconds for outcome in rounds)
     p50, p95, p99 = _quantiles_ms(good)
-    lag50, _, lag99 = _quantiles_ms(outcome.probe_s)
-    count = len(outcome.requests)
+    lag50, _, lag99 = _quantiles_ms(probes)
     return Load(
         name=name,
-        requests=count,
-        per_s=len(good) / outcome.seconds if outcome.seconds else 0.0,
+        requests=len(requests),
+        per_s=len(good) / seconds if seconds else 0.0,
         p50_ms=p50,
         p95_ms=p95,
         p99_ms=p99,
-        cpu_ms=None if cpu_s is None or not count else cpu_s * 1000 / count,
-        loop_cpu_ms=None if loop_cpu_s is None or not count else loop_cpu_s * 1000 / count,
+        cpu_ms=_mean_ms([outcome.cpu_s for outcome in rounds], len(requests)),
+        loop_cpu_ms=_mean_ms([outcome.loop_cpu_s for outcome in rounds], len(requests)),
         codes=dict(sorted(codes.items())),
-        loop_lag_p50_ms=lag50 if outcome.probe_s else None,
-        loop_lag_p99_ms=lag99 if outcome.probe_s else None,
+        loop_lag_p50_ms=lag50 if probes else None,
+        loop_lag_p99_ms=lag99 if probes else None,
         refusal_p99_ms=_quantiles_ms(refused)[2] if refused else None,
     )
+
+
+def _mean_ms(seconds: Sequence[float | None], count: int) -> float | None:
+    """Return the sum of the rounds' seconds over a count, milliseconds; None where a round has none."""
+    known = [value for value in seconds if value is not None]
+    return sum(known) * 1000 / count if count and len(known) == len(seconds) else None
 
 
 def _quantiles_ms(seconds: Sequence[float]) -> tuple[float, float, float]:

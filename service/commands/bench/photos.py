@@ -1,11 +1,11 @@
-"""Photos to send: real ones brought to a size, or synthetic ones."""
+"""Photos to send: real ones scaled to a size, or synthetic ones."""
 
 import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from model.photo.decode import decode_image
 from model.photo.errors import PhotoError
@@ -16,7 +16,7 @@ JPEG_QUALITY = 90
 
 
 def synthetic_photo(width: int, height: int, seed: int = 0) -> bytes:
-    """Return a JPEG that decodes and compresses about like a photo: smooth shapes under fine grain."""
+    """Return a JPEG that decodes and compresses about like a photo: smooth shapes with fine grain."""
     source = np.random.default_rng(seed)
     coarse = Image.fromarray(source.integers(0, 256, (max(2, height // 40), max(2, width // 40), 3), dtype=np.uint8))
     smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), dtype=np.int16)
@@ -25,16 +25,8 @@ def synthetic_photo(width: int, height: int, seed: int = 0) -> bytes:
 
 
 def photos_of_size(paths: Sequence[Path], size: tuple[int, int]) -> list[bytes]:
-    """Return photos cropped to the proportions of a size and scaled to it, as JPEG."""
-    found = []
-    for path in paths:
-        rgb = _decode(path)
-        scale = min(rgb.width / size[0], rgb.height / size[1])
-        width, height = size[0] * scale, size[1] * scale
-        left, top = (rgb.width - width) / 2, (rgb.height - height) / 2
-        box = (left, top, left + width, top + height)
-        found.append(_jpeg(rgb.resize(size, Image.Resampling.LANCZOS, box=box)))
-    return found
+    """Return photos as JPEG, cropped to the proportions of a size and scaled to it."""
+    return [_jpeg(ImageOps.fit(_decode(path), size, Image.Resampling.LANCZOS)) for path in paths]
 
 
 def _decode(path: Path) -> Image.Image:
@@ -51,7 +43,7 @@ def _jpeg(image: Image.Image) -> bytes:
 
 
 def find_photos(paths: Sequence[Path], most: int) -> list[Path]:
-    """Return image files of files and folders, spread evenly over what is found."""
+    """Return at most `most` image files of files and folders, evenly spread."""
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
@@ -63,7 +55,7 @@ def find_photos(paths: Sequence[Path], most: int) -> list[Path]:
 
 
 def write_photos(folder: Path, sources: Sequence[Path], size: tuple[int, int], count: int = 8) -> list[Path]:
-    """Write photos of one size into a folder: made of real ones where there are any."""
+    """Write photos of one size into a folder: real ones where there are any, else synthetic ones."""
     if sources:
         encoded = photos_of_size(sources[:count], size)
     else:

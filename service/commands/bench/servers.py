@@ -1,7 +1,8 @@
-"""Servers to measure: one that runs already, or one started here."""
+"""Servers to measure: a running one, or one started here."""
 
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ START_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True)
 class Server:
-    """Where a server listens, and its process if it was started here."""
+    """Address of a server, and its process if it was started here."""
 
     url: str
     process: "subprocess.Popen[bytes] | None" = None
@@ -46,7 +47,7 @@ class Server:
         return None
 
     def loop_cpu_s(self) -> float | None:
-        """Return the CPU time that the event loop's thread, the first of the process, has used; None where untold."""
+        """Return the CPU time that the event loop's thread, the first of the process, has used; None where unknown."""
         if self.process is None:
             return None
         with contextlib.suppress(OSError):
@@ -68,11 +69,7 @@ def started_server(model: Path, environment: dict[str, str] | None = None) -> It
     """
     port = free_port()
     settings = {"FIELDMARK_MODEL": str(model), "FIELDMARK_PORT": str(port), "FIELDMARK_LOG_LEVEL": "warning"}
-    command = [
-        sys.executable,
-        "-c",
-        "import sys; from service.commands.bench.servers import serve_here; sys.exit(serve_here())",
-    ]
+    command = [sys.executable, "-m", "service.cli", "serve"]
     process = subprocess.Popen(command, env={**os.environ, **settings, **(environment or {})})  # noqa: S603
     server = Server(f"http://127.0.0.1:{port}", process)
     try:
@@ -81,14 +78,6 @@ def started_server(model: Path, environment: dict[str, str] | None = None) -> It
     finally:
         process.terminate()
         process.wait(60)
-
-
-def serve_here() -> int:
-    """Serve with the settings of the environment; the process that `started_server` starts."""
-    from service.http.server import serve
-    from service.settings import Settings
-
-    return serve(Settings())
 
 
 def wait_ready(server: Server, timeout_s: float = START_TIMEOUT_S) -> None:
@@ -109,9 +98,7 @@ def wait_ready(server: Server, timeout_s: float = START_TIMEOUT_S) -> None:
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
-    import socket
-
+    """Return a port that no process listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

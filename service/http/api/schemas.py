@@ -1,7 +1,7 @@
 """What clients send and get, as pydantic models: the source of the OpenAPI document and of its examples.
 
-The routes build these answers as plain dicts (validating one's own answer costs more than making it); the tests
-hold every real answer against these models.
+The routes build these answers as plain dicts, since validating an answer costs more than building it; the tests
+validate every real answer with these models.
 """
 
 from typing import Literal
@@ -13,7 +13,7 @@ Colormap = Literal["turbo", "viridis", "inferno", "jet"]
 
 _LABEL = "Black footed Albatross"
 _SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
-_REQUEST_ID = "5f2b9d1c3e8a4f6b8d7c6e5f4a3b2c1d"
+EXAMPLE_ID = "5f2b9d1c3e8a4f6b8d7c6e5f4a3b2c1d"
 EXAMPLE_IMAGE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR42mNoAAAAggCB2kUIOwAAAABJRU5ErkJggg=="
 """A picture of one grey pixel, base64 of a PNG: an example that can be sent as it stands."""
 
@@ -92,7 +92,7 @@ class Classification(BaseModel):
     filename: str | None = Field(description="As the client named the file.", examples=["albatross.jpg"])
     width: int = Field(ge=1, description="Of the upright image, pixels.", examples=[500])
     height: int = Field(ge=1, examples=[333])
-    request_id: str = Field(examples=[_REQUEST_ID])
+    request_id: str = Field(examples=[EXAMPLE_ID])
 
 
 class ClassMap(BaseModel):
@@ -107,7 +107,7 @@ class ClassMap(BaseModel):
     min: float = Field(description="Lowest raw value, before scaling for display.", examples=[0.0])
     max: float = Field(description="Highest raw value.", examples=[3.2])
     shape: list[int] = Field(min_length=2, max_length=2, description="Rows and columns.", examples=[[7, 7]])
-    note: str | None = Field(None, description="What the colours alone would hide.", examples=["no positive evidence"])
+    note: str | None = Field(None, description="What the colours alone do not show.", examples=["no positive evidence"])
     values: list[list[float]] | None = Field(None, description="Raw values by row; with `values=true`.")
 
 
@@ -115,7 +115,7 @@ class Explanation(Classification):
     """The classes of one image and where the model saw them."""
 
     target: Score = Field(description="The class that was explained.")
-    versus: Score | None = Field(None, description="The class it was set against.")
+    versus: Score | None = Field(None, description="The class it was contrasted with.")
     layer: str = Field(description="Name of the layer whose map is shown.", examples=["features.18"])
     gradcam: ClassMap = Field(description="Grad-CAM of `target`; with `versus`, of target − versus.")
     gradcam_versus: ClassMap | None = Field(None, description="With `versus`: Grad-CAM of versus − target.")
@@ -130,36 +130,36 @@ class InvalidParameter(BaseModel):
 
 
 class Problem(BaseModel):
-    """An error as RFC 9457 has it."""
+    """An error in the form of RFC 9457."""
 
     type: str = Field(description="Where the error is explained.", examples=["/errors#undecodable_image"])
     title: str = Field(examples=["The image cannot be decoded"])
     status: int = Field(ge=400, le=599, examples=[422])
     detail: str = Field(examples=["The image is truncated."])
     code: str = Field(description="Stable name of the error.", examples=["undecodable_image"])
-    request_id: str = Field(examples=[_REQUEST_ID])
+    request_id: str = Field(examples=[EXAMPLE_ID])
     filename: str | None = Field(None, description="In `results`: of the image at fault.")
     nearest: list[str] | None = Field(None, description="With unknown_class: similar labels.", examples=[[_LABEL]])
     invalid: list[InvalidParameter] | None = Field(None, description="With invalid_option: the parameters at fault.")
     models: list[str] | None = Field(None, description="With unknown_model: names that are served.")
     versions: list[int] | None = Field(None, description="With unknown_model: versions of it that are served.")
-    error: str | None = Field(None, description="Below `/v2`: `detail`, where clients of that protocol look.")
+    error: str | None = Field(None, description="Below `/v2`: `detail`, where clients of that protocol read it.")
 
 
 class Classifications(BaseModel):
-    """The classes of several images, in their order; a bad image has a problem in its place."""
+    """The classes of several images, in their order, with a problem in place of a bad image."""
 
     results: list[Classification | Problem]
 
 
 class Explanations(BaseModel):
-    """The explanations of several images, in their order; a bad image has a problem in its place."""
+    """The explanations of several images, in their order, with a problem in place of a bad image."""
 
     results: list[Explanation | Problem]
 
 
 class LayerInfo(BaseModel):
-    """A layer whose map can be asked for."""
+    """A layer whose map can be requested."""
 
     index: int = Field(description="In the list; `layer` takes it, or the name.", examples=[0])
     name: str = Field(examples=["features.18"])
@@ -203,7 +203,7 @@ class ReadyModel(ModelId):
 
 
 class Readiness(BaseModel):
-    """Models are loaded and warm; what else is in here is for people."""
+    """Models are loaded and warm; the further members are for people."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -218,7 +218,7 @@ class Readiness(BaseModel):
 
 
 class FailedModel(BaseModel):
-    """A file that is not served, or an older content of it is."""
+    """A file that is not served, or whose older content still is."""
 
     model: str = Field(examples=["cub50/2"])
     reason: str = Field(examples=["not an ONNX file, or a truncated one"])

@@ -1,11 +1,13 @@
 """The Open Inference Protocol v2 under `/v2`, so that KServe, Triton and their clients can talk to this service.
 
-Tensors come as JSON or by the binary extension (raw little-endian bytes behind the JSON). The model's input is
-`image`, pixels prepared by the client, or `encoded`, whole image files that go the way of `/classify`; the other
+Tensors come as JSON or by the binary extension (raw little-endian bytes after the JSON). The model's input is
+`image`, pixels prepared by the client, or `encoded`, whole image files that are processed as by `/classify`; the other
 inputs and the outputs are those of the graph.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from functools import wraps
 from typing import Any
 
 from pydantic_core import to_json
@@ -20,58 +22,70 @@ from service.http.negotiation import JSON
 from service.http.oip.schemas import (
     EXTENSIONS,
     HEADER_LENGTH,
-    INFER,
     Health,
     ModelMetadata,
     ServerMetadata,
-    keyed,
-    reads,
-    versioned,
+    infer_operation,
+    model_operation,
+    read_operation,
 )
 from service.http.oip.tensors import Job, answer, inputs_of, outputs_of, read_job
-from service.http.uploads import read_body, recognise
+from service.http.uploads import recognise
 from service.inference.models import ServedModel
 from service.inference.predictor import Prediction
 from service.inference.targets import check_contrast
 from service.metrics import service_version
 
 _LARGE_JSON = 64 * 1024
-"""JSON longer than this is parsed in a thread, so that the loop goes on."""
+"""JSON longer than this is parsed in a thread, to keep the event loop free."""
 
 ROUTES = Routes("/v2", tags=["inference protocol"])
 
 
-@ROUTES.get("", **keyed(reads("v2_server", "What the server speaks.", ServerMetadata, 401)))
+def _of_model(
+    endpoint: Callable[[Request, str, str | None], Awaitable[Response]],
+) -> Callable[[Request], Awaitable[Response]]:
+    """Fill in the model that the path names, and its version: of the path, else of the query, None for the newest."""
+
+    @wraps(endpoint)
+    async def of_model(request: Request) -> Response:
+        version = request.path_params.get("version", request.query_params.get("version"))
+        return await endpoint(request, request.path_params["model"], version)
+
+    return of_model
+
+
+@ROUTES.get("", key="client", **read_operation("v2_server", "What the server speaks.", ServerMetadata, 401))
 async def server_metadata(_: Request) -> Response:
-    """Tell name, version and extensions of the server."""
+    """Return name, version and extensions of the server."""
     return _json({"name": "fieldmark", "version": service_version(), "extensions": EXTENSIONS})
 
 
-@ROUTES.get("/health/live", **reads("v2_live", "The server runs.", Health))
+@ROUTES.get("/health/live", **read_operation("v2_live", "The server runs.", Health))
 async def live(_: Request) -> Response:
-    """Tell that the server runs."""
+    """Report that the server runs."""
     return _json({"live": True})
 
 
-@ROUTES.get("/health/ready", **reads("v2_ready", "Models are loaded and warm.", Health, 503))
+@ROUTES.get("/health/ready", **read_operation("v2_ready", "Models are loaded and warm.", Health, 503))
 async def ready(request: Request) -> Response:
-    """Tell whether models are loaded and warm."""
+    """Report whether models are loaded and warm."""
     if not context_of(request).runtime.ready:
         raise NotReady()
     return _json({"ready": True})
 
 
-@ROUTES.get(
-    "/models/{model}", **versioned(keyed(reads("v2_model", "The model's tensors.", ModelMetadata, 401, 404, 503)))
-)
+@ROUTES.get("/models/{model}", key="client", **model_operation("v2_model", "The model's tensors.", ModelMetadata))
 @ROUTES.get(
     "/models/{model}/versions/{version}",
-    **keyed(reads("v2_model_version", "The model's tensors.", ModelMetadata, 401, 404, 503)),
+    key="client",
+    **model_operation("v2_model_version", "The model's tensors.", ModelMetadata),
 )
-async def model_metadata(request: Request) -> Response:
-    """Tell what a model takes and gives."""
+@_of_model
+async def model_metadata(request: Request, model: str, version: str | None = None) -> Response:
+    """List the tensors that a model takes and gives."""
     models = context_of(request).runtime.models
-    served = models.get(*_asked(request))
+    served = models.get(model, version)
     versions = sorted((one.version for one in models.served() if one.name == served.name), key=int)
     return _json(
         {
@@ -84,29 +98,34 @@ async def model_metadata(request: Request) -> Response:
     )
 
 
-@ROUTES.get("/models/{model}/ready", **versioned(keyed(reads("v2_model_ready", "It is ready.", Health, 401, 404, 503))))
+@ROUTES.get("/models/{model}/ready", key="client", **model_operation("v2_model_ready", "It is ready.", Health))
 @ROUTES.get(
     "/models/{model}/versions/{version}/ready",
-    **keyed(reads("v2_model_version_ready", "It is ready.", Health, 401, 404, 503)),
+    key="client",
+    **model_operation("v2_model_version_ready", "It is ready.", Health),
 )
-async def model_ready(request: Request) -> Response:
-    """Tell whether a model is loaded and warm."""
+@_of_model
+async def model_ready(request: Request, model: str, version: str | None = None) -> Response:
+    """Report whether a model is loaded and warm."""
     runtime = context_of(request).runtime
-    runtime.models.get(*_asked(request))
+    runtime.models.get(model, version)
     if not runtime.ready:
         raise NotReady()
     return _json({"ready": True})
 
 
-@ROUTES.post("/models/{model}/infer", admitted=True, operation_id="v2_infer", **versioned(INFER))
-@ROUTES.post("/models/{model}/versions/{version}/infer", admitted=True, operation_id="v2_infer_version", **INFER)
-async def infer(request: Request) -> Response:
+@ROUTES.post("/models/{model}/infer", key="client", admitted=True, **infer_operation("v2_infer"))
+@ROUTES.post(
+    "/models/{model}/versions/{version}/infer", key="client", admitted=True, **infer_operation("v2_infer_version")
+)
+@_of_model
+async def infer(request: Request, model: str, version: str | None = None) -> Response:
     """Run a model on prepared pixels (`image`) or on image files (`encoded`), one or many."""
     context = context_of(request)
-    served = context.runtime.models.get(*_asked(request))
+    served = context.runtime.models.get(model, version)
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedImageType("Send the request as it is, without a Content-Encoding.")
-    body = await read_body(request.receive)
+    body = await request.body()
     context.bytes_in = len(body)
     declared = request.headers.get(HEADER_LENGTH)
     max_images = context.runtime.settings.max_files
@@ -118,19 +137,13 @@ async def infer(request: Request) -> Response:
     return answer(served, job, predictions)
 
 
-def _asked(request: Request) -> tuple[str, str | None]:
-    """Return name and version of the model in the address, the version also as a parameter; None for the newest."""
-    version = request.path_params.get("version", request.query_params.get("version"))
-    return request.path_params["model"], version
-
-
 def _json(members: dict[str, Any]) -> Response:
     return Response(to_json(members), media_type=JSON)
 
 
 async def _predict(context: RequestContext, served: ServedModel, job: Job) -> list[Prediction]:
-    """Run all images side by side; the first failure fails the request, as a tensor has no place for a problem."""
-    lane = "explain" if any(wish.name == "gradcam" for wish in job.wishes) else "classify"
+    """Run all images side by side; the first failure fails the request, since a tensor cannot hold a problem."""
+    lane = "explain" if any(output.name == "gradcam" for output in job.outputs) else "classify"
     predictor = context.runtime.predictor
 
     async def predict(index: int) -> Prediction:

@@ -3,7 +3,6 @@
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.responses import Response
 
 from service.http.api import openapi
 from service.http.api.schemas import EXAMPLE_IMAGE
@@ -26,8 +25,8 @@ class TensorIn(BaseModel):
     data: Any = Field(None, description="Values, flat or nested; files as base64. Absent with the binary extension.")
 
 
-class OutputWish(BaseModel):
-    """One output that is asked for."""
+class RequestedOutput(BaseModel):
+    """One output that the request names."""
 
     name: str = Field(max_length=64, examples=["probabilities"])
     parameters: Parameters = Field(default_factory=dict)
@@ -39,7 +38,7 @@ class InferRequest(BaseModel):
     id: str | None = Field(None, max_length=256)
     parameters: Parameters = Field(default_factory=dict)
     inputs: list[TensorIn] = Field(min_length=1, max_length=8)
-    outputs: list[OutputWish] | None = Field(None, max_length=16, description="All, where absent or empty.")
+    outputs: list[RequestedOutput] | None = Field(None, max_length=16, description="All, where absent or empty.")
 
 
 class TensorOut(BaseModel):
@@ -96,37 +95,13 @@ class Health(BaseModel):
     ready: bool | None = Field(None, examples=[True])
 
 
-SCHEMAS: tuple[type[BaseModel], ...] = (InferRequest, InferResponse, ModelMetadata, ServerMetadata, Health)
-
-
-def reads(operation: str, description: str, model: type[BaseModel], *statuses: int) -> dict[str, Any]:
-    """Return the options of an address that answers with one model."""
-    return {
-        "operation_id": operation,
-        "response_class": Response,
-        "responses": {200: openapi.json_answer(description, model), **openapi.problems(*statuses, 500)},
-    }
-
-
-def keyed(entry: dict[str, Any]) -> dict[str, Any]:
-    """Return the options of an address that asks for a client's key, and says so in the document."""
-    extra = {"security": openapi.OPEN_OR_KEY, **entry.get("openapi_extra", {})}
-    return entry | {"key": "client", "openapi_extra": extra}
-
-
-def versioned(entry: dict[str, Any]) -> dict[str, Any]:
-    """Return the options of an address whose path names no version: a parameter may."""
-    extra = entry["openapi_extra"]
-    parameters = [*extra.get("parameters", ()), {"name": "version", "in": "query", "schema": {"type": "string"}}]
-    return entry | {"openapi_extra": extra | {"parameters": parameters}}
-
-
-_INFER_BODY: dict[str, Any] = {
+_FILE = {"schema": {"type": "string", "format": "binary"}}
+_INFER_REQUEST: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
             JSON: {
-                "schema": openapi.ref(InferRequest),
+                "schema": {"$ref": "#/components/schemas/InferRequest"},
                 "examples": {
                     "encoded": {
                         "summary": "One image file",
@@ -137,8 +112,8 @@ _INFER_BODY: dict[str, Any] = {
                     }
                 },
             },
-            OCTETS: {
-                "schema": {"type": "string", "format": "binary"},
+            OCTETS: _FILE
+            | {
                 "example": "JSON, then raw tensors; `Inference-Header-Content-Length` is the length of the JSON.",
             },
         },
@@ -148,25 +123,25 @@ _INFER_BODY: dict[str, Any] = {
             "name": HEADER_LENGTH,
             "in": "header",
             "required": False,
-            "description": "Binary extension: length of the JSON at the body's begin, bytes.",
+            "description": "Binary extension: length of the JSON at the start of the body, bytes.",
             "schema": {"type": "integer", "minimum": 0, "maximum": 2**31},
         },
         openapi.TIMEOUT,
     ],
 }
-INFER: dict[str, Any] = keyed(
-    {
-        "response_class": Response,
-        "responses": {
-            200: {
-                **openapi.json_answer("The outputs.", InferResponse),
-                "content": {
-                    JSON: {"schema": openapi.ref(InferResponse)},
-                    OCTETS: {"schema": {"type": "string", "format": "binary"}},
-                },
-            },
-            **openapi.problems(*openapi.WORK_PROBLEMS),
-        },
-        "openapi_extra": _INFER_BODY,
-    }
-)
+
+
+def infer_operation(name: str) -> dict[str, Any]:
+    """Return the options of a route that runs a model."""
+    answer = {"description": "The outputs.", "model": InferResponse, "content": {OCTETS: _FILE}}
+    return openapi.operation(name, answer, *openapi.WORK_PROBLEMS, **_INFER_REQUEST)
+
+
+def read_operation(name: str, description: str, model: type[BaseModel], *statuses: int) -> dict[str, Any]:
+    """Return the options of a route that answers with one model."""
+    return openapi.operation(name, {"description": description, "model": model}, *statuses)
+
+
+def model_operation(name: str, description: str, model: type[BaseModel]) -> dict[str, Any]:
+    """Return the options of a route that answers about one served model."""
+    return read_operation(name, description, model, 401, 404, 422, 503)  # without 422 FastAPI adds one of its own

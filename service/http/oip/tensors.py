@@ -23,7 +23,7 @@ from model.contract.manifest import Manifest
 from service.errors import EmptyInput, InvalidOption, MalformedRequest, TooLarge, UnknownClass
 from service.http.answers import first_class
 from service.http.negotiation import JSON
-from service.http.oip.schemas import HEADER_LENGTH, OCTETS, InferRequest, OutputWish, TensorIn
+from service.http.oip.schemas import HEADER_LENGTH, OCTETS, InferRequest, RequestedOutput, TensorIn
 from service.inference.engine import Question
 from service.inference.models import ServedModel
 from service.inference.predictor import Prediction
@@ -38,26 +38,28 @@ def inputs_of(manifest: Manifest) -> list[dict[str, Any]]:
     """Return the tensors that a model takes, as its metadata lists them."""
     side = manifest.input_size
     return [
-        {"name": "image", "datatype": "UINT8", "shape": [-1, side, side, 3]},
-        {"name": "encoded", "datatype": "BYTES", "shape": [-1]},
-        {"name": "target", "datatype": "INT64", "shape": [-1, -1]},
-        {"name": "versus", "datatype": "INT64", "shape": [-1, -1]},
-        {"name": "layer", "datatype": "INT64", "shape": [1]},
+        _info("image", "UINT8", -1, side, side, 3),
+        _info("encoded", "BYTES", -1),
+        _info("target", "INT64", -1, -1),
+        _info("versus", "INT64", -1, -1),
+        _info("layer", "INT64", 1),
     ]
 
 
 def outputs_of(manifest: Manifest) -> list[dict[str, Any]]:
-    """Return the tensors that a model gives, as its metadata lists them."""
-    classes = manifest.num_classes
-    found = [
-        {"name": "logits", "datatype": "FP32", "shape": [-1, classes]},
-        {"name": "probabilities", "datatype": "FP32", "shape": [-1, classes]},
-        {"name": "attention", "datatype": "FP32", "shape": [-1, -1, -1]},
-        {"name": "gradcam", "datatype": "FP32", "shape": [-1, -1, -1, -1]},
-        {"name": "explained", "datatype": "INT64", "shape": [-1, -1]},
-        {"name": "label", "datatype": "BYTES", "shape": [-1]},
+    """Return the tensors that a model returns, as its metadata lists them."""
+    return [
+        _info("logits", "FP32", -1, manifest.num_classes),
+        _info("probabilities", "FP32", -1, manifest.num_classes),
+        *([_info("attention", "FP32", -1, -1, -1)] if manifest.has_attention else []),
+        _info("gradcam", "FP32", -1, -1, -1, -1),
+        _info("explained", "INT64", -1, -1),
+        _info("label", "BYTES", -1),
     ]
-    return [tensor for tensor in found if manifest.has_attention or tensor["name"] != "attention"]
+
+
+def _info(name: str, datatype: str, *shape: int) -> dict[str, Any]:
+    return {"name": name, "datatype": datatype, "shape": list(shape)}
 
 
 # Requests
@@ -65,19 +67,19 @@ def outputs_of(manifest: Manifest) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A request that has been read and found sound.
+    """A valid request.
 
     Attributes:
         request: its JSON.
         images: prepared pixels, uint8 (N, S, S, 3), or N encoded files.
         questions: about each of them, N.
-        wishes: outputs in the order of the answer.
+        outputs: in the order of the answer.
     """
 
     request: InferRequest
     images: Array | list[bytes]
     questions: list[Question]
-    wishes: list[OutputWish]
+    outputs: list[RequestedOutput]
 
 
 def read_job(body: bytes, declared: str | None, manifest: Manifest, max_images: int) -> Job:
@@ -86,17 +88,20 @@ def read_job(body: bytes, declared: str | None, manifest: Manifest, max_images: 
     Args:
         body: all of it.
         declared: value of the header with the length of the JSON, None without the binary extension.
-        manifest: of the model asked.
+        manifest: of the model.
         max_images: most images of one request.
 
     Raises:
         MalformedRequest: framing, JSON, or a tensor that contradicts itself.
         EmptyInput: no image.
-        InvalidOption: a tensor that this model does not take, or out of range.
+        InvalidOption: a tensor that this model does not accept, or a value out of range.
         TooLarge: too many images.
         UnknownClass: a code that names no class.
     """
-    text, raw = _split(body, declared)
+    if not body:
+        raise EmptyInput()
+    length = len(body) if declared is None else _json_length(declared, len(body))
+    text, raw = body[:length], body[length:]
     try:
         request = InferRequest.model_validate_json(text)
     except ValidationError as error:
@@ -104,39 +109,32 @@ def read_job(body: bytes, declared: str | None, manifest: Manifest, max_images: 
     tensors = dict(_tensors(request, raw))
     images = _images(tensors, manifest, max_images)
     none = manifest.num_classes
-    target = _codes(tensors.get("target"), "target", len(images), none - 1, none)
-    if target is None:
-        target = np.full((len(images), 1), -1, np.int64)
-    versus = _codes(tensors.get("versus"), "versus", len(images), none, none)
-    if versus is None:
-        versus = np.full_like(target, none)
+    first_rank = np.full((len(images), 1), -1, np.int64)
+    target = _codes(tensors.get("target", first_rank), "target", len(images), none - 1, none)
+    versus = _codes(tensors.get("versus", np.full_like(target, none)), "versus", len(images), none, none)
     if versus.shape != target.shape:
         raise InvalidOption("`versus` must have the shape of `target`.")
     if (versus == target).any():
         raise InvalidOption("`target` and `versus` are the same class.")
-    layer = _layer(tensors.get("layer"), manifest)
+    layer = _layer(tensors.get("layer", np.zeros(1, np.int64)), manifest)
     questions = [Question(target[row : row + 1], versus[row : row + 1], layer) for row in range(len(images))]
-    return Job(request, images, questions, _wishes(request, manifest))
+    return Job(request, images, questions, _outputs(request, manifest))
 
 
-def _split(body: bytes, declared: str | None) -> tuple[bytes, bytes]:
-    if not body:
-        raise EmptyInput()
-    if declared is None:
-        return body, b""
-    if not (declared.isascii() and declared.isdecimal() and len(declared) < 12 and int(declared) <= len(body)):
+def _json_length(declared: str, num_bytes: int) -> int:
+    if not (declared.isascii() and declared.isdecimal() and len(declared) < 12 and int(declared) <= num_bytes):
         raise MalformedRequest(f"{HEADER_LENGTH} is not a length within the body.")
-    return body[: int(declared)], body[int(declared) :]
+    return int(declared)
 
 
 def _where(error: ValidationError) -> str:
-    """Return the place of the first fault, without the value."""
+    """Return the place of the first fault; the value sent is not repeated."""
     path = ".".join(str(part) for part in error.errors(include_url=False, include_input=False)[0]["loc"])
     return f"see `{path[:100]}`" if path else "it cannot be parsed"
 
 
-def _tensors(request: InferRequest, raw: bytes) -> Iterator[tuple[str, Array | list[bytes]]]:
-    """Yield the tensors by name, as arrays or, for BYTES, lists."""
+def _tensors(request: InferRequest, raw: bytes) -> Iterator[tuple[str, Array]]:
+    """Yield the tensors by name, as arrays; those of BYTES hold objects."""
     offset, seen = 0, set()
     for tensor in request.inputs:
         if tensor.name in seen:
@@ -155,7 +153,7 @@ def _tensors(request: InferRequest, raw: bytes) -> Iterator[tuple[str, Array | l
 
 
 def _count(shape: list[int]) -> int:
-    """Return the number of elements; the shape is a client's and may be absurd.
+    """Return the number of elements of a shape, which a client may have made up.
 
     Beside a side of 0 the others are bounded too: numpy refuses a shape whose sides alone exceed its sizes.
     """
@@ -164,21 +162,21 @@ def _count(shape: list[int]) -> int:
     return math.prod(shape)
 
 
-def _from_bytes(tensor: TensorIn, raw: bytes) -> Array | list[bytes]:
+def _from_bytes(tensor: TensorIn, raw: bytes) -> Array:
     count = _count(tensor.shape)
     if tensor.datatype == "BYTES":
         elements = list(_split_elements(raw))
         if len(elements) != count:
-            raise MalformedRequest("A tensor has another number of elements than its shape says.")
-        return elements
+            raise MalformedRequest("A tensor's number of elements does not match its shape.")
+        return np.array(elements, object)
     dtype = _dtype(tensor)
     if len(raw) != count * dtype.itemsize:
-        raise MalformedRequest("A tensor has another number of bytes than its shape says.")
+        raise MalformedRequest("A tensor's number of bytes does not match its shape.")
     return np.frombuffer(raw, dtype).reshape(tensor.shape)
 
 
 def _split_elements(raw: bytes) -> Iterator[bytes]:
-    """Yield the elements of a BYTES tensor: each behind its length, 4 bytes little-endian."""
+    """Yield the elements of a BYTES tensor; each follows its length, 4 bytes little-endian."""
     offset = 0
     while offset < len(raw):
         if offset + 4 > len(raw):
@@ -191,20 +189,20 @@ def _split_elements(raw: bytes) -> Iterator[bytes]:
         offset += length
 
 
-def _from_json(tensor: TensorIn) -> Array | list[bytes]:
+def _from_json(tensor: TensorIn) -> Array:
     count = _count(tensor.shape)
     if tensor.datatype == "BYTES":
         texts = tensor.data if isinstance(tensor.data, list) else []
         if len(texts) != count or not all(isinstance(text, str) for text in texts):
-            raise MalformedRequest("A BYTES tensor in JSON is a list of base64 strings, as many as its shape says.")
-        return [_from_base64(text) for text in texts]
+            raise MalformedRequest("A BYTES tensor in JSON is a list of base64 strings, as many as its shape has.")
+        return np.array([_from_base64(text) for text in texts], object)
     dtype = _dtype(tensor)
     try:
         values = np.asarray(tensor.data)
     except (ValueError, OverflowError, TypeError) as error:
         raise MalformedRequest("A tensor's data is not a regular list of numbers.") from error
     if values.size != count:
-        raise MalformedRequest("A tensor has another number of elements than its shape says.")
+        raise MalformedRequest("A tensor's number of elements does not match its shape.")
     limits = np.iinfo(dtype)
     if values.size and (values.dtype.kind not in "iu" or values.min() < limits.min or values.max() > limits.max):
         raise MalformedRequest(f"A tensor's data does not fit {tensor.datatype}.")
@@ -224,30 +222,26 @@ def _dtype(tensor: TensorIn) -> np.dtype[Any]:
     return _DTYPES[tensor.datatype]
 
 
-def _images(tensors: dict[str, Array | list[bytes]], manifest: Manifest, max_images: int) -> Array | list[bytes]:
-    unknown = set(tensors) - {"image", "encoded", "target", "versus", "layer"}
-    if unknown:
+def _images(tensors: dict[str, Array], manifest: Manifest, max_images: int) -> Array | list[bytes]:
+    if set(tensors) - {tensor["name"] for tensor in inputs_of(manifest)}:
         raise InvalidOption("An input is not one of this model; see the model's metadata.")
     if ("image" in tensors) == ("encoded" in tensors):
         raise InvalidOption("Send either `image` or `encoded`.")
+    side = manifest.input_size
     images = tensors["image"] if "image" in tensors else tensors["encoded"]
-    if "encoded" in tensors and not isinstance(images, list):
+    if "encoded" in tensors and images.dtype != object:
         raise InvalidOption("`encoded` is BYTES.")
-    if "image" in tensors:
-        side = manifest.input_size
-        if isinstance(images, list) or images.dtype != np.uint8 or images.shape[1:] != (side, side, 3):
-            raise InvalidOption(f"`image` is UINT8 of shape [N, {side}, {side}, 3].")
+    if "image" in tensors and (images.dtype != np.uint8 or images.shape[1:] != (side, side, 3)):
+        raise InvalidOption(f"`image` is UINT8 of shape [N, {side}, {side}, 3].")
     if not len(images):
         raise EmptyInput()
     if len(images) > max_images:
         raise TooLarge(f"A request may hold up to {max_images} images.")
-    return images
+    return images.tolist() if images.dtype == object else images
 
 
-def _codes(tensor: Array | list[bytes] | None, name: str, rows: int, highest: int, lowest: int) -> Array | None:
-    if tensor is None:
-        return None
-    if isinstance(tensor, list) or tensor.dtype != np.int64 or tensor.ndim != 2 or len(tensor) != rows:
+def _codes(tensor: Array, name: str, rows: int, highest: int, lowest: int) -> Array:
+    if tensor.dtype != np.int64 or tensor.ndim != 2 or len(tensor) != rows:
         raise InvalidOption(f"`{name}` is INT64 of shape [N, T].")
     if not 1 <= tensor.shape[1] <= MAX_TARGETS:
         raise InvalidOption(f"`{name}` may name 1 to {MAX_TARGETS} classes an image.")
@@ -256,46 +250,40 @@ def _codes(tensor: Array | list[bytes] | None, name: str, rows: int, highest: in
     return tensor
 
 
-def _layer(tensor: Array | list[bytes] | None, manifest: Manifest) -> int:
-    if tensor is None:
-        return 0
-    if isinstance(tensor, list) or tensor.dtype != np.int64 or tensor.size != 1:
+def _layer(tensor: Array, manifest: Manifest) -> int:
+    if tensor.dtype != np.int64 or tensor.size != 1:
         raise InvalidOption("`layer` is one INT64.")
-    return checked_layer(int(tensor.reshape(())), manifest)
+    return checked_layer(tensor.item(), manifest)
 
 
-def _wishes(request: InferRequest, manifest: Manifest) -> list[OutputWish]:
+def _outputs(request: InferRequest, manifest: Manifest) -> list[RequestedOutput]:
     names = [tensor["name"] for tensor in outputs_of(manifest)]
     if not request.outputs:
-        return [OutputWish(name=name) for name in names]
-    if any(wish.name not in names for wish in request.outputs):
+        return [RequestedOutput(name=name) for name in names]
+    if any(output.name not in names for output in request.outputs):
         raise InvalidOption("An output is not one of this model; see the model's metadata.")
-    if len({wish.name for wish in request.outputs}) != len(request.outputs):
-        raise InvalidOption("An output is asked for twice.")
-    for wish in request.outputs:
-        _check_classification(wish)
+    if len({output.name for output in request.outputs}) != len(request.outputs):
+        raise InvalidOption("An output is named twice.")
+    for output in request.outputs:
+        count = output.parameters.get("classification", 0)
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            raise InvalidOption("`classification` is a whole number, not negative.")
+        if count and output.name not in ("logits", "probabilities"):
+            raise InvalidOption("`classification` is for `logits` and `probabilities`.")
     return request.outputs
-
-
-def _check_classification(wish: OutputWish) -> None:
-    count = wish.parameters.get("classification", 0)
-    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-        raise InvalidOption("`classification` is a whole number, not negative.")
-    if count and wish.name not in ("logits", "probabilities"):
-        raise InvalidOption("`classification` is for `logits` and `probabilities`.")
 
 
 # Answers
 
 
 def answer(served: ServedModel, job: Job, predictions: list[Prediction]) -> Response:
-    """Return the outputs that a job asks for, as JSON, or as JSON and raw tensors."""
+    """Return the outputs of a job as JSON, or as JSON and raw tensors."""
     outputs, chunks = [], []
     all_binary = job.request.parameters.get("binary_data_output") is True
-    for wish in job.wishes:
-        values = _values(wish, served.manifest, predictions)
-        members: dict[str, Any] = {"name": wish.name, "shape": list(values.shape), "datatype": _datatype(values)}
-        if wish.parameters.get("binary_data", all_binary) is True:
+    for output in job.outputs:
+        values = _values(output, served.manifest, predictions)
+        members: dict[str, Any] = {"name": output.name, "shape": list(values.shape), "datatype": _datatype(values)}
+        if output.parameters.get("binary_data", all_binary) is True:
             chunk = _to_bytes(values)
             members["parameters"] = {"binary_data_size": len(chunk)}
             chunks.append(chunk)
@@ -311,13 +299,13 @@ def answer(served: ServedModel, job: Job, predictions: list[Prediction]) -> Resp
     return Response(b"".join((text, *chunks)), headers={HEADER_LENGTH: str(len(text))}, media_type=OCTETS)
 
 
-def _values(wish: OutputWish, manifest: Manifest, predictions: list[Prediction]) -> Array:
+def _values(output: RequestedOutput, manifest: Manifest, predictions: list[Prediction]) -> Array:
     """Return an output as an array; strings as objects."""
-    if wish.name == "label":
+    if output.name == "label":
         labels = [first_class(prediction)[0] for prediction in predictions]
         return np.array(labels, dtype=object)
-    values = np.stack([np.asarray(getattr(prediction, wish.name)) for prediction in predictions])
-    count = int(wish.parameters.get("classification", 0))
+    values = np.stack([np.asarray(getattr(prediction, output.name)) for prediction in predictions])
+    count = int(output.parameters.get("classification", 0))
     return _ranked(values, manifest, count) if count else values
 
 

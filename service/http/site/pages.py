@@ -1,14 +1,13 @@
-"""The pages for people: `/`, `/docs`, `/errors`, and their files, held in memory and named by their content.
+"""The pages for people: `/`, `/docs`, `/errors`, and their files, held in memory.
 
-Swagger UI's files come out of the `fastapi-offline` package, so that `/docs` works without a network and no
-minified file lives in this repository.
+Swagger UI's files come from the `fastapi-offline` package, so that `/docs` works without a network and this repository
+holds no minified file.
 """
 
 import hashlib
 import html
 import importlib.util
 import mimetypes
-from dataclasses import dataclass
 from pathlib import Path
 
 from starlette.exceptions import HTTPException
@@ -34,44 +33,40 @@ _PAGE_HEADERS = {
 _DOCS_HEADERS = _PAGE_HEADERS | {"Content-Security-Policy": _POLICY.format(style=" 'unsafe-inline'")}
 
 
-@dataclass(frozen=True, slots=True)
 class Asset:
     """One static file.
 
-    Attributes:
+    Its ETag is of its content, so that replicas agree and a new release is noticed; Starlette's `StaticFiles` makes
+    one of the file's time and size.
+
+    Args:
         content: its bytes.
-        media_type: by its name.
-        etag: of its content, so that replicas agree and a new release is noticed.
+        name: of the file, which gives the media type.
     """
 
-    content: bytes
-    media_type: str
-    etag: str
-
-    @classmethod
-    def of(cls, content: bytes, name: str) -> "Asset":
-        """Make an asset of bytes and a file name."""
-        media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
-        if media_type.startswith("text/") or media_type.endswith(("javascript", "json")):
-            media_type += "; charset=utf-8"
-        return cls(content, media_type, f'"{hashlib.sha256(content).hexdigest()[:32]}"')
+    def __init__(self, content: bytes, name: str) -> None:
+        self._content = content
+        self._media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
+        if self._media_type.startswith("text/") or self._media_type.endswith(("javascript", "json")):
+            self._media_type += "; charset=utf-8"
+        self._etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
 
     def response(self, request: Request, headers: dict[str, str]) -> Response:
         """Return the file, or 304 where the client has it already."""
         known = ",".join(request.headers.getlist("if-none-match"))
-        fixed = {**headers, "ETag": self.etag, "Cache-Control": "no-cache"}
-        if self.etag in {tag.strip().removeprefix("W/") for tag in known.split(",")} or known.strip() == "*":
+        fixed = {**headers, "ETag": self._etag, "Cache-Control": "no-cache"}
+        if self._etag in {tag.strip().removeprefix("W/") for tag in known.split(",")} or known.strip() == "*":
             return Response(status_code=304, headers=fixed)
-        return Response(self.content, headers=fixed, media_type=self.media_type)
+        return Response(self._content, headers=fixed, media_type=self._media_type)
 
 
 def routes() -> Routes:
-    """Return the routes of all pages and their files; outside the OpenAPI document, which is for programs."""
+    """Return the routes of all pages and their files; the OpenAPI document, which is for programs, leaves them out."""
     docs = _folder(_HERE / "docs") | _swagger_ui()
     page = _folder(_HERE / "page")
     found = Routes(include_in_schema=False)
     _page(found, "/docs", docs["docs.html"], _DOCS_HEADERS)
-    _page(found, "/errors", Asset.of(errors_page().encode(), "errors.html"), _PAGE_HEADERS)
+    _page(found, "/errors", Asset(errors_page().encode(), "errors.html"), _PAGE_HEADERS)
     _files(found, "/docs/{name:path}", docs, _DOCS_HEADERS)
     if "index.html" in page:
         _page(found, "/", page["index.html"], _PAGE_HEADERS)
@@ -122,14 +117,14 @@ def _files(routes: Routes, path: str, assets: dict[str, Asset], headers: dict[st
 def _folder(folder: Path) -> dict[str, Asset]:
     """Return the files below a folder by their path in it."""
     files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
-    return {path.relative_to(folder).as_posix(): Asset.of(path.read_bytes(), path.name) for path in files}
+    return {path.relative_to(folder).as_posix(): Asset(path.read_bytes(), path.name) for path in files}
 
 
 def _swagger_ui() -> dict[str, Asset]:
-    # The package is found and not imported: its code is not needed.
+    # The package is not imported: its code is not needed.
     spec = importlib.util.find_spec("fastapi_offline")
-    if spec is None or spec.origin is None:  # an incomplete installation serves photos all the same
+    if spec is None or spec.origin is None:  # an incomplete installation still answers photos
         return {}
     folder = Path(spec.origin).parent / "static"
     names = ("swagger-ui.css", "swagger-ui-bundle.js")
-    return {name: Asset.of((folder / name).read_bytes(), name) for name in names}
+    return {name: Asset((folder / name).read_bytes(), name) for name in names}

@@ -1,4 +1,4 @@
-"""The colour tables are those that everybody knows."""
+"""The colour tables are the usual ones."""
 
 import numpy as np
 import pytest
@@ -8,6 +8,6 @@ from service.drawing.colormaps import COLORMAPS
 
 @pytest.mark.parametrize("name", ["turbo", "viridis", "inferno", "jet"])
 def test_colour_tables_are_matplotlibs(name: str) -> None:
-    """The vendored tables are those everybody knows."""
+    """The tables equal matplotlib's."""
     matplotlib = pytest.importorskip("matplotlib")
     assert np.array_equal(matplotlib.colormaps[name](np.arange(256), bytes=True)[:, :3], COLORMAPS[name])

@@ -1,4 +1,4 @@
-"""Files of every form, and the sizes that they may have."""
+"""Encoded files, and the limits of their sizes."""
 
 import base64
 import io
@@ -9,17 +9,17 @@ from PIL import Image
 
 from model.photo.decode import DecodedImage
 from service.drawing.encode import encode
-from service.drawing.maps import Placement, heatmap, place_map, scale_map
+from service.drawing.maps import Placement, heatmap, scale_map
 from service.drawing.views import render_layer, render_view
 from service.errors import InvalidOption, TooManyPixels
-from tests.service.drawing.conftest import RESIZE, peak, photo
+from tests.service.drawing.conftest import RESIZE, peak, photo, place_map
 
 RANDOM = np.random.default_rng(5)
 
 
 @pytest.mark.parametrize("size", [(640, 480), (2000, 1500), (3, 700), (1, 1)])
 def test_layer_equals_the_heatmap(size: tuple[int, int]) -> None:
-    """The layer written in strips has the heatmap's colours, and none where the network did not look."""
+    """The layer written in strips has the heatmap's colours, and is transparent outside the network's crop."""
     grid = RANDOM.random((7, 7))
     layer = np.asarray(
         Image.open(
@@ -46,12 +46,12 @@ def test_huge_pictures_need_a_size() -> None:
 
 
 def test_formats_have_a_longest_side() -> None:
-    """WebP ends at 16,383 pixels."""
+    """WebP holds at most 16,383 pixels a side."""
     with pytest.raises(InvalidOption, match="16383"):
         render_view(photo(17000, 2), RESIZE, view="gradcam", gradcam=peak(1, 1), media_type="image/webp")
 
 
-def test_unknown_form_is_refused() -> None:
-    """Only what `/explain` offers."""
+def test_unknown_type_is_refused() -> None:
+    """Only the types of `/explain` are encoded."""
     with pytest.raises(InvalidOption):
         encode(Image.new("RGB", (1, 1)), "image/tiff")

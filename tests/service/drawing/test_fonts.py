@@ -1,4 +1,4 @@
-"""Captions are drawn in any script, or say what they cannot show."""
+"""Captions are drawn in any script; missing characters as their code."""
 
 import numpy as np
 import pytest
@@ -23,8 +23,8 @@ def length(text: str) -> float:
     "text", ["\u9ce5", "\u0436\u0443\u043a", "\u0637\u0627\u0626\u0631", "\u0e19\u0e01", "\U0001f426", "\U000f0000"]
 )
 @pytest.mark.parametrize("has_fonts", [True, False])
-def test_no_label_is_empty(text: str, has_fonts: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the script and the system's fonts, something is seen, and different text looks different."""
+def test_every_label_is_visible(text: str, has_fonts: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the script and the system's fonts, a label draws visible pixels."""
     for known in (fonts._font_of, fonts._readable):
         known.cache_clear()
     if not has_fonts:
@@ -40,8 +40,8 @@ def test_no_label_is_empty(text: str, has_fonts: bool, monkeypatch: pytest.Monke
             known.cache_clear()
 
 
-def test_lines_are_cut_to_their_room() -> None:
-    """A long line ends in dots, within its room, in any script."""
+def test_lines_are_cut_to_a_length() -> None:
+    """A long line is cut to the given length and ends in dots, in any script."""
     draw = ImageDraw.Draw(Image.new("L", (1, 1)))
     for text in ("a long name " * 20, "\u9ce5" * 80):
         cut = fonts.fitting(draw, text, 24, 300)

@@ -1,13 +1,13 @@
-"""Maps are scaled as pytorch-grad-cam scales them and land where the network looked."""
+"""Maps are scaled as by pytorch-grad-cam and placed on the network's crop."""
 
 import numpy as np
 import pytest
 
 from model.contract.geometry import Resize
 from service.drawing.colormaps import COLORMAPS
-from service.drawing.maps import UNSEEN, Placement, heatmap, place_map, scale_map
+from service.drawing.maps import UNSEEN, Placement, heatmap, scale_map
 from service.errors import InvalidOption
-from tests.service.drawing.conftest import RESIZE, peak
+from tests.service.drawing.conftest import RESIZE, display, peak, place_map
 
 RANDOM = np.random.default_rng(5)
 
@@ -15,46 +15,46 @@ RANDOM = np.random.default_rng(5)
 @pytest.mark.parametrize("shape", [(7, 7), (14, 14), (10, 10), (3, 5)])
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
 def test_display_equals_pytorch_grad_cam(shape: tuple[int, int], scale: float) -> None:
-    """The scaled map is the peer's, over magnitudes and grids."""
+    """The scaled map equals the peer's, over magnitudes and grids."""
     peer = pytest.importorskip("pytorch_grad_cam.utils.image")
     for _ in range(5):
         values = (RANDOM.standard_normal(shape).clip(0) * scale).astype(np.float32)
         first = peer.scale_cam_image(values[None], (224, 224))
         expected = peer.scale_cam_image(first)[0]
-        assert np.abs(scale_map(values, 224).display(224) - expected).max() < 1e-4
+        assert np.abs(display(scale_map(values, 224), 224) - expected).max() < 1e-4
 
 
-def test_zero_map_stays_zero_and_says_so() -> None:
-    """No evidence is no picture of noise."""
+def test_zero_map_stays_zero_and_is_marked() -> None:
+    """A map without evidence is not scaled up to noise."""
     scaled = scale_map(np.zeros((7, 7)))
     assert (0.0, 0.0, True) == (scaled.min, scaled.max, scaled.is_zero)
-    assert scaled.display(224).max() == 0
+    assert display(scaled, 224).max() == 0
 
 
 def test_not_a_number_counts_as_zero() -> None:
-    """A map that could not be made is empty."""
+    """A map of NaN counts as zero."""
     assert scale_map(np.full((7, 7), np.nan)).is_zero
 
 
-def test_raw_range_travels_with_the_map() -> None:
-    """Least and greatest are those of the raw cells."""
+def test_raw_range_is_kept_with_the_map() -> None:
+    """Minimum and maximum are those of the raw cells."""
     scaled = scale_map(np.array([[0.5, 0.51], [0.505, 0.512]]))
     assert (0.5, pytest.approx(0.512), True, False) == (scaled.min, scaled.max, scaled.is_flat, scaled.is_zero)
     assert not scale_map(np.array([[0.5, 0.6]])).is_flat
 
 
 def test_square_image_equals_the_display() -> None:
-    """Where the network saw the whole image at its own size, nothing is interpolated anew."""
+    """If the network saw the whole image at its own size, nothing is interpolated again."""
     scaled = scale_map(peak(2, 4))
     values, seen = place_map(scaled.grid, Placement.on(Resize(size=224, crop=224), 224, 224))
     assert seen.all()
-    assert np.abs(values - scaled.display(224)).max() <= 0.5 / 254 + 1e-6
+    assert np.abs(values - display(scaled, 224)).max() <= 0.5 / 254 + 1e-6
 
 
 @pytest.mark.parametrize("size", [(640, 480), (480, 640), (1000, 100), (100, 1000), (301, 299), (5, 4), (3000, 2000)])
 @pytest.mark.parametrize("resize", [RESIZE, Resize(mode="stretch", size=256, crop=224)], ids=["shorter", "stretch"])
 @pytest.mark.parametrize("cell", [(0, 0), (3, 3), (6, 2)])
-def test_map_lands_where_the_network_looked(size: tuple[int, int], resize: Resize, cell: tuple[int, int]) -> None:
+def test_map_is_placed_on_the_networks_crop(size: tuple[int, int], resize: Resize, cell: tuple[int, int]) -> None:
     """The centre of the hot area on the original is the centre of the hot cell, through any proportions."""
     left, top, right, bottom = resize.source_box(*size)
     values, seen = place_map(scale_map(peak(*cell)).grid, Placement.on(resize, *size))
@@ -65,7 +65,7 @@ def test_map_lands_where_the_network_looked(size: tuple[int, int], resize: Resiz
     if min(size) > 50:
         rows, columns = np.nonzero(hot)
         step_x, step_y = (right - left) / 7, (bottom - top) / 7
-        # A hot cell at the border reaches the border, so its middle lies a quarter cell further out.
+        # A hot cell at the border reaches the border, so its middle is a quarter cell further out.
         expected = top + (cell[0] + 0.5) * step_y, left + (cell[1] + 0.5) * step_x
         assert abs(rows.mean() + 0.5 - expected[0]) < 0.3 * step_y
         assert abs(columns.mean() + 0.5 - expected[1]) < 0.3 * step_x
@@ -81,14 +81,14 @@ def test_strips_meet_without_a_seam() -> None:
 
 
 def test_size_sets_the_longer_side() -> None:
-    """Proportions stay, the box scales along."""
+    """The proportions stay, and the crop is scaled along."""
     placement = Placement.on(RESIZE, 640, 480, 320)
     assert (320, 240) == (placement.width, placement.height)
     assert pytest.approx([value / 2 for value in RESIZE.source_box(640, 480)]) == list(placement.seen)
 
 
 def test_heatmap_is_a_palette_image_with_the_ends_of_the_table() -> None:
-    """The least value has the table's first colour, the greatest its last, the unseen none of them."""
+    """The least value has the table's first colour, the greatest its last; pixels outside the crop are transparent."""
     ramp = np.tile(np.linspace(0, 1, 7, dtype=np.float32), (7, 1))
     image = heatmap(scale_map(ramp), Placement.on(RESIZE, 640, 480), "viridis")
     assert "P" == image.mode
@@ -100,6 +100,6 @@ def test_heatmap_is_a_palette_image_with_the_ends_of_the_table() -> None:
 
 
 def test_unknown_colormap_is_refused() -> None:
-    """With the names there are."""
+    """The message lists the colormaps."""
     with pytest.raises(InvalidOption, match="turbo"):
         heatmap(scale_map(peak(1, 1)), Placement.on(RESIZE, 64, 64), "rainbow")

@@ -4,15 +4,15 @@ import numpy as np
 from PIL import Image
 
 from model.photo.decode import DecodedImage
-from service.drawing.maps import Placement, heatmap, place_map, scale_map
+from service.drawing.maps import Placement, heatmap, scale_map
 from service.drawing.overlay import overlay, picture
-from tests.service.drawing.conftest import RESIZE, photo
+from tests.service.drawing.conftest import RESIZE, photo, place_map
 
 RANDOM = np.random.default_rng(5)
 
 
 def test_picture_of_a_reduced_image_has_the_originals_geometry() -> None:
-    """A photo decoded at a quarter is enlarged to where its pixels belong."""
+    """A photo decoded at a quarter is enlarged to its original geometry."""
     reduced = Image.new("RGB", (26, 20))
     reduced.paste("white", (13, 0, 26, 20))
     shown = picture(DecodedImage(reduced, 101, 79, "JPEG", scale=4), Placement.on(RESIZE, 101, 79))

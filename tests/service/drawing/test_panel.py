@@ -1,4 +1,4 @@
-"""The panel stands any text and any number of maps."""
+"""The panel with any text and any number of maps."""
 
 import io
 
@@ -20,8 +20,8 @@ def test_panel_without_attention_has_two_pictures() -> None:
     assert pytest.approx(1.5, abs=0.02) == wide.width / narrow.width
 
 
-def test_panel_stands_any_text() -> None:
-    """Labels may be long, or in a script that the font has not."""
+def test_panel_with_any_text() -> None:
+    """Labels may be long, or in a script that the font lacks."""
     for caption in ("", "a very long name " * 30, "Citroën 2CV – жук 鳥"):
         data = render_view(photo(80, 60), RESIZE, view="panel", gradcam=peak(1, 1), caption=caption, question=caption)
         assert Image.open(io.BytesIO(data)).size[0] > 160

@@ -1,4 +1,4 @@
-"""Every view is one file of the type and size asked for."""
+"""Every view is one file of the requested type and size."""
 
 import base64
 import io
@@ -18,7 +18,7 @@ RANDOM = np.random.default_rng(5)
 @pytest.mark.parametrize("view", ["overlay", "gradcam", "attention", "panel"])
 @pytest.mark.parametrize("media_type", ["image/png", "image/webp", "image/jpeg"])
 @pytest.mark.parametrize("size", [(640, 480), (31, 97), (1, 1), (900, 3)])
-def test_every_view_in_every_form(view: View, media_type: str, size: tuple[int, int]) -> None:
+def test_every_view_in_every_type(view: View, media_type: str, size: tuple[int, int]) -> None:
     """Each is a file of its type, in the photo's size except for the panel."""
     data = render_view(
         photo(*size),
@@ -39,7 +39,7 @@ def test_every_view_in_every_form(view: View, media_type: str, size: tuple[int, 
 
 
 def test_layer_is_an_rgba_data_url() -> None:
-    """Opaque where the network looked, transparent elsewhere, in the original's size."""
+    """A layer is opaque inside the network's crop, transparent elsewhere, in the original's size."""
     url = render_layer(scale_map(peak(3, 3), RESIZE.crop), RESIZE, 640, 480)
     head, _, body = url.partition(",")
     assert "data:image/png;base64" == head
@@ -51,6 +51,6 @@ def test_layer_is_an_rgba_data_url() -> None:
 
 
 def test_missing_map_is_refused() -> None:
-    """A view of a map that the model has not."""
+    """A view of a map that the model lacks is refused."""
     with pytest.raises(InvalidOption, match="no attention map"):
         render_view(photo(8, 8), RESIZE, view="attention", gradcam=peak(1, 1))

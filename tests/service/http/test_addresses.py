@@ -1,4 +1,4 @@
-"""Addresses: found by path before routing, with the key of what they lie below."""
+"""Addresses: found by path before routing, with the key of the nearest address above."""
 
 import pytest
 
@@ -21,7 +21,7 @@ def addresses(app_routes: list[AddressRoute]) -> Addresses:
 
 
 def test_every_route_declares_its_address(app_routes: list[AddressRoute]) -> None:
-    """None is matched without its key, label and admission known: there is no other list of addresses."""
+    """Every route has its key, label and admission: there is no other list of addresses."""
     assert all(isinstance(route, AddressRoute) for route in app_routes)
     assert {"/classify", "/explain", "/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer"} == {
         route.path for route in app_routes if route.address.admitted
@@ -57,5 +57,5 @@ def test_every_route_declares_its_address(app_routes: list[AddressRoute]) -> Non
     ],
 )  # fmt: skip
 def test_an_address_is_found_before_routing(addresses: Addresses, path: str, template: str, key: str | None) -> None:
-    """A path has the label of its template; below an address it has the address's key, however long it is."""
+    """A path has the label of its template; below an address it needs the address's key, however long it is."""
     assert (template, key) == (addresses[path].template, addresses[path].key)

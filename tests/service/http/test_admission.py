@@ -1,4 +1,4 @@
-"""Who gets in, over real connections to a real server whose model runs when the test says so."""
+"""Limits at admission, over real connections to a real server whose model runs when the test lets it."""
 
 import contextlib
 import json
@@ -15,7 +15,7 @@ import pytest
 
 from service.http.admission import DRAIN_BYTES
 from service.inference.engine import Images, OnnxEngine, Outputs, Question
-from service.inference.load import InHand
+from service.inference.load import LoadTracker
 from service.inference.runtime import Runtime
 from tests.service.conftest import encoded
 from tests.service.running import Running, running, tiny_settings
@@ -89,7 +89,7 @@ class Guarded:
     callers: contextlib.ExitStack
 
     @property
-    def in_hand(self) -> InHand:
+    def in_hand(self) -> LoadTracker:
         """What the server counts."""
         return self.server.runtime.load
 
@@ -101,7 +101,7 @@ class Guarded:
         return caller
 
     def occupy(self, count: int) -> list[Caller]:
-        """Send requests that stay in hand until the gate opens."""
+        """Send requests that stay in flight until the gate opens."""
         callers = [self.call() for _ in range(count)]
         until(lambda: self.in_hand.requests >= count)
         return callers
@@ -137,7 +137,7 @@ def guarded(folder: Path, **options: Any) -> Iterator[Guarded]:
 
 
 def test_requests_are_bounded(tmp_path: Path) -> None:
-    """Beyond the bound the answer is 429 with a time to come back, before the body was sent."""
+    """Beyond the limit the answer is 429 with `Retry-After`, before the body was sent."""
     with guarded(tmp_path, max_requests=2) as guard:
         accepted = guard.occupy(2)
         reply = guard.call(body=b"", length=5_000_000).read()
@@ -150,7 +150,7 @@ def test_requests_are_bounded(tmp_path: Path) -> None:
 
 
 def test_small_refused_body_keeps_the_connection(tmp_path: Path) -> None:
-    """A short body is read to its end, so that the same connection can ask again later."""
+    """A short body is read to its end, so that the same connection can send another request."""
     with guarded(tmp_path, max_requests=1) as guard:
         accepted = guard.occupy(1)
         caller = guard.call()
@@ -163,7 +163,7 @@ def test_small_refused_body_keeps_the_connection(tmp_path: Path) -> None:
 
 
 def test_large_refused_body_is_drained_to_a_bound(tmp_path: Path) -> None:
-    """A client that goes on sending a large refused body gets its answer, and then the end of the connection."""
+    """A client that keeps sending a large refused body gets its answer, and then the end of the connection."""
     with guarded(tmp_path, max_requests=1) as guard:
         guard.occupy(1)
         caller = guard.call(body=b"x" * (DRAIN_BYTES // 2), length=3 * DRAIN_BYTES)
@@ -177,7 +177,7 @@ def test_large_refused_body_is_drained_to_a_bound(tmp_path: Path) -> None:
 
 
 def test_expect_continue(tmp_path: Path) -> None:
-    """A client that asks first is told to go on, or is refused without ever sending its body."""
+    """A client that waits for 100 gets it, or is refused without sending its body."""
     with guarded(tmp_path, max_requests=1) as guard:
         caller = guard.call("Expect: 100-continue", body=b"", length=len(PHOTO))
         assert caller.read().status == 100
@@ -203,7 +203,7 @@ def test_bytes_are_bounded_from_the_header_on(tmp_path: Path) -> None:
         assert guard.call().read().status == 200
 
 
-def test_undeclared_bytes_are_counted_as_they_come(tmp_path: Path) -> None:
+def test_undeclared_bytes_are_counted_as_they_arrive(tmp_path: Path) -> None:
     """A chunked body is bounded like any other: 413 beyond what a request may have, 429 beyond what all may."""
     chunk = b"4000\r\n" + b"x" * 0x4000 + b"\r\n"
     with guarded(tmp_path, max_upload_bytes=20_000, max_bytes_in_flight=18_000) as guard:
@@ -224,7 +224,7 @@ def test_declared_length_beyond_the_limit(tmp_path: Path) -> None:
 
 
 def test_deadline_that_cannot_be_met(tmp_path: Path) -> None:
-    """By the measured pace a request that would be late is refused at the door; a patient one is let in."""
+    """A request that would be late by the measured pace is refused; one with more time is admitted."""
     with guarded(tmp_path) as guard:
         in_hand = guard.in_hand
         in_hand._used_s, in_hand._finished = 1.8, 4.0  # 0.45 s each
@@ -238,7 +238,7 @@ def test_deadline_that_cannot_be_met(tmp_path: Path) -> None:
 
 
 def test_deadline_passes_in_the_queue(tmp_path: Path) -> None:
-    """Work that became too late while it waited is answered 504 and costs no run."""
+    """Work whose deadline passes in the queue is answered 504 and costs no run."""
     with guarded(tmp_path) as guard:
         first = guard.occupy(1)[0]
         late, too_late = guard.call("X-Request-Timeout-Ms: 1"), time.monotonic() + 0.01
@@ -255,7 +255,7 @@ def test_deadline_passes_in_the_queue(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", ["soon", "0", "-5", "nan", "inf"])
 def test_deadline_must_be_a_number(tmp_path: Path, value: str) -> None:
-    """Nonsense is told as such."""
+    """A deadline that is no positive number is refused."""
     with guarded(tmp_path) as guard:
         reply = guard.call(f"X-Request-Timeout-Ms: {value}").read()
         assert (422, "invalid_option") == (reply.status, reply.body["code"])
@@ -275,7 +275,7 @@ def test_client_that_hung_up_is_dropped(tmp_path: Path) -> None:
 
 
 def test_draining_answers_503_and_finishes_what_was_accepted(tmp_path: Path) -> None:
-    """While stopping, the door is closed with the right words, and what is in hand is answered."""
+    """While stopping, new requests get 503 and accepted ones are answered."""
     with guarded(tmp_path) as guard:
         accepted = guard.occupy(1)[0]
         guard.server.runtime.draining = True
@@ -286,7 +286,7 @@ def test_draining_answers_503_and_finishes_what_was_accepted(tmp_path: Path) -> 
 
 
 def test_other_addresses_are_not_guarded(tmp_path: Path) -> None:
-    """Probes and metrics answer however full the house is."""
+    """Probes and metrics answer under any load."""
     with guarded(tmp_path, max_requests=1) as guard:
         guard.occupy(1)
         with guard.server.client() as client:
@@ -294,7 +294,7 @@ def test_other_addresses_are_not_guarded(tmp_path: Path) -> None:
 
 
 def test_connections_are_plain_sockets(tmp_path: Path) -> None:
-    """A connection that says nothing counts for nothing."""
+    """A connection that sends nothing does not count."""
     with guarded(tmp_path, max_requests=1) as guard:
         silent = [socket.create_connection(("127.0.0.1", guard.server.port)) for _ in range(5)]
         guard.gate.set()

@@ -16,7 +16,7 @@ ORIGIN = "https://birds.example"
 
 @pytest.fixture(scope="module")
 def public(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """Return a server with a second port, a friendly origin and a prefix."""
+    """Return a server with a second port, an allowed origin and a prefix."""
     folder = tmp_path_factory.mktemp("keys")
     (folder / "admin").write_text("root-key\n")
     settings = tiny_settings(
@@ -46,7 +46,7 @@ def test_second_port(public: Running) -> None:
 
 @pytest.mark.parametrize("prefix", ["", "/birds"])
 def test_prefix_of_a_proxy(public: Running, red_png: bytes, prefix: str) -> None:
-    """Behind a proxy all works, whether it strips its prefix or not, and links carry it."""
+    """Behind a proxy every address works, whether it strips its prefix or not, and links have the prefix."""
     with public.client() as client:
         for address in ("/livez", "/models", "/docs", "/docs/docs.js", "/errors", "/v2/models/tiny", "/openapi.json"):
             assert (address, 200) == (address, client.get(prefix + address).status_code)
@@ -58,7 +58,7 @@ def test_prefix_of_a_proxy(public: Running, red_png: bytes, prefix: str) -> None
 
 
 def test_other_origins(public: Running, red_png: bytes) -> None:
-    """A named origin may ask and may read answers and problems; another may not."""
+    """A named origin may send requests and read answers and problems; another may not."""
     asking = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "X-API-Key"}
     with public.client() as client:
         allowed = client.options("/classify", headers={"Origin": ORIGIN, **asking})
@@ -80,12 +80,12 @@ def test_other_origins(public: Running, red_png: bytes) -> None:
             exposed = answer.headers["access-control-expose-headers"]
             assert "X-Request-Id" in exposed
             assert "Inference-Header-Content-Length" in exposed
-        hasty = client.post("/classify", content=red_png, headers={"Origin": ORIGIN, "X-Request-Timeout-Ms": "soon"})
-        assert (422, ORIGIN) == (hasty.status_code, hasty.headers["access-control-allow-origin"])
+        invalid = client.post("/classify", content=red_png, headers={"Origin": ORIGIN, "X-Request-Timeout-Ms": "soon"})
+        assert (422, ORIGIN) == (invalid.status_code, invalid.headers["access-control-allow-origin"])
 
 
 def test_no_other_origin_by_default(client: httpx.Client) -> None:
-    """Nothing is said to other origins unless they are named."""
+    """Without named origins no answer has a header for other origins."""
     answer = client.get("/livez", headers={"Origin": ORIGIN})
     assert not [name for name in answer.headers if name.startswith("access-control-")]
     asking = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST"}
@@ -108,7 +108,7 @@ def test_pages_are_guarded(client: httpx.Client) -> None:
 
 
 def test_errors_page_names_every_code(client: httpx.Client) -> None:
-    """Every code has its place on the page that problems point to."""
+    """Every code has its anchor on the page that problems link to."""
     page = client.get("/errors").raise_for_status().text
     assert errors_page() == page
     assert "`" not in page
@@ -119,7 +119,7 @@ def test_errors_page_names_every_code(client: httpx.Client) -> None:
 def test_unknown_failures_are_logged_and_not_echoed(
     tmp_path: Path, red_png: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A fault of ours is told to the log with its traceback, and to the client with nothing but an id."""
+    """A fault of the service is logged with its traceback; the client gets only an id."""
     with running(tiny_settings(tmp_path)) as server, server.client() as client:
 
         def broken() -> list[object]:
@@ -153,8 +153,8 @@ def test_head_wherever_get_is(client: httpx.Client) -> None:
     assert "GET, HEAD" == client.post("/livez").headers["allow"]
 
 
-def test_the_document_says_the_real_limits(tmp_path: Path) -> None:
-    """What this server takes, not what it takes by default."""
+def test_the_document_has_the_real_limits(tmp_path: Path) -> None:
+    """The document has the limits of this server, not the defaults."""
     settings = tiny_settings(tmp_path, max_files=3, max_upload_bytes=2 * 1024 * 1024, max_pixels=1_000_000)
     with running(settings) as server, server.client() as client:
         found = client.get("/openapi.json").json()["paths"]

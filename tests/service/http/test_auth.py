@@ -1,4 +1,4 @@
-"""Keys: files that change, what they guard, and the admin's own."""
+"""Keys: files that change, what they guard, and the admin's key."""
 
 import contextlib
 import os
@@ -37,7 +37,7 @@ def test_several_keys(tmp_path: Path) -> None:
 
 
 def test_changes_count_at_once(tmp_path: Path) -> None:
-    """A changed file counts from the next request on, also where it was replaced."""
+    """A changed or replaced file applies from the next request on."""
     path = tmp_path / "keys"
     path.write_bytes(b"old-key")
     keys = KeyFile(path)
@@ -49,7 +49,7 @@ def test_changes_count_at_once(tmp_path: Path) -> None:
 
 
 def test_missing_file_closes_the_door(tmp_path: Path) -> None:
-    """A file that vanishes lets nobody in, until it is back."""
+    """A missing file refuses every key, until it is back."""
     path = tmp_path / "keys"
     path.write_bytes(b"the-key")
     keys = KeyFile(path)
@@ -62,7 +62,7 @@ def test_missing_file_closes_the_door(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [None, b"", b"# only a comment\n\n"])
 def test_no_key_is_an_error_at_the_start(tmp_path: Path, content: bytes | None) -> None:
-    """A service whose keys cannot be read does not start open."""
+    """A service whose keys cannot be read does not start."""
     path = tmp_path / "keys"
     if content is not None:
         path.write_bytes(content)
@@ -99,8 +99,8 @@ def stranger(guarded: Running) -> Iterator[httpx.Client]:
         {"X-API-Key": ""},
     ],
 )
-def test_strangers(stranger: httpx.Client, red_png: bytes, headers: dict[str, str]) -> None:
-    """Without a known key nothing that works on images or tells of models is answered."""
+def test_unknown_keys(stranger: httpx.Client, red_png: bytes, headers: dict[str, str]) -> None:
+    """Without a known key no address of images or models answers."""
     answers = [stranger.get(address, headers=headers) for address in GUARDED]
     posted = ("/classify", "/explain", "/v2/models/tiny/infer", "/classify/", "/v2/anything")
     answers += [stranger.post(address, content=red_png, headers=headers) for address in posted]
@@ -111,7 +111,7 @@ def test_strangers(stranger: httpx.Client, red_png: bytes, headers: dict[str, st
 
 @pytest.mark.parametrize("headers", [{"X-API-Key": "ann-key"}, {"Authorization": "bearer bob-key"}])
 def test_clients(stranger: httpx.Client, red_png: bytes, headers: dict[str, str]) -> None:
-    """Each of the keys opens, in either header."""
+    """Each of the keys is accepted, in either header."""
     assert [200] * len(GUARDED) == [stranger.get(address, headers=headers).status_code for address in GUARDED]
     answer = stranger.post("/classify", content=red_png, headers={**headers, "Content-Type": "image/png"})
     assert 200 == answer.status_code
@@ -134,14 +134,14 @@ def test_admin_key(stranger: httpx.Client) -> None:
 
 
 def test_no_admin_key(client: httpx.Client) -> None:
-    """Without an admin key administration is off for everybody."""
+    """Without an admin key administration is off."""
     answer = client.post("/admin/reload", headers={"X-API-Key": "anything"})
     assert (403, "forbidden") == (answer.status_code, answer.json()["code"])
 
 
 @pytest.mark.parametrize("suffix", ["%0A", "%0D%0A", "%0B", "%00", "%20", "/", "//", "/.", ";x", "%2F"])
 def test_no_odd_path_gets_past_the_keys(guarded: Running, red_png: bytes, suffix: str) -> None:
-    """Whatever stands behind a guarded path, it is refused: routing never takes it for the path that has a key."""
+    """A guarded path with any suffix is refused: routing never matches it to an address without its key check."""
     paths = {"/classify": "POST", "/explain": "POST", "/models": "GET", "/v2": "GET"}
     paths |= {"/v2/models/tiny/infer": "POST", "/admin/reload": "POST"}
     caller = Caller(guarded)

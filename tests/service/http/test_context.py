@@ -1,4 +1,4 @@
-"""The record of one request, and what it says of itself in headers."""
+"""The record of one request, and its headers in the answer."""
 
 import re
 
@@ -18,10 +18,10 @@ from tests.service.running import Running
         ("/explain", "application/json", ["decode", "queue", "infer", "render"]),
     ],
 )
-def test_times_mean_what_they_mean_in_the_metrics(
+def test_times_equal_those_of_the_metrics(
     tiny_server: Running, red_png: bytes, path: str, accept: str, stages: list[str]
 ) -> None:
-    """Each stage in `Server-Timing` is what the histogram of that stage has grown by."""
+    """Each stage in `Server-Timing` is the increase of that stage's histogram."""
     value = tiny_server.runtime.metrics.registry.get_sample_value
 
     def sums() -> dict[str, float]:
@@ -49,7 +49,7 @@ def test_several_images_show_their_longest_stage() -> None:
 @pytest.mark.parametrize(
     ("sent", "kept"), [(b"abc-1", True), (b"a" * 129, False), (b"a b", False), ("é".encode(), False), (b"", False)]
 )
-def test_request_id_is_kept_where_it_is_sane(sent: bytes, kept: bool) -> None:
+def test_request_id_is_kept_where_it_is_valid(sent: bytes, kept: bool) -> None:
     """An id that could break a log line or a header is replaced."""
     context = RequestContext([(b"x-request-id", sent)])
     assert kept == (context.request_id == sent.decode())
@@ -57,7 +57,7 @@ def test_request_id_is_kept_where_it_is_sane(sent: bytes, kept: bool) -> None:
 
 
 def test_one_context_a_request(client: httpx.Client) -> None:
-    """The first call makes it where the server has not; every later call returns the same."""
+    """The first call creates it unless the protocol has; every later call returns the same."""
     scope = {"type": "http", "headers": [(b"x-request-id", b"one")]}
     assert context_of(scope) is context_of(scope)
     assert "one" == context_of(scope).request_id

@@ -1,4 +1,4 @@
-"""Ten thousand and more hostile requests through the whole application: never a 5xx, and it goes on."""
+"""More than ten thousand hostile requests through the whole application: never a 5xx, and it keeps answering."""
 
 import asyncio
 import io
@@ -30,7 +30,7 @@ thorough = settings(
 
 
 def ask(server: Running, path: str, headers: dict[str, str], bodies: list[list[bytes]]) -> list[int]:
-    """Return the statuses of requests put straight into the application, each body in the given pieces."""
+    """Return the statuses of requests passed directly to the application, each body in the given pieces."""
 
     async def one(pieces: list[bytes]) -> int:
         messages: Iterator[dict[str, object]] = iter(
@@ -67,7 +67,7 @@ def ask(server: Running, path: str, headers: dict[str, str], bodies: list[list[b
 
 
 def hold(statuses: list[int]) -> None:
-    """Check that nothing was our fault."""
+    """Check that no status is a fault of the service."""
     assert [] == [status for status in statuses if not 200 <= status < 500]
 
 
@@ -151,7 +151,7 @@ def test_images(tiny_server: Running, seed: int, address: str) -> None:
 
 @cache
 def forms() -> list[bytes]:
-    """Return sound forms: one image, several, other fields, empty parts."""
+    """Return valid forms: one image, several, other fields, empty parts."""
     png = real_files()[-1]
     head = b'--xyz\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\nContent-Type: image/png\r\n\r\n'
     note = b'--xyz\r\nContent-Disposition: form-data; name="note"\r\n\r\nhello\r\n'
@@ -186,7 +186,7 @@ def test_forms(tiny_server: Running, seed: int, content_type: str) -> None:
 
 @cache
 def inferences() -> list[tuple[bytes, int | None]]:
-    """Return sound requests of the inference protocol, with the length of their JSON where tensors follow it."""
+    """Return valid requests of the inference protocol, with the length of their JSON where tensors follow it."""
     count = SIDE * SIDE * 3
     image = {"name": "image", "shape": [1, SIDE, SIDE, 3], "datatype": "UINT8"}
     target = {"name": "target", "shape": [1, 2], "datatype": "INT64", "data": [[0, -1]]}
@@ -255,7 +255,7 @@ def test_headers(tiny_server: Running, header: str, values: list[str]) -> None:
     for value in values:
         for address in ("/classify", "/explain", "/v2/models/tiny/infer"):
             statuses = ask(tiny_server, address, {"Content-Type": "image/png", header: value}, [[real_files()[0]]])
-            # A wish of next to no time ends in a missed deadline, which is what was asked for.
+            # A deadline of almost no time is missed, as requested.
             hold([status for status in statuses if not (header == "X-Request-Timeout-Ms" and status == 504)])
 
 

@@ -20,7 +20,7 @@ def awkward(data_dir: Path) -> list[Path]:
 
 
 def check_problem(document: dict[str, object], status: int) -> None:
-    """Hold a problem document against its status."""
+    """Check a problem document against its status."""
     assert status in TYPED
     assert document["status"] == status
     assert document["code"]
@@ -28,7 +28,7 @@ def check_problem(document: dict[str, object], status: int) -> None:
 
 @pytest.fixture(scope="module")
 def alone(bundled_server: Running, awkward: list[Path]) -> dict[str, httpx.Response]:
-    """Return what `/classify` says of each file sent alone as the raw body."""
+    """Return the answer of `/classify` for each file sent alone as the raw body."""
     with bundled_server.client() as client:
         return {path.name: post(client, "/classify", path) for path in awkward}
 
@@ -70,7 +70,7 @@ def test_form(bundled_server: Running, awkward: list[Path], alone: dict[str, htt
 
 
 def test_many_in_one_request(bundled_server: Running, awkward: list[Path], alone: dict[str, httpx.Response]) -> None:
-    """All files in a few requests get one entry each, in order, as if they had come alone."""
+    """All files in a few requests get one entry each, in order, as if each had been sent alone."""
     with bundled_server.client() as client:
         for start in range(0, len(awkward), 8):
             paths = awkward[start : start + 8]

@@ -1,4 +1,4 @@
-"""Query strings → options; which form an `Accept` header gets."""
+"""Query strings → options; `Accept` headers → the form of the answer."""
 
 import pytest
 
@@ -36,14 +36,14 @@ def test_preference(accept: str | None, chosen: str) -> None:
 
 @pytest.mark.parametrize("accept", ["text/html", "*/*;q=0", "image/gif", "nonsense", ",", "image/png;q=0"])
 def test_nothing_fits(accept: str) -> None:
-    """Where nothing fits the offers are named."""
+    """Where nothing fits, the error lists the offers."""
     with pytest.raises(NotAcceptable, match="application/json"):
         choose(accept, OFFERS)
 
 
 def read(query: str) -> ExplainOptions:
     """Return the options of a query string."""
-    return read_options({"query_string": query.encode()}, ExplainOptions)
+    return read_options(query.encode(), ExplainOptions)
 
 
 def test_options_of_a_query() -> None:
@@ -71,13 +71,13 @@ def test_options_of_a_query() -> None:
     ],
 )  # fmt: skip
 def test_bad_parameters_are_named(query: str, invalid: dict[str, str]) -> None:
-    """Each parameter at fault is named with the reason; none of two values is taken for the one that was meant."""
+    """Each bad parameter is named with the reason; of two values neither is used."""
     with pytest.raises(InvalidOption) as caught:
         read(query)
     assert invalid == {one["name"]: one["reason"] for one in caught.value.extensions["invalid"]}
 
 
-def test_endless_parameters() -> None:
-    """A query is not read beyond a number of parameters that no address has."""
+def test_too_many_parameters() -> None:
+    """A query with more parameters than any address has is refused."""
     with pytest.raises(InvalidOption, match=f"at most {MAX_PARAMETERS}"):
         read("&".join(f"a{number}=1" for number in range(MAX_PARAMETERS + 1)))

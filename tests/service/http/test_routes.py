@@ -17,7 +17,7 @@ RAW = {"Content-Type": "image/png"}
 
 
 def problem(answer: httpx.Response, status: int, code: str) -> Problem:
-    """Return the problem of an answer, after checking what all problems promise."""
+    """Return the problem of an answer, after checking what all problems have in common."""
     assert (status, "application/problem+json") == (answer.status_code, answer.headers["content-type"])
     document = Problem.model_validate(answer.json())
     assert (code, status, f"/errors#{code}") == (document.code, document.status, document.type)
@@ -26,7 +26,7 @@ def problem(answer: httpx.Response, status: int, code: str) -> Problem:
 
 
 def test_classify_raw_body(client: httpx.Client, red_png: bytes) -> None:
-    """One image as the raw body gets a flat answer that keeps the schema."""
+    """One image as the raw body gets a flat answer that matches the schema."""
     answer = client.post("/classify", content=red_png, headers=RAW).raise_for_status()
     result = Classification.model_validate(answer.json())
     assert "Red bird" == result.predictions[0].label
@@ -44,7 +44,7 @@ def test_classify_form(client: httpx.Client, blue_jpeg: bytes) -> None:
 
 
 def test_classify_many(client: httpx.Client, red_png: bytes, blue_jpeg: bytes) -> None:
-    """Several images get their answers in order, a bad one a problem in its place."""
+    """Several images get their answers in order, with a problem in place of a bad one."""
     files = [
         ("file", ("a.png", red_png)),
         ("file", ("b.txt", b"no image")),
@@ -87,7 +87,7 @@ def test_model_by_name(client: httpx.Client, red_png: bytes) -> None:
     ["top_k=0", "top_k=1001", "top_k=x", "threshold=1.5", "threshold=nan", "topk=1", "model=" + "m" * 65],
 )  # fmt: skip
 def test_bad_options(client: httpx.Client, red_png: bytes, query: str) -> None:
-    """A bad option is named in our words, and its value is not repeated."""
+    """A bad option is named with the reason, and its value is not repeated."""
     document = problem(client.post(f"/classify?{query}", content=red_png, headers=RAW), 422, "invalid_option")
     name, _, value = query.partition("=")
     assert document.invalid is not None
@@ -185,7 +185,7 @@ def test_explain_json(client: httpx.Client, red_png: bytes) -> None:
 
 
 def test_explain_versus(client: httpx.Client, red_png: bytes) -> None:
-    """With `versus` both directions of the contrast are told."""
+    """With `versus` the answer has both directions of the contrast."""
     headers = {**RAW, "Accept": "application/json"}
     answer = client.post("/explain?target=rank:1&versus=rank:2", content=red_png, headers=headers).raise_for_status()
     result = Explanation.model_validate(answer.json())
@@ -195,7 +195,7 @@ def test_explain_versus(client: httpx.Client, red_png: bytes) -> None:
 
 
 def test_explain_same_class_twice(client: httpx.Client, red_png: bytes) -> None:
-    """A class is not set against itself, however the two are named."""
+    """A class is not contrasted with itself, however the two are named."""
     answer = client.post("/explain?target=rank:1&versus=Red%20bird", content=red_png, headers=RAW)
     problem(answer, 422, "invalid_option")
 
@@ -257,7 +257,7 @@ def test_questions_that_contradict_themselves(bundled_server: Running, query: st
 
 
 def test_a_contrast_that_only_the_image_can_refuse(bundled_server: Running) -> None:
-    """A class that turns out to have the rank it is set against is refused, alone and among other images."""
+    """A class that turns out to have the rank it is contrasted with is refused, alone and among other images."""
     photo = encoded("teal", (90, 60))
     with bundled_server.client() as client:
         answer = client.post("/classify?top_k=2", content=photo, headers=RAW).raise_for_status()
@@ -271,7 +271,7 @@ def test_a_contrast_that_only_the_image_can_refuse(bundled_server: Running) -> N
 
 @pytest.mark.parametrize("address", ["/classify", "/explain"])
 def test_options_in_the_form(client: httpx.Client, red_png: bytes, address: str) -> None:
-    """An option as a part of the form would go unheard: it is refused, other parts are not."""
+    """An option as a part of the form would be ignored: it is refused, other parts are not."""
     files = {"file": ("a.png", red_png)}
     client.post(address, files=files, data={"comment": "from my garden"}).raise_for_status()
     detail = problem(client.post(address, files=files, data={"target": "class:2"}), 422, "invalid_option").detail
@@ -285,7 +285,7 @@ def test_classify_bad_options(client: httpx.Client, red_png: bytes, query: str) 
 
 
 def test_explain_layers_by_name(bundled_server: Running) -> None:
-    """A layer's name and its index in `/models` give the same map, another layer another one; unknown ones are told."""
+    """A layer's name and its index in `/models` give the same map, another layer a different one; unknown ones fail."""
     photo, headers = encoded("teal", (90, 60)), {**RAW, "Accept": "application/json"}
     with bundled_server.client() as client:
         (model,) = Models.model_validate(client.get("/models").raise_for_status().json()).models
@@ -315,7 +315,7 @@ def test_explain_many(client: httpx.Client, red_png: bytes, blue_jpeg: bytes) ->
 
 
 def test_not_acceptable(client: httpx.Client, red_png: bytes) -> None:
-    """A form that cannot be given is refused before any work."""
+    """A form that is not available is refused before any work."""
     for address in ("/classify", "/explain"):
         answer = client.post(address, content=red_png, headers={**RAW, "Accept": "text/html"})
         problem(answer, 406, "not_acceptable")
@@ -338,14 +338,14 @@ def test_threshold_of_a_picture(client: httpx.Client, red_png: bytes) -> None:
 
 
 def test_models(client: httpx.Client) -> None:
-    """`/models` tells labels and layers."""
+    """`/models` lists labels and layers."""
     (info,) = Models.model_validate(client.get("/models").raise_for_status().json()).models
     assert (list(LABELS), 8, "CPUExecutionProvider") == (info.labels, info.input_size, info.provider)
     assert ["pixels"] == [layer.name for layer in info.layers]
 
 
 def test_common_headers(client: httpx.Client, red_png: bytes) -> None:
-    """Every answer has its id and its timing; a sane id of the client is kept, a strange one replaced."""
+    """Every answer has its id and its timing; a valid id of the client is kept, another replaced."""
     headers = {**RAW, "X-Request-Id": "abc-123"}
     answer = client.post("/explain", content=red_png, headers=headers).raise_for_status()
     assert ("abc-123", "no-store") == (answer.headers["x-request-id"], answer.headers["cache-control"])
@@ -374,7 +374,7 @@ def test_percent_encoded_label(client: httpx.Client) -> None:
 
 @pytest.mark.parametrize("address", ["/classify", "/explain"])
 def test_bodies_under_a_type_that_says_nothing(client: httpx.Client, red_png: bytes, address: str) -> None:
-    """What is an image is taken under curl's default type and as bytes; what is none is refused, text is always."""
+    """Images are accepted under curl's default type and as bytes, other bytes are not; text is always refused."""
     curl, octets = "application/x-www-form-urlencoded", "application/octet-stream"
     for kind in (curl, octets, f"{curl}; charset=utf-8"):
         assert 200 == client.post(address, content=red_png, headers={"Content-Type": kind}).status_code
@@ -385,7 +385,7 @@ def test_bodies_under_a_type_that_says_nothing(client: httpx.Client, red_png: by
 
 @pytest.mark.parametrize("address", ["/classify", "/explain"])
 def test_refusals_name_the_file(client: httpx.Client, red_png: bytes, address: str) -> None:
-    """Whoever sends many photos learns which one is meant; one alone is named as well."""
+    """Refusals of one photo among many, and of a single one, name the file."""
     files = [("b\u00e4r.png", red_png[:50]), ("notes.txt", b"hello"), ("empty.png", b"")]
     for name, data in files:
         answer = client.post(address, files={"file": (name, data)})

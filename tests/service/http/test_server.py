@@ -1,4 +1,4 @@
-"""The process `fieldmark serve`: started, loaded with requests, told to stop."""
+"""The process `fieldmark serve`: started, loaded with requests, stopped."""
 
 import json
 import os
@@ -29,7 +29,7 @@ PHOTO = encoded("red")
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -62,7 +62,7 @@ class Process:
         return socket.create_connection(("127.0.0.1", self.port), timeout=30)
 
     def stop(self) -> tuple[int, str]:
-        """Tell it to stop; return its exit code and what it logged."""
+        """Stop it; return its exit code and what it logged."""
         self.popen.send_signal(signal.SIGTERM)
         return self.wait()
 
@@ -87,7 +87,7 @@ def process(folder: Path, **settings: object) -> Iterator[Process]:
 
 @dataclass
 class Load:
-    """Clients that ask again and again until told otherwise, and what became of each request."""
+    """Clients that send requests until one is refused, and the outcome of each request."""
 
     server: Process
     codes: list[int] = field(default_factory=list)
@@ -95,13 +95,13 @@ class Load:
     _threads: list[threading.Thread] = field(default_factory=list)
 
     def start(self, clients: int) -> None:
-        """Begin to ask."""
+        """Start sending."""
         self._threads = [threading.Thread(target=self._ask) for _ in range(clients)]
         for thread in self._threads:
             thread.start()
 
     def join(self) -> None:
-        """Wait until every client was told to go, or found the door gone."""
+        """Wait until every client was refused, or could not connect."""
         for thread in self._threads:
             thread.join(60)
             assert not thread.is_alive()
@@ -111,7 +111,7 @@ class Load:
             try:
                 caller = Caller(self.server)  # type: ignore[arg-type]
             except OSError:
-                return  # nobody listens any more: nothing was accepted
+                return  # nothing listens any more: nothing was accepted
             try:
                 caller.send()
                 self.codes.append(caller.read().status)
@@ -155,7 +155,7 @@ def test_ctrl_c_and_second_port(tmp_path: Path) -> None:
             admin.get("/metrics")
 
 
-def test_sighup_looks_at_the_models_and_loses_nothing(tmp_path: Path) -> None:
+def test_sighup_reloads_the_models_and_loses_nothing(tmp_path: Path) -> None:
     """Under load every request is answered 200, a new version answers, and one whose file was removed is retired."""
     with process(tmp_path, poll_interval_s=3600) as server:
         admin = Server(f"http://127.0.0.1:{server.port}")
@@ -189,7 +189,7 @@ def test_sighup_looks_at_the_models_and_loses_nothing(tmp_path: Path) -> None:
 
 
 def test_unfinished_request_ends_with_the_grace(tmp_path: Path) -> None:
-    """A body that never comes does not hold the process for ever."""
+    """A body that never arrives does not keep the process running."""
     with running(tiny_settings(tmp_path, shutdown_grace_s=0.3)) as server:
         caller = Caller(server)
         caller.send(body=b"", length=100)
@@ -198,7 +198,7 @@ def test_unfinished_request_ends_with_the_grace(tmp_path: Path) -> None:
 
 
 def test_taken_port(tmp_path: Path) -> None:
-    """A port in use is told before anything is loaded."""
+    """A port in use is reported before anything is loaded."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         popen = start(environment(tmp_path, port=taken.getsockname()[1]))
         _, log = popen.communicate(timeout=60)
@@ -243,7 +243,7 @@ def test_two_servers_released_at_once_on_one_port(tmp_path: Path) -> None:
 
 
 def test_one_socket_takes_the_port() -> None:
-    """What is returned listens already, and nobody else gets the port; the message names the address."""
+    """The returned socket listens already, and no other can take the port; the message names the address."""
     with listen("127.0.0.1", 0) as first:
         port = first.getsockname()[1]
         with pytest.raises(OSError, match=f"^127.0.0.1:{port}: address already in use"):
@@ -254,7 +254,7 @@ def test_one_socket_takes_the_port() -> None:
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "a" * 64 + ".example", "300.1.1.1"])
 def test_a_host_that_is_none_is_named(host: str) -> None:
-    """An address that cannot be had is an `OSError` of one line with host and port."""
+    """An address that cannot be bound is an `OSError` of one line with host and port."""
     with pytest.raises(OSError, match=f"^{host}:0: ") as refused:
         listen(host, 0)
     assert "\n" not in str(refused.value)
@@ -269,7 +269,7 @@ def test_a_host_that_is_none_is_named(host: str) -> None:
     ],
 )
 def test_nothing_to_serve(tmp_path: Path, settings: dict[str, object], message: str) -> None:
-    """Without a model, or without the GPU that was asked for, the process ends with 1 and says why."""
+    """Without a model, or without the requested GPU, the process exits with 1 and reports why."""
     popen = start(environment(tmp_path, port=free_port(), **settings))
     _, log = popen.communicate(timeout=60)
     (line,) = log.decode().splitlines()

@@ -1,4 +1,4 @@
-"""Bodies → images: however the bytes are cut, and whatever stands in the framing."""
+"""Bodies → images: however the bytes are cut, and whatever the framing holds."""
 
 from itertools import pairwise
 
@@ -61,12 +61,18 @@ def test_any_cut_gives_the_same_images(files: list[bytes], cuts: list[int]) -> N
     ],
 )
 def test_filenames(sent: str, shown: str | None) -> None:
-    """Of a file's name its last part is kept, printable and short."""
+    """The last part of a file's name is kept, printable and short."""
     (upload,) = parse(form_of(part(b"x", f'form-data; name="file"{sent}')))
     assert shown == upload.filename
 
 
-def test_other_parts_are_passed_over() -> None:
+def test_filename_that_is_not_utf8() -> None:
+    """A file name in another encoding is shown with marks, not refused."""
+    sent = part(b"x", 'form-data; name="file"; filename="v?gel.jpg"').replace(b"?", b"\xf6")
+    assert [Upload(b"x", "v\ufffdgel.jpg")] == parse(form_of(sent))
+
+
+def test_other_parts_are_ignored() -> None:
     """Fields of other names count against a limit of their own, and are not images."""
     others = [part(b"x", 'form-data; name="note"')] * MAX_OTHER_PARTS
     assert [b"y"] == [upload.data for upload in parse(form_of(*others, part(b"y")), max_files=1)]
@@ -82,7 +88,7 @@ def test_other_parts_are_passed_over() -> None:
         (form_of(part(b"x", 'form-data; name="image"')), EmptyInput),
         (form_of(part(b"class:3", 'form-data; name="target"'), part(b"x")), InvalidOption),
         (form_of(part(b"x"), part(b"1", 'form-data; name="top_k"')), InvalidOption),
-        (form_of(part(b"x", "")), EmptyInput),
+        (form_of(part(b"x", "")), MalformedRequest),
         (b"no form at all", MalformedRequest),
         (part(b"x"), MalformedRequest),
         (part(b"x")[:-5], MalformedRequest),
@@ -92,33 +98,33 @@ def test_other_parts_are_passed_over() -> None:
     ],
 )
 def test_broken_forms(body: bytes, error: type[FieldmarkError]) -> None:
-    """Each way of being broken has its own problem."""
+    """Each kind of broken form has its own problem."""
     with pytest.raises(error):
         parse(body)
 
 
 @pytest.mark.parametrize("filler", [b"\r\n--bx", b"\r\n--b ", b"\r\n--b\r\n"])
 def test_false_boundaries_are_cut_short(filler: bytes) -> None:
-    """Megabytes of almost-boundaries are refused after a few, not gone through."""
+    """Megabytes of almost-boundaries are refused."""
     with pytest.raises((TooLarge, MalformedRequest)):
         parse(part(filler * (2 * MEGABYTE // len(filler))), cuts=tuple(range(0, 2 * MEGABYTE, 65536)))
 
 
-def test_blanks_behind_a_boundary() -> None:
-    """Megabytes of blanks behind a boundary end at the first piece."""
+def test_blanks_after_a_boundary() -> None:
+    """Megabytes of blanks after a boundary are refused."""
     with pytest.raises(MalformedRequest):
         parse(part(b"x")[:-2] + b"\r\n--b" + b" " * MEGABYTE, cuts=(65536,))
 
 
 @pytest.mark.parametrize("header", [b"X: " + b"a" * MEGABYTE, b"a: b\r\n" * (MEGABYTE // 6), b"a" * MEGABYTE])
 def test_headers_of_parts_are_bounded(header: bytes) -> None:
-    """Megabytes of a part's header end at the first pieces, however many fields they are."""
+    """Megabytes of a part's header are refused at the first pieces, however many fields they are."""
     with pytest.raises(MalformedRequest):
         parse(b"--b\r\n" + header + b"\r\n\r\nx\r\n--b--\r\n", cuts=tuple(range(0, MEGABYTE, 65536)))
 
 
-def test_fields_that_nobody_filled() -> None:
-    """A browser sends a field without a file as an empty part of no name: it is no second image, nor one too many."""
+def test_fields_without_a_file() -> None:
+    """A browser sends a field without a file as an empty part with an empty name: it counts as no image."""
     unfilled = part(b"", 'form-data; name="file"; filename=""', "Content-Type: application/octet-stream")
     photo = part(b"x", 'form-data; name="file"; filename="a.jpg"')
     for parts in ((photo, unfilled), (unfilled, photo), (unfilled, photo, unfilled)):

@@ -30,7 +30,7 @@ def test_container_limit(tmp_path: Path, version: int, quota: str, cores: int) -
 
 @pytest.mark.parametrize(("version", "quota"), [(2, "max"), (1, "-1"), (2, "nonsense")])
 def test_no_limit(tmp_path: Path, version: int, quota: str) -> None:
-    """Without a limit, or with one that cannot be read, all cores count."""
+    """Without a limit, or with an unreadable one, all cores count."""
     assert usable_cores(write_limits(tmp_path, version, quota)) == HERE
 
 

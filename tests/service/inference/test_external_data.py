@@ -10,7 +10,7 @@ from tests.service.tiny_model import tiny_model
 
 
 def outside(name: str = "w") -> TensorProto:
-    """Return a tensor whose data lies in another file."""
+    """Return a tensor whose data are in another file."""
     tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
     entry = tensor.external_data.add()
     entry.key, entry.value = "location", "weights.bin"
@@ -32,30 +32,30 @@ def test_weights_inside() -> None:
 
 
 def test_initializer_outside() -> None:
-    """One initialiser elsewhere is enough."""
+    """One external initialiser is enough."""
     assert has_external_data(model(initializers=(INSIDE, outside())))
 
 
 def test_constant_outside() -> None:
-    """Constants of nodes count."""
+    """External constants of nodes are found."""
     assert has_external_data(model(helper.make_node("Constant", [], ["c"], value=outside())))
 
 
 def test_tensor_of_a_subgraph_outside() -> None:
-    """Branches of an `If` count."""
+    """External tensors in branches of an `If` are found."""
     branch = helper.make_graph([helper.make_node("Identity", ["w"], ["out"])], "b", [], [], [outside()])
     assert has_external_data(model(helper.make_node("If", ["x"], ["y"], then_branch=branch, else_branch=branch)))
 
 
 @pytest.mark.parametrize("data", [tiny_model()[:300], b"\xff" * 20, b"\x3a\x05ab"])
 def test_broken_framing(data: bytes) -> None:
-    """A truncated file, or none at all, is told as such."""
+    """A truncated file, or another kind of file, is refused as malformed."""
     with pytest.raises(MalformedFile):
         has_external_data(data)
 
 
 def test_endless_nesting() -> None:
-    """Graphs inside graphs inside graphs stop somewhere."""
+    """The depth of nested graphs is limited."""
 
     def wrap(field: int, message: bytes) -> bytes:
         length, digits = len(message), bytearray()

@@ -25,7 +25,7 @@ def engines() -> tuple[OnnxEngine, OnnxEngine]:
 
 
 def test_device_is_verified(engines: tuple[OnnxEngine, OnnxEngine]) -> None:
-    """What was asked for is what runs, one batch at a time."""
+    """The requested device runs, one batch at a time."""
     assert (CUDA, 8, 1) == (engines[0].provider, engines[0].max_batch_size, engines[0].concurrency)
     self_check(engines[0])
 

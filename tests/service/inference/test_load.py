@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.inference.load import InHand
+from service.inference.load import LoadTracker
 
 
 class Clock:
@@ -21,46 +21,46 @@ def clock() -> Clock:
     return Clock()
 
 
-def serve_requests(in_hand: InHand, clock: Clock, *, at_once: int, rounds: int, seconds: float) -> None:
-    """Work on `at_once` requests for some seconds, again and again."""
+def serve_requests(load: LoadTracker, clock: Clock, *, at_once: int, rounds: int, seconds: float) -> None:
+    """Work on `at_once` requests for some seconds, `rounds` times."""
     for _ in range(rounds):
         for _ in range(at_once):
-            in_hand.begin_work()
+            load.begin_work()
         clock.now += seconds
         for _ in range(at_once):
-            in_hand.end_work(answered=True)
+            load.end_work(answered=True)
 
 
 @pytest.mark.parametrize("at_once", [1, 2])
 def test_pace_is_that_of_full_load(clock: Clock, at_once: int) -> None:
     """Two cores with 10 ms of work a request take 5 ms each, whether one of them is busy or both."""
-    in_hand = InHand(parallel=2, clock=clock)
-    serve_requests(in_hand, clock, at_once=at_once, rounds=10, seconds=0.010)
-    assert pytest.approx(0.005) == in_hand.request_s
+    load = LoadTracker(parallel=2, clock=clock)
+    serve_requests(load, clock, at_once=at_once, rounds=10, seconds=0.010)
+    assert pytest.approx(0.005) == load.request_s
 
 
 def test_pace_ignores_idle_time_and_failures(clock: Clock) -> None:
     """Neither pauses nor refused images make the service look slower or faster than it is."""
-    in_hand = InHand(parallel=1, clock=clock)
-    serve_requests(in_hand, clock, at_once=1, rounds=5, seconds=0.020)
+    load = LoadTracker(parallel=1, clock=clock)
+    serve_requests(load, clock, at_once=1, rounds=5, seconds=0.020)
     clock.now += 60
-    in_hand.begin_work()
-    in_hand.end_work(answered=False)
-    assert pytest.approx(0.020) == in_hand.request_s
+    load.begin_work()
+    load.end_work(answered=False)
+    assert pytest.approx(0.020) == load.request_s
 
 
 def test_pace_follows_a_change(clock: Clock) -> None:
     """After some hundred requests the old pace is forgotten."""
-    in_hand = InHand(parallel=1, clock=clock)
-    serve_requests(in_hand, clock, at_once=1, rounds=100, seconds=0.010)
-    serve_requests(in_hand, clock, at_once=1, rounds=400, seconds=0.030)
-    assert pytest.approx(0.030, rel=0.02) == in_hand.request_s
+    load = LoadTracker(parallel=1, clock=clock)
+    serve_requests(load, clock, at_once=1, rounds=100, seconds=0.010)
+    serve_requests(load, clock, at_once=1, rounds=400, seconds=0.030)
+    assert pytest.approx(0.030, rel=0.02) == load.request_s
 
 
-def test_expected_time_grows_with_what_is_in_hand(clock: Clock) -> None:
-    """A newcomer waits for all that is in hand, and then for its own work."""
-    in_hand = InHand(parallel=2, clock=clock)
-    serve_requests(in_hand, clock, at_once=2, rounds=10, seconds=0.010)
-    assert pytest.approx(0.010) == in_hand.expected_s()
-    in_hand.requests = 100
-    assert pytest.approx(0.510) == in_hand.expected_s()
+def test_expected_time_grows_with_the_requests_in_flight(clock: Clock) -> None:
+    """A new request waits for all requests in flight and for its own work."""
+    load = LoadTracker(parallel=2, clock=clock)
+    serve_requests(load, clock, at_once=2, rounds=10, seconds=0.010)
+    assert pytest.approx(0.010) == load.expected_s()
+    load.requests = 100
+    assert pytest.approx(0.510) == load.expected_s()

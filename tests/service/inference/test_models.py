@@ -1,22 +1,24 @@
-"""Models on disk and models served: what is loaded when, what is refused, what stays."""
+"""Models on disk and models served: when files are loaded, refused, kept and retired."""
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from service.errors import NotReady, UnknownModel
 from service.inference.engine import Engine, OnnxEngine, Question
-from service.inference.models import Registry, check_there, scan
+from service.inference.models import Registry, check_there
 from service.inference.runtime import Runtime
 from service.inference.sessions import ModelRejected
 from service.settings import Settings
 from tests.service.conftest import encoded
 from tests.service.tiny_model import WEIGHTS, tiny_manifest, tiny_model, tiny_self_check
+
+pytestmark = pytest.mark.anyio
 
 OTHER_WEIGHTS = WEIGHTS[:, ::-1].copy()
 BROKEN = tiny_model(tiny_manifest(self_check=tiny_self_check(offset=1.0)))
@@ -41,39 +43,38 @@ def put(folder: Path, key: str, data: bytes, age_s: float = 0.0) -> Path:
     return path
 
 
-def with_runtime(
-    model: Path, test: Callable[[Runtime], Awaitable[None]], load: Callable[..., Engine] = OnnxEngine, **options: Any
-) -> None:
-    """Run an async test on a started runtime that looks at its files only when told to."""
+@asynccontextmanager
+async def started_runtime(
+    model: Path, load: Callable[..., Engine] = OnnxEngine, **options: Any
+) -> AsyncIterator[Runtime]:
+    """Start a runtime that reads its files only when a test calls for it."""
     runtime = Runtime(Settings(**{"model": model, "device": "cpu", "poll_interval_s": 3600, **options}), load=load)
-
-    async def run() -> None:
-        await runtime.start()
-        try:
-            async with asyncio.timeout(60):
-                await test(runtime)
-        finally:
-            await runtime.stop()
-
-    asyncio.run(run())
+    await runtime.start()
+    try:
+        async with asyncio.timeout(60):
+            yield runtime
+    finally:
+        await runtime.stop()
 
 
-def with_registry(model: Path, test: Callable[[Registry], Awaitable[None]], *options: Any, **named: Any) -> None:
-    """Run an async test on the models of a started runtime."""
-    with_runtime(model, lambda runtime: test(runtime.models), *options, **named)
+@asynccontextmanager
+async def started_registry(model: Path, *options: Any, **named: Any) -> AsyncIterator[Registry]:
+    """Start a runtime and return its models."""
+    async with started_runtime(model, *options, **named) as runtime:
+        yield runtime.models
 
 
 def names(registry: Registry) -> list[str]:
-    """Return what is served, as NAME/VERSION."""
+    """Return the served models, as NAME/VERSION."""
     return [f"{served.name}/{served.version}" for served in registry.served()]
 
 
-def test_folder_is_served_newest_first(tmp_path: Path) -> None:
+async def test_folder_is_served_newest_first(tmp_path: Path) -> None:
     """Versions are whole numbers compared as numbers; the first name and its newest version are the default."""
     for key in ("tiny/2", "tiny/10", "tiny/9", "small/1"):
         put(tmp_path, key, tiny_model())
 
-    async def test(registry: Registry) -> None:
+    async with started_registry(tmp_path) as registry:
         await registry.wait_ready()
         assert ["small/1", "tiny/10", "tiny/9", "tiny/2"] == names(registry)
         assert ("small", "1") == (registry.get().name, registry.get().version)
@@ -83,36 +84,29 @@ def test_folder_is_served_newest_first(tmp_path: Path) -> None:
             with pytest.raises(UnknownModel):
                 registry.get(*wrong)
 
-    with_registry(tmp_path, test)
 
-
-def test_default_model_is_a_setting(tmp_path: Path) -> None:
-    """With several names, a setting says which one answers without `?model=`."""
+async def test_default_model_is_a_setting(tmp_path: Path) -> None:
+    """With several names, a setting chooses the one that answers without `?model=`."""
     for key in ("a/1", "b/1"):
         put(tmp_path, key, tiny_model())
 
-    async def test(registry: Registry) -> None:
+    async with started_registry(tmp_path, default_model="b") as registry:
         await registry.wait_ready()
         assert registry.get().name == "b"
 
-    with_registry(tmp_path, test, default_model="b")
 
-
-def test_default_model_that_is_not_there(tmp_path: Path) -> None:
-    """It is never ready with a default model that would not answer: neither a folder's nor a file's, nor a bad one."""
+async def test_default_model_that_is_not_there(tmp_path: Path) -> None:
+    """A service whose default model is missing or refused is never ready, for a folder and for a file."""
     path = put(tmp_path, "a/1", tiny_model())
     put(tmp_path, "bad/1", BROKEN)
-
-    async def test(runtime: Runtime) -> None:
-        with pytest.raises(ModelRejected, match=r"default_model=b"):
-            await runtime.models.wait_ready()
-        assert not runtime.ready
-
     for model, name in ((tmp_path, "b"), (path, "b"), (tmp_path, "bad")):  # the last is there, and refused
-        with_runtime(model, test, default_model=name)
+        async with started_runtime(model, default_model=name) as runtime:
+            with pytest.raises(ModelRejected, match=r"default_model=b"):
+                await runtime.models.wait_ready()
+            assert not runtime.ready
 
 
-def test_files_are_looked_for_before_anything_starts(tmp_path: Path) -> None:
+def test_files_are_checked_before_anything_starts(tmp_path: Path) -> None:
     """A path without models, and a default model that no folder has, are refused without loading anything."""
     put(tmp_path, "a/1", b"not looked into")
     check_there(Settings(model=tmp_path, default_model="a"))
@@ -124,39 +118,26 @@ def test_files_are_looked_for_before_anything_starts(tmp_path: Path) -> None:
             check_there(Settings(model=wrong))
 
 
-def test_single_file_is_named_by_its_manifest(tmp_path: Path) -> None:
+async def test_single_file_is_named_by_its_manifest(tmp_path: Path) -> None:
     """A file needs no folder around it."""
     path = put(tmp_path, "exported", tiny_model())
 
-    async def test(registry: Registry) -> None:
+    async with started_registry(path) as registry:
         await registry.wait_ready()
         assert ["tiny/1"] == names(registry)
 
-    with_registry(path, test)
 
-
-def test_what_is_not_a_model_is_ignored(tmp_path: Path) -> None:
-    """Unfinished copies, notes and hidden folders are no models."""
-    for key in ("tiny/1", "tiny/draft", "tiny/1.5", ".trash/1", "tiny/-3"):
-        put(tmp_path, key, tiny_model())
-    (tmp_path / "tiny" / "2.onnx.tmp").write_bytes(b"half")
-    (tmp_path / "tiny" / "3.onnx").mkdir()
-    assert ["tiny/1"] == list(scan(tmp_path))
-
-
-def test_not_ready_before_the_first_load(tmp_path: Path) -> None:
+async def test_not_ready_before_the_first_load(tmp_path: Path) -> None:
     """`start` returns at once; nothing is answered before a model is warm."""
     put(tmp_path, "tiny/1", tiny_model())
 
-    async def test(runtime: Runtime) -> None:
+    async with started_runtime(tmp_path) as runtime:
         assert not runtime.ready
         with pytest.raises(NotReady):
             runtime.models.get()
         await runtime.models.wait_ready()
         assert runtime.ready
         assert runtime.status()["provider"] == "CPUExecutionProvider"
-
-    with_runtime(tmp_path, test)
 
 
 @pytest.mark.parametrize(
@@ -168,37 +149,33 @@ def test_not_ready_before_the_first_load(tmp_path: Path) -> None:
         ({"tiny/1": LISTS_TOO_MUCH}, "the graph has only 1"),
     ],
 )
-def test_nothing_to_serve(tmp_path: Path, files: dict[str, bytes], message: str) -> None:
-    """Where no model can be served, waiting for one says why."""
+async def test_nothing_to_serve(tmp_path: Path, files: dict[str, bytes], message: str) -> None:
+    """If no model can be served, waiting for one raises the reason."""
     for key, data in files.items():
         put(tmp_path, key, data)
 
-    async def test(runtime: Runtime) -> None:
+    async with started_runtime(tmp_path) as runtime:
         with pytest.raises(ModelRejected, match=message):
             await runtime.models.wait_ready()
         assert not runtime.ready
 
-    with_runtime(tmp_path, test)
 
-
-def test_one_bad_model_does_not_stop_the_others(tmp_path: Path) -> None:
-    """What can be served is served."""
+async def test_one_bad_model_does_not_stop_the_others(tmp_path: Path) -> None:
+    """The good models are served beside a refused one."""
     put(tmp_path, "bad/1", BROKEN)
     put(tmp_path, "tiny/1", tiny_model())
 
-    async def test(registry: Registry) -> None:
+    async with started_registry(tmp_path) as registry:
         await registry.wait_ready()
         assert ["tiny/1"] == names(registry)
 
-    with_registry(tmp_path, test)
 
-
-def test_reload_swaps_and_reports(tmp_path: Path) -> None:
+async def test_reload_swaps_and_reports(tmp_path: Path) -> None:
     """A new version and a changed file are loaded, an unchanged one is left alone."""
     put(tmp_path, "tiny/1", tiny_model())
     put(tmp_path, "small/1", tiny_model())
 
-    async def test(registry: Registry) -> None:
+    async with started_registry(tmp_path) as registry:
         await registry.wait_ready()
         before = registry.get("tiny", 1)
         put(tmp_path, "tiny/1", other_model())
@@ -208,14 +185,12 @@ def test_reload_swaps_and_reports(tmp_path: Path) -> None:
         assert registry.get("tiny", 1).sha256 != before.sha256
         assert registry.get("tiny").version == "2"
 
-    with_registry(tmp_path, test)
 
-
-def test_failing_self_check_rolls_back(tmp_path: Path) -> None:
-    """A file that does not compute as exported changes nothing, and is tried again only when asked to."""
+async def test_failing_self_check_rolls_back(tmp_path: Path) -> None:
+    """A file that fails its self-check changes nothing, and is tried again by a reload only."""
     put(tmp_path, "tiny/1", tiny_model())
 
-    async def test(registry: Registry) -> None:
+    async with started_registry(tmp_path) as registry:
         await registry.wait_ready()
         good = registry.get()
         put(tmp_path, "tiny/1", BROKEN)
@@ -224,32 +199,28 @@ def test_failing_self_check_rolls_back(tmp_path: Path) -> None:
         assert "self-check" in report["failed"][0]["reason"]
         assert registry.get() is good
         async with registry._busy:
-            assert ["tiny/1"] == (await registry._look(trust=True)).unchanged
+            assert ["tiny/1"] == (await registry._check(trust=True)).unchanged
         assert 1 == len((await registry.reload())["failed"])
         put(tmp_path, "tiny/1", other_model())
         assert ["tiny/1"] == (await registry.reload())["loaded"]
 
-    with_registry(tmp_path, test)
 
-
-def test_reasons_hold_no_folders(tmp_path: Path) -> None:
-    """Reasons reach clients of `/admin/reload`: the host's folders do not."""
+async def test_reasons_hold_no_folders(tmp_path: Path) -> None:
+    """Reasons reach clients of `/admin/reload`, so they contain no folders of the host."""
     put(tmp_path, "tiny/1", tiny_model())
 
-    async def test(registry: Registry) -> None:
+    async with started_registry(tmp_path) as registry:
         await registry.wait_ready()
         put(tmp_path, "tiny/2", b"not a model")
         put(tmp_path, "tiny/3", tiny_model()[:400])
         assert str(tmp_path) not in str(await registry.reload())
 
-    with_registry(tmp_path, test)
 
-
-def test_retired_on_purpose_but_never_the_last(tmp_path: Path) -> None:
-    """A version without a file goes when a reload is asked for; the last one of all stays, whatever is asked."""
+async def test_a_reload_retires_but_never_the_last(tmp_path: Path) -> None:
+    """A reload retires a version without a file, but never the last one of all."""
     old, new = put(tmp_path, "tiny/1", tiny_model()), put(tmp_path, "tiny/2", other_model())
 
-    async def test(registry: Registry) -> None:
+    async with started_registry(tmp_path) as registry:
         await registry.wait_ready()
         new.unlink()
         assert ["tiny/2"] == (await registry.reload())["removed"]
@@ -260,14 +231,13 @@ def test_retired_on_purpose_but_never_the_last(tmp_path: Path) -> None:
         put(tmp_path, "tiny/1", other_model())
         assert ["tiny/1"] == (await registry.reload())["loaded"]
 
-    with_registry(tmp_path, test)
 
-
-def test_watching_never_retires(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Files that come and go change no answer; one warning each and a gauge say that they are missing."""
+async def test_polling_never_retires(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Vanished files change no answer; each is reported by one warning and by the gauge."""
     files = [put(tmp_path, f"tiny/{number}", tiny_model()) for number in (2, 9, 10)]
 
-    async def test(runtime: Runtime) -> None:
+    caplog.set_level("INFO", "service.inference.models")
+    async with started_runtime(tmp_path) as runtime:
         registry = runtime.models
         await registry.wait_ready()
         loaded = registry.served()
@@ -275,28 +245,25 @@ def test_watching_never_retires(tmp_path: Path, caplog: pytest.LogCaptureFixture
         for gone in (lambda: files[2].unlink(), lambda: tmp_path.rename(away)):
             gone()
             for _ in range(3):
-                assert [] == (await registry._look()).removed
+                assert [] == (await registry._check()).removed
             assert (loaded, "10") == (registry.served(), registry.get().version)
         assert 3 == runtime.metrics.registry.get_sample_value("fieldmark_model_files_missing")
         assert 3 == caplog.text.count("is missing")
         away.rename(tmp_path)
-        assert [] == (await registry._look()).loaded
+        assert [] == (await registry._check()).loaded
         assert 1 == runtime.metrics.registry.get_sample_value("fieldmark_model_files_missing")
         assert ["tiny/2", "tiny/9"] == [line.split()[4] for line in caplog.messages if line.endswith("is back")]
         assert ["tiny/10"] == (await registry.reload())["removed"]
         assert 0 == runtime.metrics.registry.get_sample_value("fieldmark_model_files_missing")
         assert "9" == registry.get().version
 
-    with caplog.at_level("INFO", "service.inference.models"):
-        with_runtime(tmp_path, test)
 
-
-def test_reload_without_any_file_retires_nothing(tmp_path: Path) -> None:
-    """A folder that shows nothing at all is an outage: nobody removed everything on purpose."""
+async def test_reload_without_any_file_retires_nothing(tmp_path: Path) -> None:
+    """An empty folder counts as an outage of the storage: nothing is retired."""
     for number in (9, 10):
         put(tmp_path, f"tiny/{number}", tiny_model())
 
-    async def test(registry: Registry) -> None:
+    async with started_registry(tmp_path) as registry:
         await registry.wait_ready()
         for path in tmp_path.glob("*/*"):
             path.unlink()
@@ -304,16 +271,13 @@ def test_reload_without_any_file_retires_nothing(tmp_path: Path) -> None:
         assert ([], ["tiny/9", "tiny/10"]) == (report["removed"], report["unchanged"])
         assert "10" == registry.get().version
 
-    with_registry(tmp_path, test)
 
-
-def test_versions_are_retired_and_reported_as_numbers(tmp_path: Path) -> None:
-    """Of a name without files the oldest versions go first; reports are in the order of numbers."""
+async def test_versions_are_retired_and_reported_as_numbers(tmp_path: Path) -> None:
+    """Of a name without files the oldest versions are retired first; reports are in numerical order."""
     for key in ("kept/9", "kept/10", "tiny/9", "tiny/10", "tiny/100"):
         put(tmp_path, key, tiny_model())
-    assert ["kept/9", "kept/10", "tiny/9", "tiny/10", "tiny/100"] == list(scan(tmp_path))
 
-    async def test(registry: Registry) -> None:
+    async with started_registry(tmp_path, default_model="tiny") as registry:
         await registry.wait_ready()
         for path in (tmp_path / "tiny").glob("*"):
             path.unlink()
@@ -321,40 +285,34 @@ def test_versions_are_retired_and_reported_as_numbers(tmp_path: Path) -> None:
         assert (["tiny/9", "tiny/10"], ["kept/9", "kept/10", "tiny/100"]) == (report["removed"], report["unchanged"])
         assert "100" == registry.get().version
 
-    with_registry(tmp_path, test, default_model="tiny")
 
-
-def test_a_name_is_retired_when_another_answers(tmp_path: Path) -> None:
-    """A reload leaves what a start would leave, as long as the default model answers."""
+async def test_a_name_is_retired_when_another_answers(tmp_path: Path) -> None:
+    """A reload retires a name without files, as long as another name answers by default."""
     put(tmp_path, "a/1", tiny_model())
     put(tmp_path, "b/1", tiny_model())
 
-    async def test(registry: Registry) -> None:
+    async with started_registry(tmp_path) as registry:
         await registry.wait_ready()
         (tmp_path / "b" / "1.onnx").unlink()
         assert ["b/1"] == (await registry.reload())["removed"]
         assert ["a/1"] == names(registry)
 
-    with_registry(tmp_path, test)
 
-
-def test_renamed_version_with_new_content_is_served(tmp_path: Path) -> None:
+async def test_renamed_version_with_new_content_is_served(tmp_path: Path) -> None:
     """`1.onnx` that becomes `001.onnx` is the same version, read from its new place."""
     path = put(tmp_path, "tiny/1", tiny_model())
 
-    async def test(registry: Registry) -> None:
+    async with started_registry(tmp_path) as registry:
         await registry.wait_ready()
         before = registry.get()
         path.unlink()
         put(tmp_path, "tiny/001", other_model(), age_s=7200)
-        assert ["tiny/1"] == (await registry._look()).loaded
+        assert ["tiny/1"] == (await registry._check()).loaded
         assert before.sha256 != registry.get().sha256
 
-    with_registry(tmp_path, test)
 
-
-def test_a_file_that_cannot_be_read_is_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A fault of the storage passes without a trace in the file; it is logged once."""
+async def test_a_file_that_cannot_be_read_is_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A fault of the storage ends without a change of the file; it is logged once."""
     put(tmp_path, "tiny/1", tiny_model())
     readable: list[bool] = []
 
@@ -363,64 +321,56 @@ def test_a_file_that_cannot_be_read_is_tried_again(tmp_path: Path, caplog: pytes
             raise ModelRejected("2.onnx cannot be read: Input/output error") from OSError(5, "Input/output error")
         return OnnxEngine(data, settings)
 
-    async def test(registry: Registry) -> None:
+    async with started_registry(tmp_path, load) as registry:
         await registry.wait_ready()
         put(tmp_path, "tiny/2", other_model(), age_s=7200)
         for _ in range(3):
-            assert 1 == len((await registry._look()).failed)
+            assert 1 == len((await registry._check()).failed)
         assert 1 == caplog.text.count("Input/output error")
         readable.append(True)
-        assert ["tiny/2"] == (await registry._look()).loaded
-
-    with_registry(tmp_path, test, load)
+        assert ["tiny/2"] == (await registry._check()).loaded
 
 
-def test_polling_waits_for_a_complete_file(tmp_path: Path) -> None:
-    """A file that is still being written is left alone until it stayed the same for one look."""
+async def test_polling_waits_for_a_complete_file(tmp_path: Path) -> None:
+    """A file that is still being written is loaded once two polls find it unchanged."""
     put(tmp_path, "tiny/1", tiny_model())
 
-    async def test(registry: Registry) -> None:
+    async with started_registry(tmp_path) as registry:
         await registry.wait_ready()
         data, growing = other_model(), tmp_path / "tiny" / "2.onnx"
         for size in (10, len(data) // 2, len(data)):
             growing.write_bytes(data[:size])
-            assert [] == (await registry._look()).loaded
-        assert ["tiny/2"] == (await registry._look()).loaded
-
-    with_registry(tmp_path, test)
+            assert [] == (await registry._check()).loaded
+        assert ["tiny/2"] == (await registry._check()).loaded
 
 
-def test_polling_takes_a_renamed_file_at_once(tmp_path: Path) -> None:
-    """A file that was written a while ago and renamed into place is complete at first sight."""
+async def test_polling_takes_a_renamed_file_at_once(tmp_path: Path) -> None:
+    """A file that was written a while ago and renamed into place is loaded by the first poll."""
     put(tmp_path, "tiny/1", tiny_model())
 
-    async def test(registry: Registry) -> None:
+    async with started_registry(tmp_path) as registry:
         await registry.wait_ready()
         put(tmp_path, "tiny/2", other_model(), age_s=7200)
-        assert ["tiny/2"] == (await registry._look()).loaded
-
-    with_registry(tmp_path, test)
+        assert ["tiny/2"] == (await registry._check()).loaded
 
 
-def test_polling_runs_by_itself(tmp_path: Path) -> None:
-    """Without anybody asking, a new version is found."""
+async def test_polling_runs_by_itself(tmp_path: Path) -> None:
+    """A new version is loaded without a reload."""
     put(tmp_path, "tiny/1", tiny_model())
 
-    async def test(registry: Registry) -> None:
+    async with started_registry(tmp_path, poll_interval_s=0.01) as registry:
         await registry.wait_ready()
         put(tmp_path, "tiny/2", other_model())
         while len(registry.served()) < 2:
             await asyncio.sleep(0.005)
 
-    with_registry(tmp_path, test, poll_interval_s=0.01)
 
-
-def test_twenty_swaps_under_load_lose_nothing(tmp_path: Path) -> None:
-    """Requests in hand keep the model that they began with; every one is answered by one of the two models."""
+async def test_twenty_swaps_under_load_lose_nothing(tmp_path: Path) -> None:
+    """Running requests keep the model that they began with; every one is answered by one of the two models."""
     put(tmp_path, "tiny/1", tiny_model())
     photo = encoded("red")
 
-    async def test(runtime: Runtime) -> None:
+    async with started_runtime(tmp_path) as runtime:
         registry, predictor = runtime.models, runtime.predictor
         await registry.wait_ready()
         swapping, answers = True, []
@@ -440,14 +390,12 @@ def test_twenty_swaps_under_load_lose_nothing(tmp_path: Path) -> None:
         assert {(True, 0), (True, 3)} >= set(answers)
         assert len(answers) >= 8
 
-    with_runtime(tmp_path, test)
 
-
-def test_metrics_name_what_is_loaded(tmp_path: Path) -> None:
-    """The model's name, version, hash and provider are a metric, and go with the model."""
+async def test_metrics_name_what_is_loaded(tmp_path: Path) -> None:
+    """The model's name, version, hash and provider are a metric, which is removed with the model."""
     put(tmp_path, "tiny/1", tiny_model())
 
-    async def test(runtime: Runtime) -> None:
+    async with started_runtime(tmp_path) as runtime:
         registry = runtime.models
         await registry.wait_ready()
         old = registry.get().sha256
@@ -457,23 +405,15 @@ def test_metrics_name_what_is_loaded(tmp_path: Path) -> None:
         assert registry.get().sha256 in page
         assert old not in page
 
-    with_runtime(tmp_path, test)
+
+class _OtherEngine(OnnxEngine):
+    """Another engine."""
 
 
-class _SlowEngine(OnnxEngine):
-    """An engine that takes a long time to be made, in a thread."""
-
-    def __init__(self, data: bytes, settings: Settings) -> None:
-        np.linalg.inv(np.eye(4))
-        super().__init__(data, settings)
-
-
-def test_another_loader_can_be_given(tmp_path: Path) -> None:
-    """The registry asks for engines; where they come from is not its business."""
+async def test_another_loader_can_be_given(tmp_path: Path) -> None:
+    """Tests and other programs can pass their own loader of engines."""
     put(tmp_path, "tiny/1", tiny_model())
 
-    async def test(registry: Registry) -> None:
+    async with started_registry(tmp_path, _OtherEngine) as registry:
         await registry.wait_ready()
-        assert isinstance(registry.get().engine, _SlowEngine)
-
-    with_registry(tmp_path, test, _SlowEngine)
+        assert isinstance(registry.get().engine, _OtherEngine)

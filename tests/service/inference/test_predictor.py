@@ -1,10 +1,11 @@
-"""From bytes to a result: the same answer by every way, none of it in the event loop's thread."""
+"""From bytes to a prediction: the same on CPU and GPU paths, no work in the event loop's thread."""
 
 import asyncio
 import resource
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,13 @@ from service.settings import BUNDLED_MODEL, Settings
 from tests.service.conftest import encoded
 from tests.service.tiny_model import tiny_logits, tiny_manifest, tiny_model
 
+pytestmark = pytest.mark.anyio
+
 BEST = Question.about(tiny_manifest())
 
 
 class BatchingEngine:
-    """The tiny model as if it ran on a GPU: batches, and a note of the threads that ran them."""
+    """The tiny model as if it ran on a GPU; records its batches and their threads."""
 
     def __init__(self, data: bytes, settings: Settings) -> None:
         self._engine = OnnxEngine(data, settings)
@@ -44,36 +47,29 @@ class BatchingEngine:
         return self._engine.run(images, question)
 
 
-def with_predictor(
-    folder: Path, test: Callable[[Predictor, Runtime], Awaitable[None]], load: Any = OnnxEngine, **options: Any
-) -> None:
-    """Run an async test on a predictor of the tiny model, or of the one that `options` name."""
+@asynccontextmanager
+async def predicting(folder: Path, load: Any = OnnxEngine, **options: Any) -> AsyncIterator[tuple[Predictor, Runtime]]:
+    """Start a predictor of the tiny model, or of the one that `options` name."""
     path = folder / "tiny" / "1.onnx"
     path.parent.mkdir()
     path.write_bytes(tiny_model())
-
-    async def run() -> None:
-        settings = Settings(**{"model": folder, "device": "cpu", **options})
-        runtime = Runtime(settings, load=load)
-        await runtime.start()
-        await runtime.models.wait_ready()
-        try:
-            async with asyncio.timeout(60):
-                await test(runtime.predictor, runtime)
-        finally:
-            await runtime.stop()
-
-    asyncio.run(run())
+    runtime = Runtime(Settings(**{"model": folder, "device": "cpu", **options}), load=load)
+    await runtime.start()
+    await runtime.models.wait_ready()
+    try:
+        async with asyncio.timeout(60):
+            yield runtime.predictor, runtime
+    finally:
+        await runtime.stop()
 
 
 WAYS = pytest.mark.parametrize("load", [OnnxEngine, BatchingEngine], ids=["cpu", "batches"])
 
 
 @WAYS
-def test_prediction_is_the_models_answer(tmp_path: Path, load: Any) -> None:
-    """Bytes and prepared pixels give what the graph gives, with every map in its place."""
-
-    async def test(predictor: Predictor, runtime: Runtime) -> None:
+async def test_prediction_is_the_models_answer(tmp_path: Path, load: Any) -> None:
+    """Bytes and prepared pixels give the graph's outputs, every map of its own target."""
+    async with predicting(tmp_path, load) as (predictor, runtime):
         served, data = runtime.models.get(), encoded("teal", (20, 14))
         pixels = prepare(decode_image(data), served.manifest.resize)
         question = Question.about(served.manifest, (-1, 2, 0), (4, 0, 2))
@@ -90,11 +86,9 @@ def test_prediction_is_the_models_answer(tmp_path: Path, load: Any) -> None:
         assert (20, 14) == (by_bytes.width, by_bytes.height)
         assert by_bytes.timings["decode"] > 0
 
-    with_predictor(tmp_path, test, load)
-
 
 @WAYS
-def test_work_leaves_the_loops_thread(tmp_path: Path, load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_work_leaves_the_loops_thread(tmp_path: Path, load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Decoding, preparing, running and rendering happen in threads of the pool, never in the event loop's."""
     seen: dict[str, set[str]] = {"decode": set(), "prepare": set(), "run": set(), "render": set()}
 
@@ -108,7 +102,7 @@ def test_work_leaves_the_loops_thread(tmp_path: Path, load: Any, monkeypatch: py
     monkeypatch.setattr(predictor_module, "decode_image", noting("decode", decode_image))
     monkeypatch.setattr(predictor_module, "prepare", noting("prepare", prepare))
 
-    async def test(predictor: Predictor, runtime: Runtime) -> None:
+    async with predicting(tmp_path, load) as (predictor, runtime):
         served = runtime.models.get()
         monkeypatch.setattr(served.engine, "run", noting("run", served.engine.run))
         await asyncio.gather(*(predictor.predict(served, encoded(), BEST) for _ in range(8)))
@@ -118,13 +112,10 @@ def test_work_leaves_the_loops_thread(tmp_path: Path, load: Any, monkeypatch: py
         assert all(threads and loop_thread not in threads for threads in seen.values())
         assert all(name.startswith("fieldmark-") for threads in seen.values() for name in threads)
 
-    with_predictor(tmp_path, test, load)
 
-
-def test_batches_form_behind_a_busy_run(tmp_path: Path) -> None:
-    """With a batching engine, many images share few runs, and T of one never meets T of another."""
-
-    async def test(predictor: Predictor, runtime: Runtime) -> None:
+async def test_batches_form_behind_a_busy_run(tmp_path: Path) -> None:
+    """With a batching engine many images share few runs, and different numbers of targets never share one."""
+    async with predicting(tmp_path, BatchingEngine) as (predictor, runtime):
         served = runtime.models.get()
         engine = served.engine
         assert isinstance(engine, BatchingEngine)
@@ -139,7 +130,8 @@ def test_batches_form_behind_a_busy_run(tmp_path: Path) -> None:
         best, both = Question.about(served.manifest), Question.about(served.manifest, (-1, -2))
         tasks = [asyncio.create_task(predictor.predict(served, encoded(), best)) for _ in range(5)]
         tasks += [asyncio.create_task(predictor.predict(served, encoded(), both)) for _ in range(3)]
-        while runtime.workers.gpu.waiting + runtime.workers.gpu.running < 8:
+        # The first run has at least one of them; all others wait for their run, decoded.
+        while runtime.workers.cpu.waiting or len(runtime.workers.gpu._handed) + runtime.workers.gpu._queued < 8:
             await asyncio.sleep(0.001)
         gate.set()
         predictions = await asyncio.gather(*tasks)
@@ -147,15 +139,13 @@ def test_batches_form_behind_a_busy_run(tmp_path: Path) -> None:
         assert 8 == sum(engine.batches)
         assert len(engine.batches) <= 3
 
-    with_predictor(tmp_path, test, BatchingEngine)
-
 
 @WAYS
-def test_three_hundred_good_beside_twenty_corrupt(tmp_path: Path, load: Any) -> None:
-    """Thirty-two at a time: every good image is answered, every corrupt one gets its typed error."""
+async def test_three_hundred_good_beside_twenty_corrupt(tmp_path: Path, load: Any) -> None:
+    """With 32 at a time, every good image is answered, and every corrupt one gets its typed error."""
     good, corrupt = encoded("green", image_format="JPEG"), encoded("green", (64, 64), image_format="JPEG")[:300]
 
-    async def test(predictor: Predictor, runtime: Runtime) -> None:
+    async with predicting(tmp_path, load) as (predictor, runtime):
         served, at_once = runtime.models.get(), asyncio.Semaphore(32)
 
         async def ask(data: bytes) -> Prediction:
@@ -167,28 +157,23 @@ def test_three_hundred_good_beside_twenty_corrupt(tmp_path: Path, load: Any) -> 
         assert 300 == sum(isinstance(answer, Prediction) for answer in answers)
         assert 20 == sum(isinstance(answer, UndecodableImage) for answer in answers)
 
-    with_predictor(tmp_path, test, load)
-
 
 @WAYS
-def test_deadline_and_empty_input(tmp_path: Path, load: Any) -> None:
-    """A deadline that has passed costs no run; no bytes are told as such."""
-
-    async def test(predictor: Predictor, runtime: Runtime) -> None:
+async def test_deadline_and_empty_input(tmp_path: Path, load: Any) -> None:
+    """A passed deadline costs no run; an empty body has an error of its own."""
+    async with predicting(tmp_path, load) as (predictor, runtime):
         with pytest.raises(DeadlineExceeded):
             await predictor.predict(runtime.models.get(), encoded(), BEST, deadline=time.monotonic() - 1)
         with pytest.raises(EmptyInput):
             await predictor.predict(runtime.models.get(), b"", BEST)
 
-    with_predictor(tmp_path, test, load)
-
 
 @pytest.mark.parametrize("image_format", ["PNG", "JPEG"])
-def test_large_images_are_not_kept(tmp_path: Path, image_format: str) -> None:
-    """What waits holds few pixels; who draws gets them all, and the geometry of both is the same."""
+async def test_large_images_are_not_kept(tmp_path: Path, image_format: str) -> None:
+    """A kept image has few pixels; drawing gets all of them, and both have the same geometry."""
     data = encoded("navy", (2001, 1501), image_format)
 
-    async def test(predictor: Predictor, runtime: Runtime) -> None:
+    async with predicting(tmp_path) as (predictor, runtime):
         prediction = await predictor.predict(runtime.models.get(), data, BEST, keep_image=True)
         kept = prediction.image
         assert kept is not None
@@ -201,15 +186,13 @@ def test_large_images_are_not_kept(tmp_path: Path, image_format: str) -> None:
         assert (None, 2001, 1501) == (only_asked.image, only_asked.width, only_asked.height)
         assert (2001, 1501) == only_asked.image_of(0).image.size
 
-    with_predictor(tmp_path, test)
 
-
-def test_the_next_image_takes_the_memory_of_the_last(tmp_path: Path) -> None:
-    """Pixels given back to the system, or freed in another thread, cost a page fault for every 4 kB: a hundred each."""
+async def test_the_next_image_takes_the_memory_of_the_last(tmp_path: Path) -> None:
+    """Pixels returned to the system, or freed in another thread, cost a page fault for every 4 kB."""
     data = encoded("navy", (640, 480), "JPEG")
     images = 40
 
-    async def test(predictor: Predictor, runtime: Runtime) -> None:
+    async with predicting(tmp_path, model=BUNDLED_MODEL) as (predictor, runtime):
         served = runtime.models.get()
 
         question = Question.about(served.manifest)
@@ -222,13 +205,10 @@ def test_the_next_image_takes_the_memory_of_the_last(tmp_path: Path) -> None:
 
         assert min([await ask() for _ in range(4)]) < 10 * images
 
-    with_predictor(tmp_path, test, model=BUNDLED_MODEL)
 
-
-def test_stages_are_measured(tmp_path: Path) -> None:
+async def test_stages_are_measured(tmp_path: Path) -> None:
     """Each stage of an image, its format and its batch are counted once."""
-
-    async def test(predictor: Predictor, runtime: Runtime) -> None:
+    async with predicting(tmp_path) as (predictor, runtime):
         prediction = await predictor.predict(runtime.models.get(), encoded(), BEST)
         await predictor.render(prediction, len, b"abc")
         assert {"decode", "queue", "infer", "render"} == set(prediction.timings)
@@ -237,5 +217,3 @@ def test_stages_are_measured(tmp_path: Path) -> None:
             assert f'fieldmark_stage_duration_seconds_count{{stage="{stage}"}} 1.0' in page
         assert "fieldmark_batch_images_count 1.0" in page
         assert 'fieldmark_images_decoded_total{format="png"} 1.0' in page
-
-    with_predictor(tmp_path, test)

@@ -27,7 +27,7 @@ BIRDS = tiny_manifest(labels=("Black footed Albatross", "Least Auklet", "least a
     ],
 )
 def test_known_classes(text: str, code: int) -> None:
-    """Labels count exactly, then regardless of case where one fits; classes from 0, ranks from 1."""
+    """Labels match exactly, then regardless of case where one fits; classes count from 0, ranks from 1."""
     assert code == resolve_target(text, BIRDS)
 
 
@@ -49,14 +49,14 @@ def test_unknown_codes(text: str) -> None:
     ],
 )
 def test_unknown_labels_name_the_nearest(text: str, nearest: list[str]) -> None:
-    """An ambiguous or unknown label is answered with those that are like it."""
+    """An ambiguous or unknown label is refused with the most similar labels."""
     with pytest.raises(UnknownClass) as caught:
         resolve_target(text, BIRDS)
     assert nearest == caught.value.extensions["nearest"]
 
 
 def test_a_label_that_looks_like_a_code() -> None:
-    """A label comes before a code."""
+    """A label takes precedence over a code."""
     assert 1 == resolve_target("class:0", tiny_manifest(labels=("a", "class:0", "b", "c")))
 
 
@@ -79,7 +79,7 @@ def test_known_layers(text: str | None, index: int) -> None:
 
 @pytest.mark.parametrize(("text", "index"), [(None, 0), ("7", 0), ("1", 1), ("0", 2), ("2", 2)])
 def test_a_layer_whose_name_is_a_number(text: str | None, index: int) -> None:
-    """A name comes before an index; the last stage is the default whatever the names are."""
+    """A name takes precedence over an index; the last stage is the default whatever the names are."""
     assert index == resolve_layer(text, SEQUENCE)
 
 
@@ -87,6 +87,6 @@ def test_a_layer_whose_name_is_a_number(text: str | None, index: int) -> None:
     "text", ["", "3", "-1", "+1", " 1", "1.0", "1_0", "٢", "９" * 9, "9" * 200, "Stem", "features", "features.6 "]
 )
 def test_unknown_layers_name_the_known(text: str) -> None:
-    """What is neither a name nor an index is refused with the names."""
+    """Anything else is refused with the names of the layers."""
     with pytest.raises(InvalidOption, match=r"`features\.18`, `features\.6`, `stem`"):
         resolve_layer(text, STAGES)

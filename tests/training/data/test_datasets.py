@@ -39,12 +39,51 @@ def test_cub_is_read_as_it_is_distributed(birds: Dataset) -> None:
     assert birds.test[0].box == (10.0, 5.0, 62.0, 57.0)
 
 
-def test_cub_key_points_are_read_where_visible(cub_like: Path, tmp_path: Path) -> None:
-    """Parts that cannot be seen have no position."""
+def test_cub_parts_are_read_where_visible(cub_like: Path, tmp_path: Path) -> None:
+    """Parts keep their name; those that cannot be seen have no position."""
     root = copy_lists(cub_like, tmp_path / "cub")
     (root / "parts").mkdir()
+    (root / "parts" / "parts.txt").write_text("1 back\n2 beak\n3 left eye\n")
     (root / "parts" / "part_locs.txt").write_text("1 1 12.5 20.0 1\n1 2 0.0 0.0 0\n1 3 30.0 25.0 1\n")
-    assert load_dataset(root).train[0].points == ((12.5, 20.0), (30.0, 25.0))
+    found = load_dataset(root)
+    assert ("back", "beak", "left eye") == found.parts
+    assert ((0, 12.5, 20.0), (2, 30.0, 25.0)) == found.train[0].parts
+    (root / "parts" / "part_locs.txt").write_text("1 1 12.5 20.0 1\n1 9 30.0 25.0 1\n")
+    with pytest.raises(DatasetError, match=r"part_locs.txt, row 2: no such part or place: '9'"):
+        load_dataset(root)
+
+
+def test_cub_attributes_are_shares(cub_like: Path, tmp_path: Path) -> None:
+    """Percentages become shares; a table of another shape is refused with what was expected."""
+    root = copy_lists(cub_like, tmp_path / "cub")
+    assert load_dataset(root).attributes is None
+    (root / "attributes").mkdir()
+    (root / "attributes" / "attributes.txt").write_text("1 has_crown_color::red\n2 has_crown_color::black\n")
+    table = root / "attributes" / "class_attribute_labels_continuous.txt"
+    table.write_text("80.0 20.0\n0.0 100.0\n50 0\n")
+    found = load_dataset(root).attributes
+    assert found is not None
+    assert ("has_crown_color::red", "has_crown_color::black") == found.names
+    assert [[0.8, 0.2], [0, 1], [0.5, 0]] == found.table.tolist()
+    for wrong in ("80.0 20.0\n", "80 20\n0 101\n50 0\n", "80 x\n0 1\n0 1\n"):
+        table.write_text(wrong)
+        with pytest.raises(DatasetError, match=r"class_attribute_labels_continuous.txt"):
+            load_dataset(root)
+
+
+def test_masks_lie_as_the_photos_lie(tmp_path: Path) -> None:
+    """`masks/` mirrors `images/`, for a folder named whole or by its images; a photo without a mask has none."""
+    for name in ("crow/a", "crow/b", "gull/a", "gull/b"):
+        photo = tmp_path / "images" / f"{name}.jpg"
+        photo.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 20), (len(name), 9, 9)).save(photo)
+    mask = tmp_path / "masks" / "crow" / "b.png"
+    mask.parent.mkdir(parents=True)
+    Image.new("1", (20, 20)).save(mask)
+    for root in (tmp_path, tmp_path / "images"):
+        found = load_dataset(root)
+        masks = {sample.path.stem: sample.mask for sample in (*found.train, *found.test) if sample.label == 0}
+        assert {"a": None, "b": mask.resolve()} == {key: path and path.resolve() for key, path in masks.items()}
 
 
 @pytest.mark.parametrize(

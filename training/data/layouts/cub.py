@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from training.data.layouts.labels import shown_labels
 from training.data.layouts.tables import NON_COMMERCIAL, read_numbers, read_table
-from training.data.samples import Box, Dataset, Sample
+from training.data.samples import Attributes, Box, Dataset, Sample
 from training.errors import DatasetError
 
 
@@ -26,18 +28,14 @@ def load_cub(folder: Path) -> Dataset:
     if (folder / "bounding_boxes.txt").is_file():
         for key, (left, top, width, height) in read_numbers(folder / "bounding_boxes.txt", 5, float).items():
             boxes[key] = (left, top, left + width, top + height)
-    points: dict[str, list[tuple[float, float]]] = {}
-    if (folder / "parts" / "part_locs.txt").is_file():
-        for key, (_, x, y, visible) in read_table(folder / "parts" / "part_locs.txt", 5):
-            if visible == "1":
-                points.setdefault(key, []).append((float(x), float(y)))
+    part_names, parts = _parts(folder / "parts")
     for name, keys in (("image_class_labels.txt", labels), ("train_test_split.txt", is_train)):
         if missing := [paths[key] for key in paths if key not in keys]:
             raise DatasetError(f"{folder / name} has no line for {len(missing)} images of images.txt ({missing[0]}, …)")
     train: list[Sample] = []
     test: list[Sample] = []
     for key, path in paths.items():
-        sample = Sample(folder / "images" / path, labels[key], boxes.get(key), tuple(points.get(key, ())))
+        sample = Sample(folder / "images" / path, labels[key], boxes.get(key), tuple(parts.get(key, ())))
         (train if is_train[key] else test).append(sample)
     return Dataset(
         f"CUB-200-2011 ({folder.name})",
@@ -45,7 +43,47 @@ def load_cub(folder: Path) -> Dataset:
         tuple(train),
         tuple(test),
         licence=NON_COMMERCIAL,
+        parts=part_names,
+        attributes=_attributes(folder, len(classes)),
     )
+
+
+def _parts(folder: Path) -> tuple[tuple[str, ...], dict[str, list[tuple[int, float, float]]]]:
+    """Return the names of the parts, and the visible parts of every image; nothing where the lists are missing."""
+    if not (folder / "part_locs.txt").is_file():
+        return (), {}
+    names = {key: name for key, (name,) in read_table(folder / "parts.txt", 2, unique=True)}
+    index = {key: number for number, key in enumerate(names)}
+    found: dict[str, list[tuple[int, float, float]]] = {}
+    for number, (key, (part, x, y, visible)) in enumerate(read_table(folder / "part_locs.txt", 5), 1):
+        try:
+            if visible == "1":
+                found.setdefault(key, []).append((index[part], float(x), float(y)))
+        except (KeyError, ValueError) as error:
+            raise DatasetError(f"{folder / 'part_locs.txt'}, row {number}: no such part or place: {error}") from error
+    return tuple(names.values()), found
+
+
+def _attributes(folder: Path, classes: int) -> Attributes | None:
+    """Return the table class × attribute, or None where there is none.
+
+    CUB is distributed with the names beside its folder or inside `attributes/`, by whoever packed it.
+    """
+    path = folder / "attributes" / "class_attribute_labels_continuous.txt"
+    lists = (folder / "attributes" / "attributes.txt", folder / "attributes.txt", folder.parent / "attributes.txt")
+    names = next((place for place in lists if place.is_file()), None)
+    if names is None or not path.is_file():
+        return None
+    columns = tuple(name for _, (name,) in read_table(names, 2, unique=True))
+    try:
+        table = np.loadtxt(path, ndmin=2) / 100
+    except ValueError as error:
+        raise DatasetError(f"{path}: {error}") from error
+    if table.shape != (classes, len(columns)) or not ((table >= 0) & (table <= 1)).all():
+        raise DatasetError(
+            f"{path}: expected {classes} rows, one a class, of {len(columns)} percentages; found {table.shape}"
+        )
+    return Attributes(columns, table)
 
 
 def _classes(path: Path) -> dict[int, str]:

@@ -37,8 +37,8 @@ def load_folder(folder: Path, layout: str = "auto") -> Dataset:
     return Dataset(
         folder.resolve().name,
         shown_labels(names, [places[name] for name in names]),
-        tuple(_with_boxes(train, folder)),
-        tuple(_with_boxes(test, folder)),
+        tuple(_with_masks(_with_boxes(train, folder))),
+        tuple(_with_masks(_with_boxes(test, folder))),
         licence="as the user's own data",
         notices=tuple(notices),
     )
@@ -80,6 +80,16 @@ def _class_folders(trees: Sequence[Tree], notices: list[str]) -> tuple[list[str]
         )
     names = sorted(classes)
     return names, [Sample(path, label) for label, name in enumerate(names) for path in classes[name]]
+
+
+def _with_masks(samples: Iterable[Sample]) -> list[Sample]:
+    """Add the masks that lie in `masks/` as the photos lie in `images/`, each a PNG of the photo's name."""
+    found = []
+    for sample in samples:
+        places = (above for above in sample.path.parents if above.name == "images")
+        names = (above.with_name("masks") / sample.path.relative_to(above).with_suffix(".png") for above in places)
+        found.append(replace(sample, mask=next((name for name in names if name.is_file()), None)))
+    return found
 
 
 def _with_boxes(samples: Iterable[Sample], folder: Path) -> list[Sample]:

@@ -1,7 +1,7 @@
 // The page of a running service: photos in, class and maps out. No library; talks to /explain and /models only.
 // All addresses are relative, so that the page works behind a path prefix.
 
-const LAYER_SIDE = 896; // longer side of the maps asked for, pixels: enough for the screen, cheap to send
+const LAYER_SIDE = 896; // longer side of the requested maps, pixels: enough for the screen, cheap to send
 const AT_ONCE = 2; // photos under way at the same time
 const RETRIES = 4; // of a busy service
 
@@ -161,7 +161,7 @@ async function showServersView(photo) {
     if (photo === current) $("photo").src = photo.shown;
     drawStrip();
   } catch {
-    // The answer itself tells what is wrong.
+    // The answer describes the error.
   }
 }
 
@@ -212,7 +212,7 @@ function drawAnswer(result) {
     (time ? ` · ${Math.round(Number(time[1]))} ms in the ${current.timing.includes("total;") ? "service" : "model"}` : "");
 }
 
-// The likeliest other class: what people most want to tell it from.
+// The likeliest other class: the one most easily confused with it.
 function rival(result, label) {
   return result.predictions.find((one) => one.label !== label)?.label ?? "";
 }
@@ -293,11 +293,11 @@ function drawStrip() {
 }
 
 function showProblem(problem) {
-  const { document: told, status } = problem;
+  const { document: details, status } = problem;
   $("problem").hidden = false;
-  $("problem-title").textContent = told?.title || "Something went wrong";
-  const nearest = told?.nearest?.length ? ` Similar: ${told.nearest.join(", ")}.` : "";
-  const id = told?.request_id && status >= 500 ? ` (request ${told.request_id})` : "";
+  $("problem-title").textContent = details?.title || "Something went wrong";
+  const nearest = details?.nearest?.length ? ` Similar: ${details.nearest.join(", ")}.` : "";
+  const id = details?.request_id && status >= 500 ? ` (request ${details.request_id})` : "";
   $("problem-detail").textContent = problem.message + nearest + id;
   $("key-form").hidden = status !== 401;
 }

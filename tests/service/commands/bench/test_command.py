@@ -12,18 +12,27 @@ from tests.service.tiny_model import tiny_model
 
 
 def test_command_prints_a_report(tiny_server: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Against a running server the command measures every size and load, and the ceiling beside them."""
+    """Against a running server the command measures every size and load, and the ceilings between them."""
     model = tmp_path / "tiny" / "1.onnx"
     model.parent.mkdir()
     model.write_bytes(tiny_model())
     parser = argparse.ArgumentParser()
     bench.add_arguments(parser)
     common = ["--url", tiny_server.url, "--model", str(tmp_path), "--seconds", "0.2", "--warmup-s", "0"]
+    common += ["--rounds", "1", "--rate", "50"]
+    runs = tiny_server.runs()
     assert bench.run(parser.parse_args([*common, "--concurrency", "2", "--sizes", "32x24", "--json"])) == 0
     found = json.loads(capsys.readouterr().out)["sizes"]["32x24"]
-    assert found["loads"][0]["name"] == "closed, C = 2"
-    assert 3 == len(found["loads"])
-    assert all(load["ratio"] >= 0 for load in found["loads"])
+    loads, ceilings = found["loads"], found["ceilings_per_s"]
+    assert ["closed, C = 2", "open, even, 50/s", "open, Poisson, 50/s"] == [load["name"] for load in loads]
+    assert all([load["requests"]] == list(load["codes"].values()) for load in loads)
+    assert sum(load["requests"] for load in loads) == tiny_server.runs() - runs > 0
+    # In one round the ceilings are measured before, between and after the loads: two of the first group, three of
+    # the second.
+    around = [(ceilings[index] + ceilings[index + 1]) / 2 for index in (0, 2, 3)]
+    expected = [load["per_s"] / ceiling for load, ceiling in zip(loads, around, strict=True)]
+    assert pytest.approx(expected) == [load["ratio"] for load in loads]
+    assert pytest.approx(sum(ceilings) / 5) == found["ceiling"]["images_per_s"]
     short = ["--concurrency", "1", "--no-open-loop", "--no-ceiling", "--endpoint", "explain", "--accept", "jpeg"]
     assert bench.run(parser.parse_args([*common, *short])) == 0
     assert "closed, C = 1" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""A load is what was planned."""
+"""A load follows its plan."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Photos of a size, made or scaled."""
+"""Photos of a size, synthetic or scaled."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from tests.service.conftest import encoded
 
 
 def test_photos(tmp_path: Path) -> None:
-    """Synthetic and scaled photos have the size asked for, and are the same every time."""
+    """Synthetic and scaled photos have the requested size, and are the same every time."""
     assert synthetic_photo(64, 48, seed=3) == synthetic_photo(64, 48, seed=3)
     path = tmp_path / "wide.png"
     path.write_bytes(encoded("green", (300, 100)))

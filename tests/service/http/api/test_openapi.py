@@ -1,4 +1,4 @@
-"""The OpenAPI document: valid, offline, with examples that keep their schema; and every endpoint as it says."""
+"""The OpenAPI document: valid, offline, its examples match their schema; every endpoint behaves as documented."""
 
 import io
 import re
@@ -33,7 +33,7 @@ OPERATIONS = {
 }  # fmt: skip
 
 
-# Bodies: real and broken images of every type, so that both ways through each endpoint are taken.
+# Bodies: real and broken images of every type, so that each endpoint both answers and refuses.
 
 FORMATS = {"image/jpeg": "JPEG", "image/png": "PNG", "image/webp": "WEBP", "image/gif": "GIF", "image/bmp": "BMP"}
 FORMATS |= {"image/tiff": "TIFF", "image/avif": "AVIF"}
@@ -57,7 +57,7 @@ schemathesis.openapi.format("binary", files_of("image/png"))
 CONFIG = SchemathesisConfig.from_dict(
     {
         "checks": {
-            # A deadline of one millisecond is a valid wish that cannot be met.
+            # A deadline of one millisecond is valid and cannot be met.
             "not_a_server_error": {"expected-statuses": ["2xx", "3xx", "4xx", "504"]},
             # A body that is an image by its type may be broken, and a label or model may be unknown.
             "positive_data_acceptance": {
@@ -81,8 +81,8 @@ schema = schemathesis.openapi.from_dict(DOCUMENT, config=CONFIG)
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
-def test_every_endpoint_keeps_the_document(tiny_server: Running, case: schemathesis.Case) -> None:
-    """Whatever is sent, the answer is one that the document names, in the shape that it names."""
+def test_every_endpoint_matches_the_document(tiny_server: Running, case: schemathesis.Case) -> None:
+    """Whatever is sent, the document describes the answer and its shape."""
     case.call_and_validate(base_url=tiny_server.url)
 
 
@@ -132,7 +132,7 @@ def test_models_have_examples(document: dict[str, Any]) -> None:
 
 
 def test_examples_of_requests_are_answered(client: httpx.Client, document: dict[str, Any]) -> None:
-    """Who sends an example as it stands gets an answer."""
+    """An example sent unchanged gets an answer."""
     count = 0
     for path, operations in document["paths"].items():
         content = operations.get("post", {}).get("requestBody", {}).get("content", {})
@@ -142,8 +142,8 @@ def test_examples_of_requests_are_answered(client: httpx.Client, document: dict[
     assert 2 == count
 
 
-def test_operation_keeps_its_schemas(client: httpx.Client, tmp_path: Path) -> None:
-    """What probes and reloads answer has no member that the document does not name."""
+def test_operation_matches_its_schemas(client: httpx.Client, tmp_path: Path) -> None:
+    """Answers of probes and reloads have no member that the document lacks."""
     schemas.Readiness.model_validate(client.get("/readyz").raise_for_status().json())
     key = tmp_path / "key"
     key.write_text("the-admin-key")
@@ -155,7 +155,7 @@ def test_operation_keeps_its_schemas(client: httpx.Client, tmp_path: Path) -> No
 
 
 def test_docs_work_offline(client: httpx.Client) -> None:
-    """`/docs` asks for nothing from elsewhere and runs no inline script; its files have ETags."""
+    """`/docs` loads nothing from other hosts and runs no inline script; its files have ETags."""
     page = client.get("/docs").raise_for_status()
     links = re.findall(r'(?:src|href)="([^"]*)"', page.text)
     assert 4 == len(links)
@@ -170,7 +170,7 @@ def test_docs_work_offline(client: httpx.Client) -> None:
 
 
 def test_real_images_pass(client: httpx.Client) -> None:
-    """The strategies above hold images that really are answered, of every type with a writer."""
+    """The strategies above hold images that are answered, of every type with a writer."""
     for media_type, image_format in FORMATS.items():
         stream = io.BytesIO()
         Image.new("RGB", (20, 30)).save(stream, image_format)

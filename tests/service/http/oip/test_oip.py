@@ -60,10 +60,10 @@ def test_health_and_metadata(triton_client: triton.InferenceServerClient) -> Non
 def test_tensors(triton_client: triton.InferenceServerClient, images: np.ndarray, binary: bool, version: str) -> None:
     """Prepared pixels get the graph's outputs, in JSON and by the binary extension."""
     names = ["logits", "probabilities", "attention", "gradcam", "explained"]
-    wishes = [triton.InferRequestedOutput(name, binary_data=binary) for name in names]
+    outputs = [triton.InferRequestedOutput(name, binary_data=binary) for name in names]
     target = np.array([[-1, 0], [2, 3]])
     inputs = [tensor("image", images, binary=binary), tensor("target", target, binary=binary)]
-    result = triton_client.infer("tiny", inputs, model_version=version, outputs=wishes, request_id="7")
+    result = triton_client.infer("tiny", inputs, model_version=version, outputs=outputs, request_id="7")
     np.testing.assert_allclose(tiny_logits(images), result.as_numpy("logits"), rtol=1e-5)
     np.testing.assert_allclose(np.ones(2), result.as_numpy("probabilities").sum(axis=1), rtol=1e-5)
     assert (2, 2, SIDE, SIDE) == result.as_numpy("gradcam").shape
@@ -85,16 +85,16 @@ def test_encoded_images(
 
 def test_classification_extension(triton_client: triton.InferenceServerClient, red_png: bytes) -> None:
     """Triton's classification extension names the first classes."""
-    wish = triton.InferRequestedOutput("probabilities", class_count=2)
+    output = triton.InferRequestedOutput("probabilities", class_count=2)
     files = np.array([red_png], dtype=object)
-    result = triton_client.infer("tiny", [tensor("encoded", files, binary=True)], outputs=[wish])
+    result = triton_client.infer("tiny", [tensor("encoded", files, binary=True)], outputs=[output])
     first = result.as_numpy("probabilities")[0][0].decode()
     assert first.endswith(":0:Red bird")
     assert (1, 2) == result.as_numpy("probabilities").shape
 
 
 def test_errors_reach_the_client(triton_client: triton.InferenceServerClient) -> None:
-    """Triton's client finds the message of a problem where it looks for it."""
+    """Triton's client finds the message of a problem."""
     files = np.array([b"no image"], dtype=object)
     with pytest.raises(InferenceServerException, match="no known image format"):
         triton_client.infer("tiny", [tensor("encoded", files, binary=True)])
@@ -103,13 +103,13 @@ def test_errors_reach_the_client(triton_client: triton.InferenceServerClient) ->
 
 
 def request_with(**changes: Any) -> dict[str, Any]:
-    """Return a sound request for one grey image, with changes to its only input."""
+    """Return a valid request for one grey image, with changes to its only input."""
     image = {"name": "image", "shape": [1, SIDE, SIDE, 3], "datatype": "UINT8", "data": [128] * (SIDE * SIDE * 3)}
     return {"inputs": [image | changes]}
 
 
 def also(*tensors: dict[str, Any]) -> dict[str, Any]:
-    """Return the sound request with further inputs."""
+    """Return the valid request with further inputs."""
     return {"inputs": [*request_with()["inputs"], *tensors]}
 
 
@@ -188,8 +188,8 @@ def test_a_contrast_that_only_the_image_can_refuse(client: httpx.Client) -> None
         assert (422, "invalid_option") == (answer.status_code, answer.json()["code"])
 
 
-def test_no_wishes_are_all(client: httpx.Client) -> None:
-    """An empty list of outputs asks for all, as in Triton."""
+def test_no_outputs_named_are_all(client: httpx.Client) -> None:
+    """An empty list of outputs means all, as in Triton."""
     answers = [client.post(INFER, json=one).json() for one in (request_with(), request_with() | {"outputs": []})]
     assert answers[0] == answers[1]
 
@@ -219,7 +219,7 @@ def test_broken_framing(client: httpx.Client, body: bytes, length: str | None) -
 
 
 def test_too_many_raw_bytes(client: httpx.Client) -> None:
-    """Bytes behind the last tensor are not ignored."""
+    """Bytes after the last tensor are refused."""
     size = SIDE * SIDE * 3
     text = json.dumps(request_with(data=None, parameters={"binary_data_size": size})).encode()
     headers = {HEADER_LENGTH: str(len(text))}
@@ -236,13 +236,13 @@ def test_no_bytes_of_a_shape_without_bounds(client: httpx.Client) -> None:
 
 
 def test_version_as_a_parameter(client: httpx.Client) -> None:
-    """Where the path names no version, the query may."""
+    """Where the path names no version, the query may name one."""
     assert [200, 404] == [client.get(f"/v2/models/tiny?version={version}").status_code for version in ("1", "2")]
 
 
 @pytest.mark.parametrize("version", ["9" * 5000, "%D9%A1", "1.0", "-1", "+1"])
 def test_versions_that_are_none(client: httpx.Client, version: str) -> None:
-    """What is no whole number of a sane length in plain digits is no version."""
+    """A version is a whole number of reasonable length in ASCII digits."""
     for address in (f"/v2/models/tiny/versions/{version}", f"/v2/models/tiny/versions/{version}/ready"):
         answer = client.get(address)
         assert (404, "unknown_model") == (answer.status_code, answer.json()["code"])

@@ -26,7 +26,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
 
 @pytest.fixture
 def page(browser: Page, tiny_server: Running) -> Page:
-    """Return the tab with the page freshly loaded, and with what happened before forgotten."""
+    """Return the tab with the page freshly loaded and its events cleared."""
     browser.open("about:blank")
     browser.events.clear()
     browser.open(f"{tiny_server.url}/")
@@ -36,7 +36,7 @@ def page(browser: Page, tiny_server: Running) -> Page:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Return pictures: one the browser shows, one that only the service reads, one that nobody can."""
+    """Return pictures: one the browser shows, one that only the service reads, one that nothing can read."""
     folder = tmp_path_factory.mktemp("photos")
     Image.new("RGB", (60, 40), (250, 20, 20)).save(folder / "red.png")
     Image.new("RGB", (40, 60), (20, 20, 250)).save(folder / "blue.tif")
@@ -56,7 +56,7 @@ def answered(page: Page) -> None:
 
 
 def test_photo_gets_class_bars_and_map(page: Page, photos: dict[str, Path]) -> None:
-    """Choose a photo: its class, the bars and the map over it appear, and nothing breaks the policy."""
+    """Choose a photo: its class, the bars and the map over it appear, and nothing violates the policy."""
     page.choose_files("#files", [photos["red"]])
     answered(page)
     assert LABELS[0] == text(page, "label")
@@ -134,7 +134,7 @@ def test_several_photos(page: Page, photos: dict[str, Path]) -> None:
 def test_key_is_asked_for_behind_a_prefix(
     browser: Page, photos: dict[str, Path], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """A guarded server asks for its key; the page's addresses are relative, so that a path prefix is no obstacle."""
+    """The page of a guarded server asks for the key; its addresses are relative, so that a path prefix works."""
     keys = tmp_path / "keys"
     keys.write_text("correct-horse-battery-staple\n")
     with running(tiny_settings(tmp_path_factory.mktemp("models"), api_keys_file=keys)) as server:

@@ -1,0 +1,45 @@
+"""`fieldmark inspect`: the manifest, or the reason of a refusal."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from model.contract.manifest import Manifest
+from service.cli import main
+from tests.service.tiny_model import tiny_manifest, tiny_model, tiny_self_check
+
+
+def test_inspect_as_json_is_the_manifest(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Everything the manifest holds, with the file's size and hash."""
+    assert main(["inspect", model, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert Path(model).stat().st_size == facts.pop("bytes")
+    assert 64 == len(facts.pop("sha256"))
+    assert model == facts.pop("file")
+    assert tiny_manifest(self_check=tiny_self_check()) == Manifest.model_validate(facts)
+
+
+def test_inspect_is_readable(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The output names classes, input, layers and precision."""
+    assert main(["inspect", model]) == 0
+    text = capsys.readouterr().out
+    for fact in ("4: Red bird", "RGB 8×8", "0: pixels, 3 channels, 8×8", "fp32"):
+        assert fact in text
+
+
+@pytest.mark.parametrize(
+    ("manifest", "reason"),
+    [
+        (tiny_manifest(self_check=tiny_self_check(offset=1.0)), "the self-check is off by 1"),
+        (tiny_manifest(layers=tiny_manifest().layers * 2), "the graph has only 1"),
+    ],
+)
+def test_inspect_refuses_what_the_service_would(
+    manifest: Manifest, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file that loads, but does not compute as its manifest states, is refused."""
+    path = tmp_path / "1.onnx"
+    path.write_bytes(tiny_model(manifest))
+    assert main(["inspect", str(path)]) == 1
+    assert reason in capsys.readouterr().err

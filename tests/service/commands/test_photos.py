@@ -1,0 +1,154 @@
+"""`fieldmark classify` and `explain`: the service's answers, and errors in one plain line."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from service.cli import main
+from service.http.api.schemas import Classification, Explanation
+from tests.service.tiny_model import LABELS
+
+
+def test_classify_prints_the_likeliest_first(model: str, photo: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The output has the size, percentages, bars and labels."""
+    assert main(["classify", photo, "--model", model, "--top-k", "2"]) == 0
+    head, first, *rest = capsys.readouterr().out.splitlines()
+    assert f"{photo}  40×20" == head
+    assert first.endswith(LABELS[0])
+    assert "█" in first
+    assert len(rest) == 1
+
+
+def test_classify_as_json_is_the_services_answer(model: str, photo: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """One photo in, one flat result out."""
+    assert main(["classify", photo, "--model", model, "--json", "--threshold", "0.99"]) == 0
+    answer = Classification.model_validate_json(capsys.readouterr().out)
+    assert (LABELS[0], "red.png", 40, 20, False) == (
+        answer.predictions[0].label,
+        answer.filename,
+        answer.width,
+        answer.height,
+        answer.accepted,
+    )
+
+
+def test_one_bad_photo_does_not_stop_the_others(
+    model: str, photo: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Results are in order, a bad photo has a problem in its place, and the exit code is 1."""
+    (tmp_path / "note.txt").write_text("hello")
+    (tmp_path / "empty.jpg").touch()
+    photos = [str(tmp_path / "note.txt"), photo, str(tmp_path / "nothing.jpg"), str(tmp_path / "empty.jpg"), photo]
+    assert main(["classify", *photos, "--model", model, "--json"]) == 1
+    results = json.loads(capsys.readouterr().out)["results"]
+    expected = ["unsupported_image_type", None, "malformed_request", "empty_input", None]
+    assert expected == [result.get("code") for result in results]
+    assert main(["classify", *photos, "--model", model]) == 1
+    shown = capsys.readouterr()
+    assert shown.out.count("40×20") == 2
+    assert len(shown.err.splitlines()) == 3
+
+
+def test_photo_from_standard_input(model: str, photo: str) -> None:
+    """A dash reads the standard input, so that commands can be chained."""
+    command = [sys.executable, "-m", "service.cli", "classify", "-", "--model", model]
+    done = subprocess.run(command, input=Path(photo).read_bytes(), capture_output=True, check=True)
+    assert LABELS[0] in done.stdout.decode()
+    assert b"" == done.stderr
+
+
+@pytest.mark.parametrize(("name", "format_"), [("o.png", "PNG"), ("o.webp", "WEBP"), ("o.jpg", "JPEG")])
+@pytest.mark.parametrize("view", ["overlay", "gradcam", "attention", "panel"])
+def test_explain_writes_a_picture(model: str, photo: str, tmp_path: Path, name: str, format_: str, view: str) -> None:
+    """The name's ending chooses the format; all views but the panel have the photo's size."""
+    out = tmp_path / name
+    assert main(["explain", photo, "-o", str(out), "--model", model, "--view", view]) == 0
+    picture = Image.open(io.BytesIO(out.read_bytes()))
+    assert format_ == picture.format
+    assert (picture.size == (40, 20)) == (view != "panel")
+
+
+def test_explain_as_json(model: str, photo: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same facts as the service's answer, with the picture's path for its data URLs."""
+    out = str(tmp_path / "o.png")
+    assert main(["explain", photo, "-o", out, "--model", model, "--json", "--versus", "rank:2"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert out == answer.pop("picture")
+    for name in ("gradcam", "gradcam_versus", "attention"):
+        answer[name]["png"] = ""
+    explained = Explanation.model_validate(answer)
+    assert (LABELS[0], [8, 8]) == (explained.target.label, explained.gradcam.shape)
+    assert explained.versus is not None
+
+
+@pytest.mark.parametrize("layer", ["pixels", "0"])
+def test_explain_takes_a_layer(
+    model: str, photo: str, tmp_path: Path, layer: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A layer is chosen by its name or by its index."""
+    assert main(["explain", photo, "-o", str(tmp_path / "o.png"), "--model", model, "--json", "--layer", layer]) == 0
+    assert "pixels" == json.loads(capsys.readouterr().out)["layer"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--target", "red brid"], "Similar: Red bird"),
+        (["--target", "rank:9"], "whole number"),
+        (["--target", "rank:1", "--versus", "class:0"], "the same class"),
+        (["--layer", "5"], "`pixels`"),
+        (["--layer", "pixel"], "`pixels`"),
+        (["--opacity", "7"], "--opacity"),
+        (["--size", "big"], "--size"),
+        (["--view", "sideways"], "--view"),
+        (["--colormap", "rainbow"], "--colormap"),
+        (["-o", "picture.gif"], "must end in"),
+        (["-o", "/nowhere/picture.png"], "No such file"),
+    ],
+)
+def test_explain_names_the_error(
+    model: str, photo: str, tmp_path: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line on stderr, an exit code, no traceback and no picture."""
+    out = tmp_path / "o.png"
+    assert main(["explain", photo, "-o", str(out), "--model", model, *arguments]) in (1, 2)
+    shown = capsys.readouterr()
+    assert message in shown.err
+    assert (1, "") == (len(shown.err.splitlines()), shown.out)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("photo", "said"),
+    [
+        (".", ".: This is a folder: give the photos in it, as by `FOLDER/*.jpg`."),
+        ("https://example.org/a.jpg", "https://example.org/a.jpg: This is an address: fetch it first"),
+        ("no/such\n.jpg", "no/such .jpg: No such file or directory."),
+        (b"caf\xe9.jpg".decode("utf-8", "surrogateescape"), "caf\\udce9.jpg: No such file or directory."),
+    ],
+)
+def test_what_is_no_photo_is_refused_with_advice(
+    model: str, photo: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line each, from both commands."""
+    assert main(["classify", photo, "--model", model]) == 1
+    assert main(["explain", photo, "-o", str(tmp_path / "o.png"), "--model", model]) == 1
+    of_classify, of_explain = capsys.readouterr().err.encode("utf-8", "backslashreplace").decode().splitlines()
+    assert (True, True) == (of_classify.startswith(said), of_explain.startswith(f"fieldmark: {said}"))
+
+
+@pytest.mark.parametrize("out", ["file/o.png", "folder.png", "/proc/nothing/o.png"])
+def test_explain_checks_its_target_before_the_model(
+    out: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An unwritable target is refused before the model is read."""
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.png").mkdir()
+    assert main(["explain", "none.jpg", "-o", str(tmp_path / out), "--model", "none.onnx"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{tmp_path / out} could not be written" in line

@@ -1,0 +1,129 @@
+"""Ask a network, in torch or as the exported file, for the classes of photos and for every map it offers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.contract.graph import BEST, LAST_LAYER, feeds, no_class
+from model.contract.manifest import MANIFEST_KEY, Manifest, ManifestError
+from model.explain.gradcam import activation_map, channel_gradients
+from model.network.network import Network
+from training.checkpoint import load_selected
+from training.data.transforms import Normalise
+from training.evaluation.regions import Floats
+
+SECOND = BEST - 1
+"""The code of the class of rank 2."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a network answers for n photos.
+
+    Attributes:
+        logits: (n, K).
+        gradcam: of the predicted class by layer, last layer first, (n, h, w) each.
+        contrast: of the predicted class against the next likely one, likewise.
+        attention: (n, h, w), or None where the arm has no map.
+    """
+
+    logits: Floats
+    gradcam: dict[str, Floats]
+    contrast: dict[str, Floats]
+    attention: Floats | None
+
+
+Predict = Callable[[Tensor], Prediction]
+"""From uint8 images (n, 3, S, S)."""
+
+
+def joined(parts: list[Prediction]) -> Prediction:
+    """Return the answers for all photos, from those for some of them."""
+    first = parts[0]
+    return Prediction(
+        np.concatenate([part.logits for part in parts]),
+        {layer: np.concatenate([part.gradcam[layer] for part in parts]) for layer in first.gradcam},
+        {layer: np.concatenate([part.contrast[layer] for part in parts]) for layer in first.contrast},
+        None
+        if first.attention is None
+        else np.concatenate([part.attention for part in parts if part.attention is not None]),
+    )
+
+
+def torch_predictor(network: Network, normalise: Callable[[Tensor], Tensor], step: str | None = None) -> Predict:
+    """Return a function that classifies and explains with a torch network, at its last layer.
+
+    Args:
+        network: in evaluation mode.
+        normalise: from the images, or the features, to floats.
+        step: of the backbone whose cached features are the input; None: images are.
+    """
+    layer = network.backbone.stages[-1].name
+
+    def predict(images: Tensor) -> Prediction:
+        with torch.no_grad():
+            attended = network.forward_features(normalise(images), step)
+            features = attended.feature_map
+            logits = network.forward_head(features)
+            likeliest = logits.topk(min(2, logits.shape[1]), dim=1).indices
+            alpha = channel_gradients(network, attended, likeliest[:, 0])
+            other = channel_gradients(network, attended, likeliest[:, -1])
+            gradcam, contrast = activation_map(alpha, features), activation_map(alpha - other, features)
+        attention = None if attended.attention is None else attended.attention.cpu().numpy()
+        return Prediction(
+            logits.cpu().numpy(), {layer: gradcam.cpu().numpy()}, {layer: contrast.cpu().numpy()}, attention
+        )
+
+    return predict
+
+
+def predictor_of(model: Path) -> Predict:
+    """Return the function of a run's folder or of an exported file, on the CPU."""
+    if model.suffix == ".onnx":
+        return onnx_predictor(model)[0]
+    selected = load_selected(model)
+    data = selected.recipe.data
+    return torch_predictor(selected.network(), Normalise(data.mean, data.std, torch.device("cpu")))
+
+
+def onnx_predictor(path: Path, threads: int = 0, *, every_layer: bool = False) -> tuple[Predict, Manifest]:
+    """Return a function that classifies and explains with an exported file, and the file's manifest.
+
+    Args:
+        path: of the file.
+        threads: of a run; 0: as many as cores.
+        every_layer: explain at every layer; else at the last, which costs next to nothing.
+
+    Raises:
+        ManifestError: the file has none, or cannot be loaded.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    data = path.read_bytes()
+    try:
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the binding has one class for each status code, without a common base
+        raise ManifestError(f"{path.name} cannot be loaded: {error}") from error
+    manifest = Manifest.from_metadata({MANIFEST_KEY: session.get_modelmeta().custom_metadata_map.get(MANIFEST_KEY)})
+    outputs = ["gradcam", "logits", *(["attention"] if manifest.has_attention else [])]
+    names = [layer.name for layer in manifest.layers[: None if every_layer else 1]]
+    # Two maps a photo: of the likeliest class, and of it against the next.
+    target, versus = [[BEST, BEST]], [[no_class(manifest.num_classes), SECOND if manifest.num_classes > 1 else BEST]]
+
+    def predict(images: Tensor) -> Prediction:
+        pixels = np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy())
+        codes = [np.repeat(np.array(code, dtype=np.int64), len(pixels), axis=0) for code in (target, versus)]
+        first, logits, *rest = session.run(outputs, feeds(pixels, *codes, LAST_LAYER))
+        maps = [first, *(session.run(["gradcam"], feeds(pixels, *codes, i))[0] for i in range(1, len(names)))]
+        gradcam = {name: values[:, 0] for name, values in zip(names, maps, strict=True)}
+        contrast = {name: values[:, 1] for name, values in zip(names, maps, strict=True)}
+        return Prediction(logits, gradcam, contrast, rest[0] if rest else None)
+
+    return predict, manifest

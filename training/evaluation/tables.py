@@ -1,0 +1,208 @@
+"""The figures of an evaluation by name, and its table of maps: every kind of map, every layer, beside chance."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from training.evaluation.annotations import boxes_of
+from training.evaluation.chance import chance_maps
+from training.evaluation.classification import classification_figures
+from training.evaluation.evaluate import Evaluation
+from training.evaluation.figures import Figure, mean, share, statistic
+from training.evaluation.localisation import best_threshold, localised, max_box_accuracy, overlaps
+from training.evaluation.parts import contrast_score, part_differences, pointed_part
+from training.evaluation.regions import Floats
+from training.evaluation.scores import expected_calibration_error
+
+SHARES = ("pointing", "pointing_tolerant", "part_pointing", "box_acc")
+"""Measures that are yes or no for a photo."""
+BOX_OVERLAP = 0.5
+"""Least intersection over union of BoxAcc."""
+
+Value = Figure | float
+
+
+@dataclass(frozen=True)
+class MapRow:
+    """A line of the table of maps.
+
+    Attributes:
+        name: what the map is: `gradcam`, `contrast`, `attention`, or a chance row.
+        layer: it is of; empty for maps that have none.
+        photos: `all`, or only those classified `right` or `wrong`.
+        figures: by measure.
+    """
+
+    name: str
+    layer: str
+    photos: str
+    figures: Mapping[str, Figure]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the line as it stands in JSON."""
+        figures = {name: figure.to_dict() for name, figure in self.figures.items()}
+        return {"map": self.name, "layer": self.layer, "photos": self.photos, **figures}
+
+
+def figures_of(evaluation: Evaluation, rows: list[MapRow]) -> dict[str, Value]:
+    """Return the figures that stand at the top, by their names in JSON; those of maps only where they could be taken.
+
+    Args:
+        evaluation: the answers.
+        rows: of `map_rows`.
+    """
+    logits, labels = evaluation.prediction.logits, evaluation.labels
+    figures: dict[str, Value] = {"images": float(len(labels))}
+    figures |= classification_figures(evaluation.probabilities, labels)
+    figures["ece_uncalibrated"] = statistic(lambda i: expected_calibration_error(logits[i], labels[i]), len(labels))
+    figures["temperature"] = evaluation.temperature
+    best = {row.name: row.figures for row in reversed(rows) if row.photos == "all"}  # the last layer comes first
+    for name, kind, measure in (
+        ("pointing_game", "gradcam", "pointing"),
+        ("centred_gaussian", "centred_gaussian", "pointing"),
+        ("pointing_game_attention", "attention", "pointing"),
+        ("energy_gradcam", "gradcam", "energy"),
+        ("energy_attention", "attention", "energy"),
+        ("energy_gaussian", "centred_gaussian", "energy"),
+        ("max_box_acc_v2", "gradcam", "max_box_acc_v2"),
+        ("part_pointing", "gradcam", "part_pointing"),
+        ("contrast_score", "contrast", "contrast"),
+        ("contrast_gaussian", "centred_gaussian", "contrast"),
+    ):
+        if measure in best.get(kind, {}):
+            figures[name] = best[kind][measure]
+    areas = [region.mean() for region in _regions(evaluation) if region is not None]
+    if areas:
+        last = next(iter(evaluation.prediction.gradcam.values()))
+        figures |= {"boxes": float(len(areas)), "box_area": mean(areas), "zero_maps": share(_empty(last))}
+    return figures
+
+
+def map_rows(
+    evaluation: Evaluation, held_out: Evaluation | None = None, every_layer: Evaluation | None = None
+) -> list[MapRow]:
+    """Return the table of maps; empty where nothing is known of where things are.
+
+    Args:
+        evaluation: the answers, with maps of the last layer.
+        held_out: those for photos that were held out in training: BoxAcc's threshold is chosen on them, a kind of map
+            at a time; without them there is no BoxAcc.
+        every_layer: answers for some of the photos with maps of every layer, of which the earlier ones are measured.
+    """
+    if not any(annotation.parts or annotation.region(1) is not None for annotation in evaluation.annotations):
+        return []
+    thresholds = {} if held_out is None else _thresholds(held_out)
+    rows = [
+        row
+        for key, maps in _maps(evaluation)
+        for row in _rows(evaluation, key, _measured(evaluation, key, maps, thresholds))
+    ]
+    done = {(row.name, row.layer) for row in rows}
+    if every_layer is not None:
+        for key, maps in _maps(every_layer):
+            if key[1] and key not in done:
+                rows += _rows(every_layer, key, _measured(every_layer, key, maps, {}))
+    return rows
+
+
+def _rows(evaluation: Evaluation, key: tuple[str, str], measured: Mapping[str, Floats]) -> list[MapRow]:
+    """Return the lines of one kind of map: of all photos, of those classified rightly, and of the others."""
+    right = evaluation.right
+    subsets = {"all": np.ones_like(right), "right": right, "wrong": ~right}
+    rows = [MapRow(*key, photos, _figures(measured, chosen)) for photos, chosen in subsets.items()]
+    return [row for row in rows if row.figures]
+
+
+def _maps(evaluation: Evaluation) -> Iterator[tuple[tuple[str, str], Floats]]:
+    """Yield every kind of map with its layer."""
+    prediction = evaluation.prediction
+    for layer, maps in prediction.gradcam.items():
+        yield ("gradcam", layer), maps
+    for layer, maps in prediction.contrast.items():
+        yield ("contrast", layer), maps
+    if prediction.attention is not None:
+        # The attention is at least one half everywhere: what counts is how it rises above its own minimum.
+        yield ("attention", ""), prediction.attention - prediction.attention.min(axis=(1, 2), keepdims=True)
+    last = next(iter(prediction.gradcam.values()))
+    for name, maps in chance_maps(len(last), (last.shape[1], last.shape[2]), evaluation.resize.crop).items():
+        yield (name, ""), maps
+
+
+def _measured(
+    evaluation: Evaluation, key: tuple[str, str], maps: Floats, thresholds: Mapping[tuple[str, str], int]
+) -> dict[str, Floats]:
+    """Return every measure of one kind of map, a value a photo; NaN where a photo does not count."""
+    size, annotations = evaluation.resize.crop, evaluation.annotations
+    measured: dict[str, Floats] = {}
+    name, _ = key
+    if name != "contrast":
+        measured |= localised(maps, _regions(evaluation))
+        overlap = overlaps(maps, boxes_of(annotations), size) if _has_boxes(key, evaluation) else None
+        if overlap is not None:
+            measured["overlap"] = overlap
+            if key in thresholds:
+                best = overlap[:, thresholds[key]]
+                measured["box_acc"] = np.where(np.isnan(best), np.nan, best >= BOX_OVERLAP)
+        pairs = zip(maps, annotations, strict=True)
+        measured["part_pointing"] = np.array([pointed_part(m, known.parts, known.box, size) for m, known in pairs])
+    if evaluation.attributes is not None and evaluation.parts:
+        measured["contrast"] = _contrasts(evaluation, maps)
+    return {name: values for name, values in measured.items() if np.isfinite(values).any()}
+
+
+def _contrasts(evaluation: Evaluation, maps: Floats) -> Floats:
+    """Return the contrast score of each photo that is classified rightly, (n,); NaN for the others."""
+    assert evaluation.attributes is not None  # noqa: S101 - the caller has looked
+    attributes, size = evaluation.attributes, evaluation.resize.crop
+    differences = part_differences(attributes.table, attributes.names, evaluation.parts)
+    likeliest = np.argsort(-evaluation.prediction.logits, axis=1, kind="stable")[:, :2]
+    scores = np.full(len(maps), np.nan)
+    for index in np.flatnonzero(evaluation.right):
+        first, second = likeliest[index, 0], likeliest[index, -1]
+        scores[index] = contrast_score(
+            maps[index], evaluation.annotations[index].parts, differences[first, second], size
+        )
+    return scores
+
+
+def _figures(measured: Mapping[str, Floats], chosen: npt.NDArray[np.bool_]) -> dict[str, Figure]:
+    """Return the figures of some photos, from a value a photo."""
+    figures: dict[str, Figure] = {}
+    for name, values in measured.items():
+        part = values[chosen]
+        if name == "overlap":
+            boxed = part[np.isfinite(part[:, 0])]
+            if len(boxed):
+                figures["max_box_acc_v2"] = statistic(lambda i, of=boxed: max_box_accuracy(of, i), len(boxed))
+            continue
+        part = part[np.isfinite(part)]
+        if len(part):
+            figures[name] = share(part) if name in SHARES else mean(part)
+    return figures
+
+
+def _thresholds(held_out: Evaluation) -> dict[tuple[str, str], int]:
+    """Return the threshold of each kind of map at which most boxes of held-out photos are found."""
+    boxes = boxes_of(held_out.annotations)
+    if not np.isfinite(boxes).any():
+        return {}
+    size = held_out.resize.crop
+    kinds = ((key, maps) for key, maps in _maps(held_out) if _has_boxes(key, held_out))
+    return {key: best_threshold(overlaps(maps, boxes, size), BOX_OVERLAP) for key, maps in kinds}
+
+
+def _has_boxes(key: tuple[str, str], evaluation: Evaluation) -> bool:
+    """Return whether boxes are drawn around this kind of map: earlier layers would take minutes and say little."""
+    name, layer = key
+    return name != "contrast" and layer in ("", next(iter(evaluation.prediction.gradcam)))
+
+
+def _regions(evaluation: Evaluation) -> list[npt.NDArray[np.bool_] | None]:
+    return [annotation.region(evaluation.resize.crop) for annotation in evaluation.annotations]
+
+
+def _empty(maps: Floats) -> npt.NDArray[np.bool_]:
+    return np.asarray(maps.max(axis=(1, 2)) <= 0)
