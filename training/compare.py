@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from multiprocessing.queues import Queue
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -24,7 +23,8 @@ from training.data.batches import served_photos, training_photos
 from training.data.samples import hold_out
 from training.errors import DatasetError, Diverged, TrainingError
 from training.evaluation.evaluate import evaluate_run
-from training.evaluation.figures import Figure
+from training.evaluation.figures import Figure, mean
+from training.evaluation.tables import figures_of, photo_measures
 from training.fit.job import Job
 from training.fit.loop import fit
 from training.fit.processes import pick_device
@@ -202,14 +202,21 @@ def run_one(comparison: Comparison, arm: str, seed: int, ends: float | None) -> 
     evaluation = evaluate_run(
         load_selected(folder), job.dataset, job.dataset.test, device, job.workers, visible=False, cache=job.cache
     )
+    measures = photo_measures(evaluation)
     predictions = predictions_of(
-        evaluation.logits, evaluation.samples, evaluation.names, evaluation.temperature, comparison.data
+        evaluation.prediction.logits,
+        evaluation.samples,
+        evaluation.names,
+        evaluation.temperature,
+        comparison.data,
+        measures,
     )
     predictions.write(folder)  # before the result, with which the run counts as done
+    figures = figures_of(evaluation, []) | {name: mean(values) for name, values in measures.items()}
     result: Result = {
         "arm": arm,
         "seed": seed,
-        **{name: _plain(figure) for name, figure in evaluation.figures().items()},
+        **{name: figure.to_dict() if isinstance(figure, Figure) else figure for name, figure in figures.items()},
         **{f"held_out_{name}": value for name, value in outcome.metrics.items()},
         "epochs": recipe.optim.epochs,
         "seconds_of_last_piece": round(time.monotonic() - started, 1),
@@ -247,10 +254,6 @@ def _prepare(comparison: Comparison) -> None:
     agree_on_plan(job.out, comparison.plan())
 
 
-def _plain(figure: Any) -> Any:
-    return figure.to_dict() if isinstance(figure, Figure) else figure
-
-
 def _run_in_parallel(runs: Sequence[Run], ends: float | None) -> None:
     """Do several runs at once, spread over the GPUs: small networks leave most of one idle."""
     first = runs[0].comparison
@@ -260,7 +263,7 @@ def _run_in_parallel(runs: Sequence[Run], ends: float | None) -> None:
     free: Queue[str] = context.Queue()
     for index in range(first.processes if gpus else 0):
         free.put(gpus[index % len(gpus)])
-    with ProcessPoolExecutor(first.processes, context, _take_gpu, (free if gpus else None,)) as pool:
+    with ProcessPoolExecutor(first.processes, context, take_gpu, (free if gpus else None,)) as pool:
         futures = {pool.submit(_run_in_process, run, ends): run for run in runs}
         failures = []
         for future in as_completed(futures):
@@ -278,7 +281,7 @@ def _run_in_parallel(runs: Sequence[Run], ends: float | None) -> None:
         raise TrainingError("; ".join(failures))
 
 
-def _take_gpu(free: "Queue[str] | None") -> None:
+def take_gpu(free: "Queue[str] | None") -> None:
     """Let this process see one GPU only, its `cuda` from then on; torch reads the variable when it first uses CUDA."""
     if free is not None:
         os.environ[VISIBLE] = free.get()

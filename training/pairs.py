@@ -1,4 +1,4 @@
-"""Two arms compared on the same photos: the difference of their accuracy, its interval, and what it would take.
+"""Two arms compared on the same photos: the difference of a metric, its interval, and what it would take.
 
 Accuracy varies for two reasons: another seed trains another network, and other photos are other questions. An
 interval over seeds alone says nothing of other photos; a test over photos alone says nothing of training again. Here
@@ -10,7 +10,7 @@ McNemar 1947.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,6 @@ from scipy import stats
 
 from training.evaluation.figures import LEVEL, Figure
 
-Booleans = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
 BASELINE = "plain"
@@ -157,11 +156,12 @@ class Difference:
         high: its other end.
         photos: number of photos resampled beside the seeds; 0: predictions are missing, and it is a t-interval over
             seeds on these very photos.
-        p: of McNemar's exact test, `mcnemar`; NaN without predictions.
+        p: of McNemar's exact test, `mcnemar`; NaN without predictions, and for metrics that are not yes or no.
         p_of_seeds: of the same test for each seed alone.
-        won: right only by this arm, photos summed over seeds.
-        lost: right only by the other.
+        won: higher (right) with this arm only, photos summed over seeds.
+        lost: with the other only.
         seeds_for_aim: seeds that would give ± `AIM`; None: no number would, or it is unknown.
+        metric: whose difference it is.
     """
 
     arm: str
@@ -176,6 +176,7 @@ class Difference:
     won: int = 0
     lost: int = 0
     seeds_for_aim: int | None = None
+    metric: str = "top1"
 
     @property
     def half_width(self) -> float:
@@ -197,8 +198,9 @@ class Difference:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what stands in JSON."""
-        known = bool(self.photos)
+        known, tested = bool(self.photos), not math.isnan(self.p)
         return {
+            "metric": self.metric,
             "arm": self.arm,
             "against": self.against,
             "seeds": self.seeds,
@@ -206,8 +208,8 @@ class Difference:
             "difference": Figure(self.mean, self.low, self.high, self.photos or self.seeds).to_dict(),
             "half_width": None if math.isnan(self.low) else self.half_width,
             "verdict": self.verdict(),
-            "mcnemar_p": self.p if known else None,
-            "mcnemar_p_by_seed": list(self.p_of_seeds) if known else None,
+            "mcnemar_p": self.p if tested else None,
+            "mcnemar_p_by_seed": list(self.p_of_seeds) if tested else None,
             "won": self.won if known else None,
             "lost": self.lost if known else None,
             "seeds_for_one_point": self.seeds_for_aim,
@@ -227,19 +229,25 @@ def mcnemar(differences: npt.ArrayLike) -> float:
     return float(stats.binomtest(won, won + lost).pvalue) if won + lost else 1.0
 
 
-def by_photo(arm: str, against: str, right: Mapping[str, Mapping[int, Booleans]]) -> Difference | None:
-    """Return the difference of accuracy over common seeds, paired by photo; None without common seeds.
+def by_photo(
+    arm: str, against: str, photos: Mapping[str, Mapping[int, npt.NDArray[Any]]], metric: str = "top1"
+) -> Difference | None:
+    """Return the mean difference over common seeds, paired by photo; None without common seeds or photos.
 
     Args:
         arm: the one.
         against: the other.
-        right: arm → seed → whether each photo is named rightly, (n,), the same photos in the same order.
+        photos: arm → seed → a value a photo, (n,), the same photos in the same order, such as whether it is named
+            rightly. Photos with NaN in any of the runs do not count.
+        metric: whose values they are.
     """
-    seeds = sorted(right.get(arm, {}).keys() & right.get(against, {}).keys())
-    if not seeds:
+    seeds = sorted(photos.get(arm, {}).keys() & photos.get(against, {}).keys())
+    values = np.array([[photos[name][seed] for seed in seeds] for name in (arm, against)], dtype=np.float64)
+    if not seeds or not (counted := np.isfinite(values).all(axis=(0, 1))).any():
         return None
-    differences = np.array([right[arm][seed].astype(np.int8) - right[against][seed] for seed in seeds])
+    differences = values[0][:, counted] - values[1][:, counted]
     figure = mean_over_both(differences)
+    binary = bool(np.isin(values[..., counted], (0, 1)).all())
     return Difference(
         arm,
         against,
@@ -247,75 +255,72 @@ def by_photo(arm: str, against: str, right: Mapping[str, Mapping[int, Booleans]]
         figure.value,
         figure.low,
         figure.high,
-        differences.shape[1],
-        mcnemar(differences),
-        tuple(mcnemar(row) for row in differences),
+        figure.n,
+        mcnemar(differences) if binary else math.nan,
+        tuple(mcnemar(row) for row in differences) if binary else (),
         int((differences > 0).sum()),
         int((differences < 0).sum()),
-        Variances.measured(differences.astype(np.float64)).seeds_for(AIM) if len(seeds) > 1 else None,
+        Variances.measured(differences).seeds_for(AIM) if min(differences.shape) > 1 else None,
+        metric,
     )
 
 
-def by_seed(arm: str, against: str, values: Mapping[str, Mapping[int, float]]) -> Difference | None:
+def by_seed(
+    arm: str, against: str, values: Mapping[str, Mapping[int, float]], metric: str = "top1"
+) -> Difference | None:
     """Return the difference over common seeds with its 95% t-interval; None without common seeds.
 
     Args:
         arm: the one.
         against: the other.
         values: arm → seed → figure.
+        metric: whose figures they are.
     """
     seeds = sorted(values.get(arm, {}).keys() & values.get(against, {}).keys())
     if not seeds:
         return None
     figure = mean_of({seed: values[arm][seed] - values[against][seed] for seed in seeds}, {})
-    return Difference(arm, against, len(seeds), figure.value, figure.low, figure.high)
+    return Difference(arm, against, len(seeds), figure.value, figure.low, figure.high, metric=metric)
 
 
 def differences(
-    values: Mapping[str, Mapping[int, float]], right: Mapping[str, Mapping[int, Booleans]]
+    values: Mapping[str, Mapping[int, float]],
+    photos: Mapping[str, Mapping[int, npt.NDArray[Any]]],
+    metric: str = "top1",
 ) -> list[Difference]:
-    """Return every arm against plain and against every control there is, paired by photo where predictions exist.
+    """Return every arm against plain and against every control there is.
+
+    They are paired by photo, unless predictions are missing and that would leave seeds out: then by seed.
 
     Args:
-        values: arm → seed → top-1.
-        right: arm → seed → whether each photo is named rightly, as for `by_photo`; runs without predictions lack.
+        values: arm → seed → figure.
+        photos: arm → seed → a value a photo, as for `by_photo`.
+        metric: whose values they are.
     """
     references = [name for name in (BASELINE, *CONTROLS) if name in values]
-    pairs = ((arm, against) for arm in values for against in references if arm != against)
-    return [found for arm, against in pairs if (found := _fullest(arm, against, values, right))]
+    found = []
+    for arm, against in ((arm, against) for arm in values for against in references if arm != against):
+        seeds, both = by_seed(arm, against, values, metric), by_photo(arm, against, photos, metric)
+        if chosen := both if both and seeds and both.seeds >= seeds.seeds else seeds:
+            found.append(chosen)
+    return found
 
 
-def of(pairs: Iterable[Difference], arm: str, against: str) -> Difference | None:
-    """Return one of the differences, if it is there."""
-    return next((pair for pair in pairs if (pair.arm, pair.against) == (arm, against)), None)
-
-
-def mean_of(values: Mapping[int, float], right: Mapping[int, Booleans]) -> Figure:
+def mean_of(values: Mapping[int, float], photos: Mapping[int, npt.NDArray[Any]]) -> Figure:
     """Return an arm's mean over seeds with its interval: over photos too where every seed has its predictions.
 
     Args:
         values: seed → figure.
-        right: seed → whether each photo is named rightly; empty, or lacking seeds, where that is unknown.
+        photos: seed → a value a photo, (n,), none of them NaN; empty, or lacking seeds, where that is unknown.
     """
-    if values and values.keys() <= right.keys():
-        return mean_over_both(np.array([right[seed] for seed in values]))
+    if values and values.keys() <= photos.keys():
+        return mean_over_both(np.array([photos[seed] for seed in values]))
     numbers = np.array(list(values.values()))
     mean, count = float(numbers.mean()) if len(numbers) else math.nan, len(numbers)
     if count < 2:
         return Figure(mean, math.nan, math.nan, count)
     half = _quantile(count - 1) * float(numbers.std(ddof=1)) / math.sqrt(count)
     return Figure(mean, mean - half, mean + half, count)
-
-
-def _fullest(
-    arm: str,
-    against: str,
-    values: Mapping[str, Mapping[int, float]],
-    right: Mapping[str, Mapping[int, Booleans]],
-) -> Difference | None:
-    """Return the pairs by photo unless they leave seeds out: then those by seed."""
-    photos, seeds = by_photo(arm, against, right), by_seed(arm, against, values)
-    return photos if photos and seeds and photos.seeds >= seeds.seeds else seeds
 
 
 def _quantile(degrees_of_freedom: float) -> float:

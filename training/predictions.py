@@ -5,10 +5,11 @@ import io
 import os
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,8 @@ from training.data.samples import Sample
 from training.errors import CheckpointError
 
 PREDICTIONS = "predictions.npz"
+MEASURE = "measure."
+"""Before the name of a measure, in the file."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Predictions:
         photos: paths relative to the data folder, with `/`.
         classes: `digest_of` the list of labels.
         temperature: of the probabilities.
+        measures: what else was measured of each photo, by name, (n,) float32; NaN where a photo does not count.
     """
 
     logits: npt.NDArray[np.float16]
@@ -38,6 +42,7 @@ class Predictions:
     photos: tuple[str, ...]
     classes: str
     temperature: float
+    measures: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
 
     @property
     def right(self) -> npt.NDArray[np.bool_]:
@@ -52,25 +57,36 @@ class Predictions:
     @cached_property
     def digest(self) -> str:
         """Of everything: equal for equal predictions, whatever file they are in."""
-        logits = hashlib.sha256(self.logits.tobytes()).hexdigest()
-        return digest_of([logits, self.of_photos, self.classes, repr(self.temperature)])
+        arrays = {"logits": self.logits, **dict(sorted(self.measures.items()))}
+        bytes_of = (f"{name}:{hashlib.sha256(values.tobytes()).hexdigest()}" for name, values in arrays.items())
+        return digest_of([self.of_photos, self.classes, repr(self.temperature), *bytes_of])
+
+    def values(self, metric: str) -> npt.NDArray[np.floating] | None:
+        """Return a value a photo, (n,): whether it is named rightly for `top1`, or a measure; None: not measured."""
+        return self.right.astype(np.float32) if metric == "top1" else self.measures.get(metric)
 
     def write(self, folder: Path) -> None:
         """Write `predictions.npz` into the folder of a run, whole or not at all."""
         buffer = io.BytesIO()
-        np.savez_compressed(
-            buffer,
-            logits=self.logits,
-            labels=self.labels,
-            photos=np.array(self.photos, dtype=np.str_),
-            classes=np.array(self.classes),
-            temperature=np.array(self.temperature),
-        )
+        arrays: dict[str, Any] = {
+            "logits": self.logits,
+            "labels": self.labels,
+            "photos": np.array(self.photos, dtype=np.str_),
+            "classes": np.array(self.classes),
+            "temperature": np.array(self.temperature),
+        }
+        arrays |= {f"{MEASURE}{name}": values for name, values in self.measures.items()}
+        np.savez_compressed(buffer, **arrays)
         write_whole(folder / PREDICTIONS, buffer.getbuffer())
 
 
 def predictions_of(
-    logits: npt.NDArray[np.floating], samples: Sequence[Sample], classes: Sequence[str], temperature: float, data: Path
+    logits: npt.NDArray[np.floating],
+    samples: Sequence[Sample],
+    classes: Sequence[str],
+    temperature: float,
+    data: Path,
+    measures: Mapping[str, npt.NDArray[np.floating]] | None = None,
 ) -> Predictions:
     """Return the predictions of a network.
 
@@ -80,6 +96,7 @@ def predictions_of(
         classes: labels of the network's K classes.
         temperature: of the probabilities.
         data: folder of the data set.
+        measures: what else was measured of each photo, by name, (n,).
     """
     below = logits - logits.max(axis=1, keepdims=True)
     return Predictions(
@@ -88,6 +105,7 @@ def predictions_of(
         names_of(samples, data),
         digest_of(classes),
         float(temperature),
+        {name: np.asarray(values, dtype=np.float32) for name, values in (measures or {}).items()},
     )
 
 
@@ -108,10 +126,12 @@ def read_predictions(folder: Path) -> Predictions | None:
                 tuple(file["photos"].tolist()),
                 str(file["classes"]),
                 float(file["temperature"]),
+                {name.removeprefix(MEASURE): file[name] for name in file.files if name.startswith(MEASURE)},
             )
     except (OSError, KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
-    if not (found.logits.ndim == 2 and found.labels.shape == (len(found.logits),) == (len(found.photos),)):
+    shapes = {found.labels.shape, (len(found.photos),), *(values.shape for values in found.measures.values())}
+    if found.logits.ndim != 2 or shapes != {(len(found.logits),)}:
         raise CheckpointError(f"{path} is damaged: its arrays differ in length")
     return found
 

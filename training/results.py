@@ -45,13 +45,13 @@ class Runs:
     results: list[Result]
     predictions: dict[tuple[str, int], Predictions] = field(default_factory=dict)
 
-    @property
-    def right(self) -> dict[str, dict[int, npt.NDArray[np.bool_]]]:
-        """Arm → seed → whether each photo is named rightly, (n,), the same photos in the same order."""
-        right: dict[str, dict[int, npt.NDArray[np.bool_]]] = {}
+    def by_photo(self, metric: str) -> dict[str, dict[int, npt.NDArray[np.floating]]]:
+        """Return arm → seed → a value a photo, (n,), the same photos in the same order, of the runs that have it."""
+        found: dict[str, dict[int, npt.NDArray[np.floating]]] = {}
         for (arm, seed), predictions in self.predictions.items():
-            right.setdefault(arm, {})[seed] = predictions.right
-        return right
+            if (values := predictions.values(metric)) is not None:
+                found.setdefault(arm, {})[seed] = values
+        return found
 
 
 def run_folder(out: Path, arm: str, seed: int) -> Path:

@@ -15,8 +15,21 @@ from training.pairs import AIM, BASELINE, Difference, differences, mean_of
 from training.predictions import PREDICTIONS
 from training.results import Result, Runs, by_arm, number
 
-OTHERS = {"held_out_top1": "held-out top-1", "ece": "ECE", "pointing_game": "pointing game"}
-"""Metrics shown beside top-1."""
+OTHERS = {
+    "held_out_top1": "held-out top-1",
+    "ece": "ECE",
+    "pointing_game": "pointing game",
+    "part_pointing": "part pointing",
+    "contrast_score": "contrast score × 100",
+}
+"""Metrics shown beside top-1, where they were measured."""
+METRICS = {
+    "top1": "top-1",
+    "pointing_game": "pointing game of the Grad-CAM",
+    "part_pointing": "part pointing of the Grad-CAM",
+    "contrast_score": "contrast score",
+}
+"""Metrics in which arms are paired."""
 MCNEMAR = (
     "McNemar's exact test counts each photo once, for the arm that names it rightly with more seeds: it tests whether "
     "these networks differ on photos like these. The interval also holds for training again."
@@ -53,20 +66,25 @@ def as_text(tables: Mapping[str, Runs]) -> str:
 
 
 def pairs_of(runs: Runs) -> list[Difference]:
-    """Return every arm's top-1 against plain and against every control."""
-    return differences(by_arm(runs.results, "top1"), runs.right)
+    """Return every arm's metric against plain and against every control: top-1, and where the maps point."""
+    return [
+        pair
+        for metric in METRICS
+        if any(metric in result for result in runs.results)
+        for pair in differences(by_arm(runs.results, metric), runs.by_photo(metric), metric)
+    ]
 
 
 def top1_of(runs: Runs) -> dict[str, Figure]:
     """Return the mean of every arm's top-1 over its seeds, with its interval."""
-    right = runs.right
-    return {arm: mean_of(values, right.get(arm, {})) for arm, values in by_arm(runs.results, "top1").items()}
+    photos = runs.by_photo("top1")
+    return {arm: mean_of(values, photos.get(arm, {})) for arm, values in by_arm(runs.results, "top1").items()}
 
 
 def markdown(runs: Runs, pairs: Sequence[Difference]) -> str:
     """Return the table, each arm against plain and its controls, and what may be concluded."""
     plan, results, recipe = runs.plan, runs.results, runs.plan["recipe"]
-    arms = top1_of(runs)
+    arms, others = top1_of(runs), {name: words for name, words in OTHERS.items() if by_arm(results, name)}
     lines = [
         f"# {plan['dataset']}: {recipe['network']['backbone']}, recipe `{recipe['name']}`",
         "",
@@ -74,12 +92,12 @@ def markdown(runs: Runs, pairs: Sequence[Difference]) -> str:
         f"standard deviation over seeds, with the {LEVEL:.0%} interval of the mean. Top-1 is on the whole test part; "
         "its interval is for other seeds and other photos, those in brackets for other seeds alone.",
         "",
-        f"| arm | seeds | top-1 | {LEVEL:.0%} interval | {' | '.join(OTHERS.values())} |",
-        "|---|---|---|---|" + "---|" * len(OTHERS),
-        *(_row(results, arm, figure) for arm, figure in arms.items()),
+        f"| {' | '.join(['arm', 'seeds', 'top-1', f'{LEVEL:.0%} interval', *others.values()])} |",
+        "|---|---|---|---|" + "---|" * len(others),
+        *(_row(results, arm, figure, others) for arm, figure in arms.items()),
     ]
-    if pairs:
-        lines += ["", *_paired(pairs)]
+    lines += _paired([pair for pair in pairs if pair.metric == "top1"])
+    lines += _pointed([pair for pair in pairs if pair.metric != "top1" and _matters(pair)])
     gaussian = [number(result["centred_gaussian"]) for result in results if "centred_gaussian" in result]
     if gaussian:
         lines += ["", f"Pointing game of a centred Gaussian, which sees nothing: {100 * np.mean(gaussian):.1f}."]
@@ -95,7 +113,7 @@ def conclusion(pairs: Iterable[Difference]) -> str:
     """Return, in one paragraph, which differences were shown: of every arm to plain, of guided to its controls too."""
     sentences = []
     for pair in pairs:
-        if pair.against != BASELINE and pair.arm != "guided":
+        if pair.metric != "top1" or not _matters(pair):
             continue
         words = f"{pair.arm} − {pair.against}: {100 * pair.mean:+.2f} points"
         if pair.seeds < 2:
@@ -123,6 +141,7 @@ def draw(runs: Runs, pairs: Sequence[Difference], path: Path) -> None:
     from matplotlib.figure import Figure as Drawing
 
     table, arms = by_arm(runs.results, "top1"), top1_of(runs)
+    pairs = [pair for pair in pairs if pair.metric == "top1"]
     references = list(dict.fromkeys(pair.against for pair in pairs))
     figure = Drawing(figsize=(11, 1.6 + 0.55 * len(arms)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
@@ -156,11 +175,16 @@ def draw(runs: Runs, pairs: Sequence[Difference], path: Path) -> None:
         figure.savefig(file, format="png", dpi=110)
 
 
-def _row(results: Sequence[Result], arm: str, top1: Figure) -> str:
+def _matters(pair: Difference) -> bool:
+    """Return whether a difference is of the question: an arm against plain, or the guidance against a control."""
+    return pair.against == BASELINE or pair.arm == "guided"
+
+
+def _row(results: Sequence[Result], arm: str, top1: Figure, others: Iterable[str]) -> str:
     """Return an arm's line of the table."""
     values = by_arm(results, "top1")[arm]
     cells = [arm, str(len(values)), _mean_and_deviation(values), _ends(top1)]
-    for metric in OTHERS:
+    for metric in others:
         values = by_arm(results, metric).get(arm, {})
         mean = mean_of(values, {})
         ends = "" if math.isnan(mean.low) else f" ({_ends(mean)})"
@@ -169,9 +193,12 @@ def _row(results: Sequence[Result], arm: str, top1: Figure) -> str:
 
 
 def _paired(pairs: Sequence[Difference]) -> list[str]:
-    """Return the table of differences."""
+    """Return the table of differences in top-1."""
+    if not pairs:
+        return []
     by_photo = any(pair.photos for pair in pairs)
     return [
+        "",
         f"**Each arm against {BASELINE} and the controls** (top-1, points; the same seeds"
         + (" and photos, both resampled" if by_photo else "; a t-interval over them")
         + " for both arms):",
@@ -184,6 +211,24 @@ def _paired(pairs: Sequence[Difference]) -> list[str]:
             for pair in pairs
         ),
         *(["", MCNEMAR] if by_photo else []),
+    ]
+
+
+def _pointed(pairs: Sequence[Difference]) -> list[str]:
+    """Return the table of differences in where the maps point."""
+    if not pairs:
+        return []
+    return [
+        "",
+        "**Where the maps point** (× 100; paired likewise, over the photos that count in every run):",
+        "",
+        f"| arm − | | metric | seeds | photos | difference | {LEVEL:.0%} interval | |",
+        "|---|---|---|---|---|---|---|---|",
+        *(
+            f"| {pair.arm} | − {pair.against} | {METRICS[pair.metric]} | {pair.seeds} | {pair.photos or '–'} | "
+            f"{100 * pair.mean:+.2f} | {_points(pair)} | {pair.verdict()} |"
+            for pair in pairs
+        ),
     ]
 
 

@@ -192,3 +192,14 @@ def test_a_mean_is_over_photos_too_where_every_seed_has_predictions() -> None:
     assert both.value == pytest.approx(seeds.value)
     assert (both.n, seeds.n) == (PHOTOS, 3)
     assert math.isnan(mean_of({0: 0.5}, {}).low)
+
+
+def test_photos_that_do_not_count_in_some_run_are_left_out() -> None:
+    """Such as the contrast of a photo that one of the networks names wrongly; no McNemar of what is not yes or no."""
+    values = np.linspace(0, 1, 10)
+    holes = np.where(np.arange(10) < 4, np.nan, values + 0.25)
+    found = by_photo("a", "b", {"a": {0: holes, 1: values + 0.25}, "b": {0: values, 1: values}}, "contrast_score")
+    assert found is not None
+    assert (found.mean, found.low, found.photos, found.metric) == (0.25, 0.25, 6, "contrast_score")
+    assert math.isnan(found.p)
+    assert by_photo("a", "b", {"a": {0: holes * np.nan}, "b": {0: values}}) is None

@@ -15,7 +15,8 @@ def made(seed: int = 0, n: int = 60, classes: int = 5, data: Path = Path("/data"
     rng = np.random.default_rng(seed)
     logits = rng.normal(0, 8, (n, classes)).astype(np.float32)
     samples = [Sample(data / "Vögel" / f"{index}.jpg", int(rng.integers(classes))) for index in range(n)]
-    return predictions_of(logits, samples, [f"class {k}" for k in range(classes)], 1.3, data)
+    measures = {"pointing_game": rng.random(n) < 0.5, "contrast_score": np.where(rng.random(n) < 0.5, np.nan, 0.25)}
+    return predictions_of(logits, samples, [f"class {k}" for k in range(classes)], 1.3, data, measures)
 
 
 def test_predictions_are_read_as_they_were_written(tmp_path: Path) -> None:
@@ -27,6 +28,9 @@ def test_predictions_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert before.digest == after.digest
     assert (before.photos[3], before.temperature) == (after.photos[3], after.temperature) == ("Vögel/3.jpg", 1.3)
     assert np.array_equal(before.right, after.right)
+    assert np.array_equal(before.measures["contrast_score"], after.measures["contrast_score"], equal_nan=True)
+    assert before.right.mean() == pytest.approx(after.values("top1").mean())
+    assert after.values("energy") is None
     assert made(data=Path("/elsewhere/data")).digest == before.digest != made(seed=1).digest
 
 

@@ -68,7 +68,7 @@ def test_folders_of_several_machines_make_one_table(make: Make) -> None:
     assert expected == [(result["arm"], result["seed"]) for result in runs.results]
     assert set(expected) == runs.predictions.keys()
     assert ["plain", "guided", "se"] == runs.plan["arms"]
-    assert {0, 1, 2} == runs.right["guided"].keys()
+    assert {0, 1, 2} == runs.by_photo("top1")["guided"].keys()
 
 
 def test_different_results_of_one_run_are_refused(make: Make) -> None:

@@ -108,6 +108,35 @@ def map_rows(
     return rows
 
 
+def photo_measures(evaluation: Evaluation) -> dict[str, Floats]:
+    """Return what networks are compared by photo for photo, by the names of `figures_of`: a value a photo, (n,).
+
+    They are of the last layer and of the centred Gaussian alone, and without boxes drawn around maps: a comparison
+    trains many networks, and the whole table of maps takes longer than training a small one. A value is NaN where a
+    photo does not count; a measure that no photo has is left out.
+    """
+    prediction, regions = evaluation.prediction, _regions(evaluation)
+    last = next(iter(prediction.gradcam))
+    shown = {key: maps for key, maps in _maps(evaluation) if key[1] in ("", last)}
+    gradcam, gaussian = shown["gradcam", last], shown["centred_gaussian", ""]
+    measures: dict[str, Floats] = {}
+    for name, kind, maps in (
+        ("pointing_game", "gradcam", gradcam),
+        ("pointing_game_attention", "attention", shown.get(("attention", ""))),
+        ("centred_gaussian", "gaussian", gaussian),
+    ):
+        if maps is not None:
+            found = localised(maps, regions)
+            measures |= {name: found["pointing"], f"energy_{kind}": found["energy"]}
+    pairs = zip(gradcam, evaluation.annotations, strict=True)
+    size = evaluation.resize.crop
+    measures["part_pointing"] = np.array([pointed_part(maps, known.parts, known.box, size) for maps, known in pairs])
+    if evaluation.attributes is not None and evaluation.parts:
+        measures["contrast_score"] = _contrasts(evaluation, shown["contrast", last])
+        measures["contrast_gaussian"] = _contrasts(evaluation, gaussian)
+    return {name: values for name, values in measures.items() if np.isfinite(values).any()}
+
+
 def _rows(evaluation: Evaluation, key: tuple[str, str], measured: Mapping[str, Floats]) -> list[MapRow]:
     """Return the lines of one kind of map: of all photos, of those classified rightly, and of the others."""
     right = evaluation.right
