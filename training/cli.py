@@ -224,8 +224,6 @@ def compare_command(options: argparse.Namespace) -> int:
         _print_list([one.line(number) for number, one in numbered], options.json)
         return 0
     from training.compare import do, gpus_of, runs_of
-    from training.results import read_runs
-    from training.table import as_json, as_text
 
     recipe, datasets = recipe_of(options), dict[str, Dataset]()
 
@@ -239,12 +237,7 @@ def compare_command(options: argparse.Namespace) -> int:
     processes = options.jobs or max(1, len(gpus_of(options.device)))
     runs = runs_of(listed, [one for _, one in numbered], job_of, processes, options.keep_weights)
     done = do(runs)
-    folders = dict.fromkeys(one.comparison.job.out for one in runs)
-    tables = {"" if out == options.out else out.name: read_runs(out) for out in folders}
-    if options.json:
-        _print({"finished": done, **as_json(tables)}, as_json=True)
-    else:
-        sys.stdout.write(as_text(tables))
+    _print_tables([one.comparison.job.out for one in runs], options, finished=done)
     if not done:
         _say("not all runs are done; the same command goes on")
     return 0 if done else UNFINISHED
@@ -280,7 +273,7 @@ def _print_list(lines: Sequence[dict[str, Any]], as_json: bool) -> None:
 def _merge(options: argparse.Namespace) -> int:
     """Write one table of the folders, or one for each comparison of a grid."""
     from training.results import PLAN, merge_all
-    from training.table import as_json, as_text, write_tables
+    from training.table import write_tables
 
     check_folder(options.out)
     if [*options.out.glob(PLAN), *options.out.glob(f"*/{PLAN}")]:
@@ -289,11 +282,23 @@ def _merge(options: argparse.Namespace) -> int:
     for name, runs in tables.items():
         (options.out / name).mkdir(parents=True, exist_ok=True)
         write_tables(runs, options.out / name)
-    if options.json:
-        _print(as_json(tables), as_json=True)
-    else:
-        sys.stdout.write(as_text(tables))
+    _print_tables([options.out / name for name in tables], options)
     return 0
+
+
+def _print_tables(folders: Sequence[Path], options: argparse.Namespace, **facts: Any) -> None:
+    """Print the tables that lie in folders; with names, unless it is that of the one comparison in --out."""
+    if not options.json:
+        tables = (folder / "table.md" for folder in dict.fromkeys(folders))
+        sys.stdout.write("\n".join(path.read_text(encoding="utf-8") for path in tables if path.is_file()))
+        return
+    empty: dict[str, Any] = {"results": [], "top1": {}, "pairs": []}
+    contents = {}
+    for folder in dict.fromkeys(folders):
+        path = folder / "table.json"
+        contents[folder] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else empty
+    named = {"comparisons": {folder.name: content for folder, content in contents.items()}}
+    _print({**facts, **contents.get(options.out, named)}, as_json=True)
 
 
 def summary_command(options: argparse.Namespace) -> int:

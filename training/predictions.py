@@ -57,7 +57,7 @@ class Predictions:
     @cached_property
     def digest(self) -> str:
         """Of everything: equal for equal predictions, whatever file they are in."""
-        arrays = {"logits": self.logits, **dict(sorted(self.measures.items()))}
+        arrays: dict[str, npt.NDArray[Any]] = {"logits": self.logits, **dict(sorted(self.measures.items()))}
         bytes_of = (f"{name}:{hashlib.sha256(values.tobytes()).hexdigest()}" for name, values in arrays.items())
         return digest_of([self.of_photos, self.classes, repr(self.temperature), *bytes_of])
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -39,30 +40,18 @@ COLOURS = {BASELINE: "#12355b", "unguided": "#c1440e", "guided-uniform": "#3f7d4
 
 
 def write_tables(runs: Runs, out: Path) -> None:
-    """Write table.md, table.csv, pairs.csv and table.png."""
+    """Write table.md, table.csv, pairs.csv, table.png, and table.json, which has it all."""
     pairs = pairs_of(runs)
+    contents = {
+        "results": runs.results,
+        "top1": {arm: figure.to_dict() for arm, figure in top1_of(runs).items()},
+        "pairs": [pair.to_dict() for pair in pairs],
+    }
+    write_whole(out / "table.json", json.dumps(contents, indent=2) + "\n")
     write_whole(out / "table.md", markdown(runs, pairs))
     write_whole(out / "table.csv", results_csv(runs.results))
     write_whole(out / "pairs.csv", results_csv([pair.to_dict() for pair in pairs]))
     draw(runs, pairs, out / "table.png")
-
-
-def as_json(tables: Mapping[str, Runs]) -> dict[str, Any]:
-    """Return what `compare --json` prints of comparisons by name; one without a name stands alone."""
-    contents = {
-        name: {
-            "results": runs.results,
-            "top1": {arm: figure.to_dict() for arm, figure in top1_of(runs).items()},
-            "pairs": [pair.to_dict() for pair in pairs_of(runs)],
-        }
-        for name, runs in tables.items()
-    }
-    return contents.get("", {"comparisons": contents})
-
-
-def as_text(tables: Mapping[str, Runs]) -> str:
-    """Return the tables of comparisons, one below the other."""
-    return "\n".join(markdown(runs, pairs_of(runs)) for runs in tables.values() if runs.results)
 
 
 def pairs_of(runs: Runs) -> list[Difference]:
@@ -122,7 +111,11 @@ def conclusion(pairs: Iterable[Difference]) -> str:
             sentences.append(f"{words}; the interval excludes zero.")
         else:
             sentences.append(f"{words}; the interval contains zero, so no difference is shown.")
-    return " ".join(sentences) or f"There is no arm beside {BASELINE} to compare."
+    if not sentences:
+        return f"There is no arm beside {BASELINE} to compare."
+    if len(sentences) > 1:
+        sentences.append(f"Of intervals like these, one in {1 / (1 - LEVEL):.0f} excludes zero by chance alone.")
+    return " ".join(sentences)
 
 
 def results_csv(rows: Sequence[Mapping[str, Any]]) -> str:

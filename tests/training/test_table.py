@@ -12,7 +12,7 @@ from training.pairs import differences
 from training.predictions import Predictions, digest_of
 from training.recipe import Recipe
 from training.results import Result, Runs
-from training.table import as_json, as_text, conclusion, markdown, pairs_of, results_csv, write_tables
+from training.table import conclusion, markdown, pairs_of, results_csv, top1_of, write_tables
 
 TABLE = {"plain": {0: 0.80, 1: 0.82, 2: 0.81}, "guided": {0: 0.83, 1: 0.85, 2: 0.845}, "se": {0: 0.80, 2: 0.83}}
 PHOTOS = 200
@@ -68,25 +68,16 @@ def test_the_table_sets_every_arm_against_plain_and_the_controls(runs: Runs) -> 
 
 def test_with_predictions_the_intervals_are_over_photos_too(runs: Runs, predicted: Runs) -> None:
     """Wider for one arm, because other photos are other questions; McNemar's p and the seeds needed stand beside."""
-    text = as_text({"": predicted})
+    text = markdown(predicted, pairs_of(predicted))
     assert "no `predictions.npz`" not in text
     assert "McNemar's exact test counts each photo once" in text
-    (alone,), (both,) = ([as_json({"": one})["top1"]["plain"]] for one in (runs, predicted))
-    assert both["value"] == pytest.approx(alone["value"])
-    assert both["high"] - both["low"] > 2 * (alone["high"] - alone["low"])
-    pair = next(one for one in as_json({"": predicted})["pairs"] if one["arm"] == "guided")
-    assert (pair["against"], pair["seeds"], pair["difference"]["n"]) == ("plain", 3, PHOTOS)
-    assert pair["lost"] == 0
-    assert pair["won"] == 19
-    assert (round(pair["mcnemar_p"], 3), pair["seeds_for_one_point"]) == (0.002, None)
+    alone, both = top1_of(runs)["plain"], top1_of(predicted)["plain"]
+    assert both.value == pytest.approx(alone.value)
+    assert both.high - both.low > 2 * (alone.high - alone.low)
+    pair = next(one for one in pairs_of(predicted) if one.arm == "guided")
+    assert (pair.against, pair.seeds, pair.photos, pair.won, pair.lost) == ("plain", 3, PHOTOS, 19, 0)
+    assert (round(pair.p, 3), pair.seeds_for_aim) == (0.002, None)
     assert "| 0.002 | more photos |" in text
-
-
-def test_several_comparisons_stand_by_name(runs: Runs) -> None:
-    """Those of a grid; one alone has no name."""
-    assert {"a", "b"} == as_json({"a": runs, "b": runs})["comparisons"].keys()
-    assert {"results", "top1", "pairs"} == as_json({"": runs}).keys()
-    json.dumps(as_json({"": runs}), allow_nan=False)
 
 
 def test_figures_with_intervals_have_columns_of_their_own(runs: Runs) -> None:
@@ -103,6 +94,10 @@ def test_tables_are_written(predicted: Runs, tmp_path: Path) -> None:
     """Text, figures of runs, differences, and a picture."""
     diverged = {"arm": "mixed", "seed": 0, "diverged": "the loss is nan in epoch 1"}
     write_tables(Runs(predicted.plan, [*predicted.results, diverged], predicted.predictions), tmp_path)
-    assert {"table.md", "table.csv", "pairs.csv", "table.png"} == {path.name for path in tmp_path.iterdir()}
+    names = {"table.md", "table.csv", "pairs.csv", "table.png", "table.json"}
+    assert names == {path.name for path in tmp_path.iterdir()}
+    contents = json.loads((tmp_path / "table.json").read_text(), parse_constant=pytest.fail)  # no NaN in JSON
+    assert {"results", "top1", "pairs"} == contents.keys()
+    assert "seed and photo" == contents["pairs"][0]["paired_by"]
     assert "mixed, seed 0: the loss is nan in epoch 1" in (tmp_path / "table.md").read_text()
     assert "difference_low" in (tmp_path / "pairs.csv").read_text()
