@@ -111,7 +111,7 @@ def mean_over_both(values: npt.ArrayLike) -> Figure:
     """Return the mean of values (S, n) with an interval for other seeds and other photos; NaN ends with one seed.
 
     The standard error is that of `resampled_means`, corrected: resampling rows and columns counts what is of one seed
-    on one photo three times (Owen 2007, eq. 11), so two of its MS(rest)/Sn are taken off. The interval is mean ±
+    on one photo three times (Owen 2007), so two of its MS(rest)/Sn are taken off. The interval is mean ±
     Student's t × standard error. Percentiles of the resamples cover 68% (2 seeds) or 82% (3) instead of 95% where seeds
     matter most, and more than 99% where what is counted three times does; this interval, 90 to 99%.
     """

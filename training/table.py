@@ -56,10 +56,11 @@ def write_tables(runs: Runs, out: Path) -> None:
 
 def pairs_of(runs: Runs) -> list[Difference]:
     """Return every arm's metric against plain and against every control: top-1, and where the maps point."""
+    known = {name for result in runs.results for name in result}
     return [
         pair
         for metric in METRICS
-        if any(metric in result for result in runs.results)
+        if metric in known
         for pair in differences(by_arm(runs.results, metric), runs.by_photo(metric), metric)
     ]
 
@@ -73,7 +74,8 @@ def top1_of(runs: Runs) -> dict[str, Figure]:
 def markdown(runs: Runs, pairs: Sequence[Difference]) -> str:
     """Return the table, each arm against plain and its controls, and what may be concluded."""
     plan, results, recipe = runs.plan, runs.results, runs.plan["recipe"]
-    arms, others = top1_of(runs), {name: words for name, words in OTHERS.items() if by_arm(results, name)}
+    arms, known = top1_of(runs), {name for result in results for name in result}
+    others = {name: words for name, words in OTHERS.items() if name in known}
     lines = [
         f"# {plan['dataset']}: {recipe['network']['backbone']}, recipe `{recipe['name']}`",
         "",
@@ -196,11 +198,11 @@ def _paired(pairs: Sequence[Difference]) -> list[str]:
         + (" and photos, both resampled" if by_photo else "; a t-interval over them")
         + " for both arms):",
         "",
-        f"| arm − | | seeds | difference | {LEVEL:.0%} interval | | McNemar p | seeds for ±{100 * AIM:.0f} |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| arm − | | seeds | difference | {LEVEL:.0%} interval | ± | | McNemar p | seeds for ±{100 * AIM:.0f} |",
+        "|---|---|---|---|---|---|---|---|---|",
         *(
             f"| {pair.arm} | − {pair.against} | {pair.seeds} | {100 * pair.mean:+.2f} | {_points(pair)} | "
-            f"{pair.verdict()} | {_p(pair)} | {_seeds(pair)} |"
+            f"{_half_width(pair)} | {pair.verdict()} | {_p(pair)} | {_seeds(pair)} |"
             for pair in pairs
         ),
         *(["", MCNEMAR] if by_photo else []),
@@ -248,6 +250,10 @@ def _cells(row: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
 
 def _points(pair: Difference) -> str:
     return "" if math.isnan(pair.low) else f"{100 * pair.low:+.2f} … {100 * pair.high:+.2f}"
+
+
+def _half_width(pair: Difference) -> str:
+    return "" if math.isnan(pair.low) else f"{100 * pair.half_width:.2f}"
 
 
 def _p(pair: Difference) -> str:

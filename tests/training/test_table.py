@@ -59,9 +59,11 @@ def test_the_table_sets_every_arm_against_plain_and_the_controls(runs: Runs) -> 
     """Without predictions the pairs are by seed, and the table says so."""
     text = markdown(runs, pairs_of(runs))
     assert "| plain | 3 | 81.0 ± 1.0 | 78.5 … 83.5 |" in text
-    assert (
-        "| guided | − guided-uniform | 3 | +0.17 | -1.73 … +2.06 | contains zero: no difference shown | – | – |" in text
+    row = (
+        "| guided | − guided-uniform | 3 | +0.17 | -1.73 … +2.06 | 1.90 | contains zero: no difference shown | – | – |"
     )
+    assert row in text
+    assert "pointing" not in text
     assert "11 of 11 runs have no `predictions.npz`" in text
     assert "guided − guided-uniform: +0.17 points; the interval contains zero" in text
 
@@ -78,6 +80,16 @@ def test_with_predictions_the_intervals_are_over_photos_too(runs: Runs, predicte
     assert (pair.against, pair.seeds, pair.photos, pair.won, pair.lost) == ("plain", 3, PHOTOS, 19, 0)
     assert (round(pair.p, 3), pair.seeds_for_aim) == (0.002, None)
     assert "| 0.002 | more photos |" in text
+
+
+def test_where_the_maps_point_is_compared_too(runs: Runs) -> None:
+    """In a table of its own: arms against plain, the guidance against its controls."""
+    results = [{**one, "contrast_score": 0.1 + 0.01 * one["seed"] + (one["arm"] == "guided")} for one in runs.results]
+    text = markdown(Runs(runs.plan, results), pairs_of(Runs(runs.plan, results)))
+    assert "| guided | − plain | contrast score | 3 | – | +100.00 | +100.00 … +100.00 | better |" in text
+    assert "| guided | − guided-uniform | contrast score |" in text
+    assert "| se | − guided-uniform | contrast score |" not in text
+    assert "contrast score × 100 |" in text
 
 
 def test_figures_with_intervals_have_columns_of_their_own(runs: Runs) -> None:
