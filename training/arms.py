@@ -1,6 +1,6 @@
 """The arms of the comparison: which attention, guided or not, and against which control.
 
-The names are those of the paper's tables; `+cam` adds the guidance, and the last arms are the controls it lacked.
+The names are those of the paper's tables; `+cam` adds the guidance, and the last arms are added controls.
 """
 
 from dataclasses import dataclass, replace
@@ -17,8 +17,8 @@ class Arm:
     Attributes:
         attention: its name in `model.network.attention`.
         guided: whether the guidance loss is on (with the recipe's settings).
-        control: what replaces Grad-CAM's weights.
-        matched: as many parameters as the guided arm, by a wider head: does mere size explain a difference?
+        control: replaces Grad-CAM's weights.
+        matched: with as many parameters as the guided arm, by a wider head: does size alone explain a difference?
     """
 
     attention: str

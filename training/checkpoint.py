@@ -45,13 +45,9 @@ class Selected:
     metrics: dict[str, float]
     facts: dict[str, Any]
 
-    def network_config(self) -> NetworkConfig:
-        """Return the config of the network."""
-        return network_config(self.recipe, len(self.labels))
-
     def network(self) -> Network:
         """Return the network with these weights, in evaluation mode."""
-        network = build_network(self.network_config())
+        network = build_network(network_config(self.recipe, len(self.labels)))
         network.load_state_dict(self.state_dict)
         return network.eval()
 

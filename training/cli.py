@@ -5,12 +5,12 @@ import dataclasses
 import json
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
-from model.files import check_folder, check_target, write_whole
+from model.files import check_folder, check_target
 from model.terminal import one_line, run
 from training.arms import ARMS, apply_arm
 from training.data.samples import Dataset
@@ -30,15 +30,15 @@ from training.options import (
 from training.recipe import Recipe
 
 INTERRUPTED = 130
-"""Exit status after Ctrl-C, as a shell would say it."""
+"""Exit status after Ctrl-C, as of a shell."""
 UNFINISHED = 75
-"""Exit status when the time budget ended first (EX_TEMPFAIL: run the same command again)."""
+"""Exit status if the time budget ended first (EX_TEMPFAIL: run the same command again)."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status.
 
-    What a command needs is imported when it runs: torch alone takes seconds.
+    Each command imports what it needs when it runs: torch alone takes seconds.
     """
     name = ""
 
@@ -49,23 +49,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def command() -> int:
         nonlocal name
         logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-        options = build_parser(COMMANDS).parse_args(arguments)
+        options = build_parser().parse_args(arguments)
         name = f" {options.name}"
         try:
-            status: int = options.command(options)
+            return COMMANDS[options.name](options)
         except (TrainingError, URLError, ValueError) as error:
             return refuse(str(error))
         except RuntimeError as error:
             if not type(error).__module__.startswith("model."):
                 raise
-            return refuse(str(error))  # parity, gate or graph: the model refuses to be written
-        return status
+            return refuse(str(error))  # parity, limits or graph: the file is not written
 
     return run(command, refuse)
 
 
 def fit_command(options: argparse.Namespace) -> int:
-    """Train, or go on training."""
+    """Train, or resume training."""
     from training.fit.loop import fit
 
     outcome = fit(_job(options, recipe_of(options)))
@@ -75,7 +74,7 @@ def fit_command(options: argparse.Namespace) -> int:
         _print(result, options.json)
     if outcome.finished:
         return 0
-    _say(f"stopped after epoch {outcome.epoch}; the same command goes on")
+    _say(f"stopped after epoch {outcome.epoch}; the same command resumes")
     return INTERRUPTED if outcome.interrupted else UNFINISHED
 
 
@@ -86,7 +85,7 @@ def _job(options: argparse.Namespace, recipe: Recipe, dataset: Dataset | None = 
         recipe=recipe,
         dataset=dataset or dataset_of(options),
         out=options.out,
-        weights=weights_of(options.weights),
+        weights=options.weights,
         cache=cache_of(options),
         device=options.device,
         workers=workers_of(options),
@@ -98,95 +97,99 @@ def _job(options: argparse.Namespace, recipe: Recipe, dataset: Dataset | None = 
 
 
 def evaluate_command(options: argparse.Namespace) -> int:
-    """Judge a run or an exported file on every image of a part."""
+    """Evaluate a run or an exported file on every image of a part."""
     from training.checkpoint import load_selected
-    from training.evaluation.evaluate import evaluate_file, evaluate_run, part_of, predictions_csv
-    from training.evaluation.faithfulness import faithfulness_of
-    from training.evaluation.report import write_report
-    from training.fit.processes import pick_device
+    from training.evaluate import Question, as_text, evaluate, write
 
     if options.out:
         check_folder(options.out)
-    dataset = dataset_of(options)
-    workers, visible = workers_of(options), not options.quiet
-    if options.model.suffix == ".onnx":
-        recipe = _recipe_of_file(options.model) if options.part == "held-out" else None
-        samples = part_of(dataset, recipe, options.part)
-        evaluation = evaluate_file(options.model, dataset, samples, workers, visible)
-    else:
-        selected = load_selected(options.model)
-        samples = part_of(dataset, selected.recipe, options.part)
-        evaluation = evaluate_run(selected, dataset, samples, pick_device(options.device), workers, visible)
-    figures = evaluation.figures()
-    if options.faithfulness:
-        figures |= faithfulness_of(evaluation, options.model, options.faithfulness, dataset.banner)
-    result = {"model": str(options.model), "dataset": dataset.name, "part": options.part, **figures}
-    if dataset.skipped:
-        result["skipped_damaged"] = dataset.skipped
+    from_file = options.model.suffix == ".onnx"
+    result = evaluate(
+        Question(
+            model=options.model,
+            recipe=_recipe_of_file(options.model) if from_file else load_selected(options.model).recipe,
+            dataset=dataset_of(options),
+            folder=options.data,
+            part=options.part,
+            device=options.device,
+            workers=workers_of(options),
+            visible=not options.quiet,
+            commit=project_commit(),
+        )
+    )
     if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
-        write_whole(options.out / "metrics.json", json.dumps(result, indent=2) + "\n")
-        write_whole(options.out / "predictions.csv", predictions_csv(evaluation))
-        title = f"{options.model.name} on {dataset.name}, {options.part}"
-        write_report(evaluation, figures, title, options.out / "report.html", dataset.banner)
-    _print(result, options.json)
+        write(result, options.out)
+    _print(result.to_dict() if options.json else as_text(result), options.json)
     return 0
 
 
 def export_command(options: argparse.Namespace) -> int:
     """Write one .onnx file from a run, or from another exported file."""
-    from training.export import load_source, publish
-
     if (options.model is None) == (options.torchvision is None):
         raise TrainingError("give a run, an .onnx file, or --torchvision NAME")
     if options.out.suffix != ".onnx":
         raise TrainingError(f"{options.out}: the name must end in .onnx")
     check_target(options.out)
     if options.torchvision:
-        return _export_torchvision(options)
-    if options.precision != "fp32":
-        return _export_variant(options)
-    dataset = dataset_of(options) if options.data else None
-    source = load_source(options.model, options.name_of_model, dataset)
-    if not source.images_are_real:
-        _say("note: no photos at hand, parity is checked on synthetic images; --data DIR takes real ones")
-    report = publish(source, options.out, weights_dtype=options.weights_dtype, temperature=options.temperature)
-    _print_export(options, report.to_metrics())
+        figures = _export_torchvision(options)
+    elif options.precision != "fp32":
+        figures = _export_variant(options)
+    else:
+        figures = _export_network(options)
+    _print({"file": str(options.out), "bytes": options.out.stat().st_size, **figures}, options.json)
     return 0
 
 
-def _print_export(options: argparse.Namespace, figures: Mapping[str, float]) -> None:
-    """Print what was written and how it compares, and say how to get the implementations that could not be asked."""
+def _export_network(options: argparse.Namespace) -> dict[str, float]:
+    """Write a network in float32 arithmetic; return how it compares."""
+    from model.export.export import export
+    from training.export import load_source
+
+    dataset = dataset_of(options) if options.data else None
+    source = load_source(options.model, options.name_of_model, dataset, options.temperature)
+    if not source.images_are_real:
+        _say("note: without photos parity is checked on synthetic images; --data DIR uses photos")
+    report = export(
+        source.network,
+        source.manifest,
+        options.out,
+        images=source.images,
+        weights_dtype=options.weights_dtype,
+        peers=True,
+    )
+    return _compared(report.to_metrics())
+
+
+def _compared(figures: dict[str, float]) -> dict[str, float]:
+    """Return the figures of an export; report which implementations it was not compared with."""
     from model.export.peers import PEERS
 
     absent = {name: peer.package for name, peer in PEERS.items() if f"peer.{name}" not in figures}
     if absent:
         _say(f"note: not compared with {', '.join(absent)}: not installed; pip install {' '.join(absent.values())}")
-    _print({"file": str(options.out), "bytes": options.out.stat().st_size, **figures}, options.json)
+    return figures
 
 
-def _export_variant(options: argparse.Namespace) -> int:
-    """Write a smaller precision, if it passes its gate on the photos that the run held out."""
+def _export_variant(options: argparse.Namespace) -> dict[str, float]:
+    """Write a smaller precision if it meets its quality limits on the photos that the run held out."""
     from model.export.precision import export_variant
     from training.checkpoint import load_selected
     from training.export import load_source, variant_photos
 
     if options.data is None:
-        raise TrainingError(f"--precision {options.precision} needs --data DIR: it is judged on held-out photos")
+        raise TrainingError(f"--precision {options.precision} needs --data DIR: it is measured on held-out photos")
     dataset = dataset_of(options)
     from_file = options.model.suffix == ".onnx"
     recipe = _recipe_of_file(options.model) if from_file else load_selected(options.model).recipe
     source = load_source(options.model, options.name_of_model, dataset)
     held_out, calibration = variant_photos(dataset, recipe, source.manifest.resize)
-    figures = export_variant(
+    return export_variant(
         source.network, source.manifest, options.out, options.precision, held_out=held_out, calibration=calibration
     )
-    _print({"file": str(options.out), "bytes": options.out.stat().st_size, **figures}, options.json)
-    return 0
 
 
-def _export_torchvision(options: argparse.Namespace) -> int:
-    """Write one of torchvision's classifiers with the user's weights, explained as it is."""
+def _export_torchvision(options: argparse.Namespace) -> dict[str, float]:
+    """Write one of torchvision's classifiers with the user's weights, explained without retraining."""
     from model.contract.geometry import Resize
     from model.export.zoo import export_torchvision
 
@@ -209,8 +212,7 @@ def _export_torchvision(options: argparse.Namespace) -> int:
         peers=True,
         build=build_of(options),
     )
-    _print_export(options, report.to_metrics())
-    return 0
+    return _compared(report.to_metrics())
 
 
 def compare_command(options: argparse.Namespace) -> int:
@@ -229,7 +231,8 @@ def compare_command(options: argparse.Namespace) -> int:
 
     def job_of(setting: Setting) -> Job:
         given = argparse.Namespace(**vars(options))
-        given.data, given.weights, given.out = Path(setting.data), setting.weights, options.out / setting.name
+        given.data, given.out = Path(setting.data), options.out / setting.name
+        given.weights = options.weights if setting.weights is None else weights_of(setting.weights)
         check_folder(given.out)  # before the photos are read
         datasets[setting.data] = datasets.get(setting.data) or dataset_of(given)
         return _job(given, recipe.with_values(setting.changes), datasets[setting.data])
@@ -239,7 +242,7 @@ def compare_command(options: argparse.Namespace) -> int:
     done = do(runs)
     _print_tables([one.comparison.job.out for one in runs], options, finished=done)
     if not done:
-        _say("not all runs are done; the same command goes on")
+        _say("not all runs are done; the same command resumes")
     return 0 if done else UNFINISHED
 
 
@@ -247,11 +250,11 @@ def _listed(options: argparse.Namespace) -> list[GridRun]:
     """Return the runs of the grid, or of the options' arms and seeds; arms are checked before photos are read."""
     data = None if options.data is None else str(options.data)
     if options.grid:
-        listed = read_grid(options.grid, data, options.weights)
+        listed = read_grid(options.grid, data)
     elif data is None:
         raise TrainingError("give --data DIR, --grid FILE.toml or --merge OUT…")
     else:
-        setting = Setting("", data, options.weights, {})
+        setting = Setting("", data, None, {})
         arms = [name.strip() for name in options.arms.split(",")]
         listed = [GridRun(setting, arm, int(seed)) for seed in options.seeds.split(",") for arm in arms]
     recipe = recipe_of(options)
@@ -302,7 +305,7 @@ def _print_tables(folders: Sequence[Path], options: argparse.Namespace, **facts:
 
 
 def summary_command(options: argparse.Namespace) -> int:
-    """Print what every arm costs."""
+    """Print the cost of every arm."""
     from training.summary import summarise, summary_table
 
     recipe = recipe_of(options)
@@ -325,7 +328,7 @@ COMMANDS = {
 
 
 def _recipe_of_file(path: Path) -> Recipe:
-    """Return the recipe an exported file carries."""
+    """Return the recipe in an exported file."""
     from model.export.export import load_network
 
     known = {field.name for field in dataclasses.fields(Recipe)}

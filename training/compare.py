@@ -23,8 +23,7 @@ from training.data.batches import served_photos, training_photos
 from training.data.samples import hold_out
 from training.errors import DatasetError, Diverged, TrainingError
 from training.evaluation.evaluate import evaluate_run
-from training.evaluation.figures import Figure, mean
-from training.evaluation.tables import figures_of, photo_measures
+from training.evaluation.tables import photo_measures, values_of
 from training.fit.job import Job
 from training.fit.loop import fit
 from training.fit.processes import pick_device
@@ -193,7 +192,7 @@ def run_one(comparison: Comparison, arm: str, seed: int, ends: float | None) -> 
     try:
         outcome = fit(job)
     except Diverged as error:
-        # A result of the arm, not a failure of the comparison: it stands in the table, and the other arms continue.
+        # A result of the arm, not a failure of the comparison: it is part of the table, and the other arms continue.
         write_result(folder, {"arm": arm, "seed": seed, "diverged": str(error)})
         return True
     if not outcome.finished:
@@ -212,11 +211,10 @@ def run_one(comparison: Comparison, arm: str, seed: int, ends: float | None) -> 
         measures,
     )
     predictions.write(folder)  # before the result, with which the run counts as done
-    figures = figures_of(evaluation, []) | {name: mean(values) for name, values in measures.items()}
     result: Result = {
         "arm": arm,
         "seed": seed,
-        **{name: figure.to_dict() if isinstance(figure, Figure) else figure for name, figure in figures.items()},
+        **values_of(evaluation, measures),
         **{f"held_out_{name}": value for name, value in outcome.metrics.items()},
         "epochs": recipe.optim.epochs,
         "seconds_of_last_piece": round(time.monotonic() - started, 1),

@@ -1,19 +1,19 @@
-"""What can go wrong while training, as one tree.
+"""The errors of training, as one tree.
 
 TrainingError
-├── RecipeError       the recipe has an unknown key or a value that makes no sense
+├── RecipeError       the recipe has an unknown key or an invalid value
 ├── DatasetError      a file of the data set is missing, damaged or contradictory
-├── CheckpointError   a checkpoint cannot be written, read, or does not fit what was asked
+├── CheckpointError   a checkpoint cannot be written, read, or does not fit the request
 └── Diverged          the loss is no longer a number; the last good checkpoint is kept
 """
 
 
 class TrainingError(Exception):
-    """Base of all: its message is meant for the person at the terminal."""
+    """Base of all; the message is for the user at the terminal."""
 
 
 class RecipeError(TrainingError):
-    """The recipe has an unknown key or a value that makes no sense."""
+    """The recipe has an unknown key or an invalid value."""
 
 
 class DatasetError(TrainingError):
@@ -21,8 +21,8 @@ class DatasetError(TrainingError):
 
 
 class CheckpointError(TrainingError):
-    """A checkpoint cannot be written, read, or does not fit what was asked."""
+    """A checkpoint cannot be written, read, or does not fit the request."""
 
 
 class Diverged(TrainingError):
-    """The loss is no longer a number; the message says where, and the last good checkpoint is kept."""
+    """The loss is no longer a number; the message names epoch and step, and the last good checkpoint is kept."""

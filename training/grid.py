@@ -67,13 +67,13 @@ class Setting:
     Attributes:
         name: of its folder.
         data: folder of the data set.
-        weights: of the backbone at the start, as `--weights`.
+        weights: of the backbone at the start, as `--weights`; None: that option's.
         changes: of the recipe, by `section.key`.
     """
 
     name: str
     data: str
-    weights: str
+    weights: str | None
     changes: dict[str, Any]
 
 
@@ -107,13 +107,12 @@ class GridRun:
         }
 
 
-def read_grid(path: Path, data: str | None, weights: str) -> list[GridRun]:
+def read_grid(path: Path, data: str | None) -> list[GridRun]:
     """Return the runs of a grid, in the order of the file; one that stands there twice is listed once.
 
     Args:
         path: of the file.
         data: folder of the data set where an entry names none.
-        weights: of the backbone, likewise.
 
     Raises:
         RecipeError: no TOML, an unknown key, a value that makes no sense, or two settings in one folder.
@@ -128,7 +127,7 @@ def read_grid(path: Path, data: str | None, weights: str) -> list[GridRun]:
     runs: dict[tuple[str, str, int], GridRun] = {}
     settings: dict[str, Setting] = {}
     for index, entry in enumerate(entries, 1):
-        for setting in _settings(entry, data, weights, f"{path}: run {index}"):
+        for setting in _settings(entry, data, f"{path}: run {index}"):
             if settings.setdefault(setting.name, setting) != setting:
                 raise RecipeError(
                     f"{path}: run {index} has other settings than an earlier one with the same folder "
@@ -139,7 +138,7 @@ def read_grid(path: Path, data: str | None, weights: str) -> list[GridRun]:
     return list(runs.values())
 
 
-def _settings(entry: Entry, data: str | None, weights: str, where: str) -> list[Setting]:
+def _settings(entry: Entry, data: str | None, where: str) -> list[Setting]:
     """Return every combination of an entry's data sets, backbones and weights of the guidance."""
     if entry.data is None and data is None:
         raise RecipeError(f"{where}: no data: give it here or by --data")
@@ -154,7 +153,7 @@ def _settings(entry: Entry, data: str | None, weights: str, where: str) -> list[
             name = f"{entry.name}-{name}" if several else entry.name
         if backbone is not None:
             recipe["network.backbone"] = backbone
-        found.append(Setting(_as_folder(name), folder, entry.weights or weights, recipe))
+        found.append(Setting(_as_folder(name), folder, entry.weights, recipe))
     return found
 
 

@@ -1,7 +1,7 @@
-"""Recipes: TOML → frozen dataclasses, in which an unknown key is an error.
+"""Recipes: TOML → frozen, checked dataclasses; an unknown key is an error.
 
-A recipe says everything about a run but where the data lie and where the results go, and it travels inside the
-checkpoint and the exported file. `recipes/*.toml` beside this module can be named without a path.
+A recipe contains every setting of a run except the paths of data and results. It is stored in the checkpoint and the
+exported file. `recipes/*.toml` beside this module can be named without a path.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 @dataclass(frozen=True, config=STRICT)
 class DataRecipe:
-    """What is held out, and the geometry between an image and the network's input.
+    """The held-out part, and the geometry from an image to the network's input.
 
     Attributes:
         input_size: side of the network's square input, pixels.
@@ -37,9 +37,9 @@ class DataRecipe:
         std: RGB, of images in [0, 1].
         held_out: fraction of each class of the training part kept for selection and calibration; 0 keeps none.
         held_out_seed: which images those are; independent of the run's seed, so that seeds can be compared.
-        store_side: shorter side the decoded training images are kept at, at most, pixels; 0: twice resize_size.
-        cached_views: where an early part is frozen, compute its features of so many random variations of every
-            image once, and train on those; 0 varies anew in every epoch.
+        store_side: largest shorter side of the stored training images, pixels; 0: twice resize_size.
+        cached_views: with a frozen early part, number of random variations of every image whose features are computed
+            once and trained on; 0: new variations in every epoch.
     """
 
     input_size: int = Field(default=224, ge=16)
@@ -60,17 +60,17 @@ class DataRecipe:
 
     @property
     def resize(self) -> Resize:
-        """The evaluation's geometry, as the manifest says it."""
+        """The geometry of evaluation, as in the manifest."""
         return Resize(mode=self.resize_mode, size=self.resize_size, crop=self.input_size)
 
 
 @dataclass(frozen=True, config=STRICT)
 class AugmentRecipe:
-    """How a training image is varied.
+    """The random variation of training images.
 
     Attributes:
-        size: side of the square trained on, pixels; 0 is `data.input_size`. Random crops show objects larger than
-            evaluation does, so training a size below evaluation's helps (arXiv:1906.06423).
+        size: side of the training square, pixels; 0 is `data.input_size`. Random crops show objects larger than
+            evaluation does, so a size below evaluation's helps (arXiv:1906.06423).
         crop: `random_resized` takes a part of random area and shape; `random` scales as evaluation does and takes
             a random crop (the paper's way).
         scale: smallest and largest area of the random part, as fractions of the image.
@@ -82,7 +82,7 @@ class AugmentRecipe:
         erasing: probability of blanking a random rectangle.
         mixup: alpha of the Beta distribution; 0 is off.
         cutmix: alpha of the Beta distribution; 0 is off. With both, each batch takes one of them.
-        mix_probability: how many batches are mixed at all.
+        mix_probability: share of the batches that are mixed.
     """
 
     size: int = 0
@@ -112,23 +112,23 @@ class AugmentRecipe:
 
 @dataclass(frozen=True, config=STRICT)
 class OptimRecipe:
-    """How the weights move.
+    """The optimisation of the weights.
 
     Attributes:
         optimizer: `sgd` with momentum, or `adamw`.
         epochs: passes over the training part.
-        batch_size: images an optimiser step sees in one forward pass, over all processes together.
+        batch_size: images of one forward pass, over all processes together.
         accumulate: forward passes whose gradients are summed into one step.
         lr_backbone: peak learning rate of the pre-trained layers.
         lr_new: peak learning rate of attention and head.
         momentum: of sgd (Nesterov off, as the paper's).
         weight_decay: on weights; on norm layers and biases only with `decay_all`.
-        decay_all: as the released scripts do.
+        decay_all: decay every parameter, as the released scripts do.
         warmup_epochs: linear rise from near 0, in epochs (fractions allowed).
         schedule: `cosine` falls to 0 step by step, `cosine_epoch` once an epoch (as released), `constant` stays.
         clip_norm: largest gradient norm; 0 is off.
         freeze_stages: the first so many stages of the backbone keep their pre-trained weights.
-        freeze_until: instead, name the last step that keeps them, e.g. `features.13` or `layer2`.
+        freeze_until: instead, the last step that keeps them, e.g. `features.13` or `layer2`.
         label_smoothing: of the cross-entropy.
     """
 
@@ -160,7 +160,7 @@ class GuidanceRecipe:
         scale: `standardised` gives the gradient weights zero mean and unit deviation per image before the softmax;
             `released` leaves them as they are, which makes beta uniform to 1e-6.
         temperature: the (scaled) gradient weights are divided by it.
-        control: what replaces beta, to learn whether its content matters: `uniform`, or its `shuffled` channels.
+        control: replaces beta, to test whether its content matters: `uniform`, or its `shuffled` channels.
         reduction: over the batch; over channels it is always a sum. The released scripts sum.
         coupled: let batch norm mix the images of a batch in the Grad-CAM pass, as the released scripts do.
     """
@@ -177,11 +177,11 @@ class GuidanceRecipe:
 
 @dataclass(frozen=True, config=STRICT)
 class RunRecipe:
-    """How the loop runs; nothing here changes what is being optimised but the averaging.
+    """The settings of the loop.
 
     Attributes:
         amp: mixed precision on CUDA; the CPU always computes in float32.
-        channels_last: memory format; on CUDA and on the CPU the faster one for these networks.
+        channels_last: memory format; the faster one for these networks, on CUDA and on the CPU.
         ema_decay: of the averaged weights that are evaluated and exported; 0 is off.
         selection: which epoch is exported: the best on the held-out part, or the last.
     """
@@ -194,7 +194,7 @@ class RunRecipe:
 
 @dataclass(frozen=True, config=STRICT)
 class Recipe:
-    """Everything about a run but where the data lie and where the results go.
+    """Every setting of a run except the paths of data and results.
 
     Attributes:
         name: of the recipe.
@@ -228,7 +228,7 @@ class Recipe:
         """Check and build.
 
         Raises:
-            RecipeError: an unknown key, a wrong type, or a value that makes no sense.
+            RecipeError: an unknown key, a wrong type, or an invalid value.
         """
         try:
             # As JSON, where a list may stand for a tuple and nothing else is converted.
@@ -264,7 +264,7 @@ def _fault(error: ErrorDetails) -> str:
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    """Return the end of a message: which known name was probably meant."""
+    """Return the end of a message: the nearest of the known names."""
     matches = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {matches[0]!r}?" if matches else ""
 

@@ -1,4 +1,4 @@
-"""What every arm costs: parameters, multiply-adds and activation memory, counted by running images through it."""
+"""The cost of every arm: parameters, multiply-adds and activation memory, counted by running images through it."""
 
 from dataclasses import dataclass
 
@@ -14,14 +14,14 @@ from training.recipe import Recipe
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one arm.
+    """The cost of one arm.
 
     Attributes:
         arm: its name.
         parameters: all of them.
         attention_parameters: those of the attention module.
         multiply_adds: of one image's forward pass.
-        activation_bytes: what training keeps of one image for its backward pass, in float32.
+        activation_bytes: memory of one image's activations for the backward pass, in float32.
     """
 
     arm: str
@@ -37,7 +37,7 @@ def summarise(recipe: Recipe, arms: tuple[str, ...] = tuple(ARMS), num_classes: 
 
 
 def cost_of(recipe: Recipe, arm: str, num_classes: int) -> Cost:
-    """Return what one image costs in a recipe's network."""
+    """Return the cost of one image in a recipe's network."""
     network = build_network(network_config(recipe, num_classes))
     images = torch.zeros(2, 3, recipe.data.input_size, recipe.data.input_size)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -54,7 +54,7 @@ def cost_of(recipe: Recipe, arm: str, num_classes: int) -> Cost:
 def saved_bytes(network: nn.Module, images: Tensor) -> int:
     """Return the memory that autograd keeps for the backward pass, beside the weights."""
     weights = {parameter.data_ptr() for parameter in network.parameters()}
-    kept: dict[int, Tensor] = {}  # held, so that no address is used twice
+    kept: dict[int, Tensor] = {}  # referenced, so that no address is reused
 
     def note(tensor: Tensor) -> Tensor:
         if tensor.data_ptr() not in weights:

@@ -20,7 +20,7 @@ PER_CLASS = 10
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> Iterator[None]:
-    """Tiny matrices are slower on many threads, and other tests want the cores."""
+    """Tiny matrices are slower on many threads, and other tests need the cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -28,7 +28,7 @@ def one_thread() -> Iterator[None]:
 
 
 def bird(colour: tuple[int, int, int], number: int, size: tuple[int, int] = (80, 64)) -> Image.Image:
-    """Return a coloured square on noise, and the same one for the same number."""
+    """Return a coloured square on noise, the same for the same number."""
     rng = np.random.default_rng(number)
     pixels = rng.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
     x, y = rng.integers(10, 30), rng.integers(5, 25)

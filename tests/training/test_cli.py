@@ -1,4 +1,4 @@
-"""`fieldmark-train` itself: what a command loads before it answers."""
+"""`fieldmark-train` itself: what a command imports, and its errors."""
 
 import json
 import subprocess
@@ -26,7 +26,7 @@ sys.exit(status)
 
 @pytest.mark.parametrize("onnx", ["installed", "absent"])
 def test_fit_neither_loads_nor_needs_onnx(tiny_options: list[str], tmp_path: Path, onnx: str) -> None:
-    """A whole run in an interpreter of its own, with cached features too: neither ONNX nor its runtime is loaded."""
+    """A run with cached features in its own interpreter imports neither ONNX nor its runtime."""
     options = ["fit", *tiny_options, "--epochs=1", "--set=optim.freeze_stages=1", "--set=data.cached_views=1"]
     command = [sys.executable, "-c", COMMAND, onnx, *options, "--out", str(tmp_path / "run"), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -56,10 +56,10 @@ def test_fit_neither_loads_nor_needs_onnx(tiny_options: list[str], tmp_path: Pat
         ),
     ],
 )
-def test_every_trouble_with_a_path_is_one_line_before_the_work(
+def test_a_bad_path_is_refused_in_one_line_before_the_work(
     command: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The target is looked at first: what is to be read is not there either."""
+    """The output is checked first: the inputs of these commands do not exist either."""
     monkeypatch.chdir(tmp_path)
     Path("file").touch()
     Path("folder.onnx").mkdir()
@@ -69,8 +69,8 @@ def test_every_trouble_with_a_path_is_one_line_before_the_work(
     assert line.startswith(f"fieldmark-train {command[0]}: {said}")
 
 
-def test_without_a_home_the_cache_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user that the system does not know has no folder for decoded photos."""
+def test_without_a_home_folder_the_cache_must_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user without a home folder has none for decoded photos; the message names --cache."""
     for name in ("FIELDMARK_CACHE", "XDG_CACHE_HOME", "HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("os.path.expanduser", lambda path: path)
@@ -79,7 +79,7 @@ def test_without_a_home_the_cache_is_asked_for(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_help_loads_no_torch() -> None:
-    """The first answer comes at once."""
+    """So that it is printed at once."""
     program = "import sys, training.cli; print(sorted({'torch', 'onnx', 'onnxruntime', 'scipy'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -1,4 +1,4 @@
-"""The comparison: what is run, what is resumed, and what the table says."""
+"""The comparison: its runs, how they are resumed, and its table."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def with_job(comparison: Comparison, **changes: Any) -> Comparison:
 
 
 def test_a_comparison_writes_its_table(comparison: Comparison) -> None:
-    """All runs are done, their results lie in their folders, their checkpoints are gone."""
+    """All runs are done, their results are in their folders, their checkpoints are removed."""
     assert compare(comparison)
     results = read_results(comparison.job.out)
     assert [(result["arm"], result["seed"]) for result in results] == [
@@ -55,8 +55,8 @@ def test_a_comparison_writes_its_table(comparison: Comparison) -> None:
         assert np.nanmean(found.measures["pointing_game"]) == pytest.approx(number(result["pointing_game"]))
 
 
-def test_a_comparison_goes_on_where_it_stopped(comparison: Comparison) -> None:
-    """A call without time does nothing; later calls leave finished runs alone and add new arms."""
+def test_a_comparison_resumes_where_it_stopped(comparison: Comparison) -> None:
+    """A call without time runs nothing; later calls skip finished runs and add new arms."""
     assert not compare(with_job(comparison, time_budget_s=0.0))
     assert compare(replace(comparison, seeds=(0,)))
     first = comparison.job.out / "plain" / "seed-0" / "result.json"
@@ -75,8 +75,8 @@ def test_a_comparison_stops_inside_an_arm(comparison: Comparison) -> None:
 
 
 @pytest.mark.slow
-def test_runs_go_side_by_side(comparison: Comparison) -> None:
-    """Several processes, each with a run of its own, fill one table."""
+def test_runs_can_be_parallel(comparison: Comparison) -> None:
+    """Several processes, each with its own run, fill one table."""
     assert compare(replace(comparison, seeds=(0,), processes=2))
     assert [result["arm"] for result in read_results(comparison.job.out)] == ["plain", "guided"]
 
@@ -159,7 +159,7 @@ def test_a_comparison_needs_data(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_another_recipe_needs_another_folder(comparison: Comparison) -> None:
-    """A folder holds one recipe: means over two would be of nothing."""
+    """A folder is of one recipe: means over two would be meaningless."""
     compare(with_job(comparison, time_budget_s=0.0))
     other = comparison.job.recipe.with_values({"optim.lr_new": 0.5})
     with pytest.raises(CheckpointError, match="another recipe"):
@@ -167,14 +167,14 @@ def test_another_recipe_needs_another_folder(comparison: Comparison) -> None:
 
 
 def test_an_unknown_arm_is_refused_before_anything_runs(comparison: Comparison) -> None:
-    """The message lists the arms there are."""
+    """The message lists the known arms."""
     with pytest.raises(RecipeError, match="guided-shuffled"):
         compare(replace(comparison, arms=("plain", "gided")))
     assert not (comparison.job.out / "plain").exists()
 
 
-def test_a_diverged_run_stands_in_the_table(comparison: Comparison) -> None:
-    """One arm without numbers does not cost the others theirs."""
+def test_a_diverged_run_is_in_the_table(comparison: Comparison) -> None:
+    """It does not stop the other arms."""
     wild = comparison.job.recipe.with_values(
         {"optim.lr_new": 1e30, "optim.lr_backbone": 1e30, "optim.warmup_epochs": 0}
     )

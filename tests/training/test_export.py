@@ -1,4 +1,4 @@
-"""`fieldmark-train export` where some packages are missing: in an interpreter of its own."""
+"""`fieldmark-train export` without some packages, in its own interpreter."""
 
 import json
 import subprocess
@@ -27,8 +27,8 @@ sys.exit(main(sys.argv[1:]))
 
 
 @pytest.mark.slow
-def test_missing_peers_are_told_with_the_way_to_get_them(make_job: Callable[..., Job]) -> None:
-    """Without other implementations the file is written all the same, and a note names what pip installs them by."""
+def test_missing_peers_are_reported_with_their_pip_command(make_job: Callable[..., Job]) -> None:
+    """Without other implementations the file is still written, and a note names their packages."""
     job = make_job()
     fit(job)
     out = job.out / "1.onnx"

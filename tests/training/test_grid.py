@@ -29,7 +29,7 @@ def expand(tmp_path: Path, text: str, data: str | None = None) -> list[tuple[str
     """Return the list of a grid: folder, arm, seed."""
     path = tmp_path / "grid.toml"
     path.write_text(text)
-    return [(run.setting.name, run.arm, run.seed) for run in read_grid(path, data, "imagenet")]
+    return [(run.setting.name, run.arm, run.seed) for run in read_grid(path, data)]
 
 
 def test_a_grid_is_a_numbered_list(tmp_path: Path) -> None:
@@ -44,9 +44,9 @@ def test_a_grid_is_a_numbered_list(tmp_path: Path) -> None:
         ("cars-weight=0.1-temperature=2.0", "guided", 0),
         ("cars-weight=1.0-temperature=2.0", "guided", 0),
     ]
-    runs = read_grid(tmp_path / "grid.toml", None, "imagenet")
+    runs = read_grid(tmp_path / "grid.toml", None)
     assert {"network.backbone": "mobilenet_v2", "guidance.weight": 0.1} == runs[0].setting.changes
-    assert ("w.pth", "imagenet") == (runs[0].setting.weights, runs[4].setting.weights)
+    assert ("w.pth", None) == (runs[0].setting.weights, runs[4].setting.weights)
     assert {"number": 1, "arm": "plain", "backbone": "mobilenet_v2"}.items() <= runs[0].line(1).items()
 
 

@@ -1,4 +1,4 @@
-"""Recipes: what is accepted, and what is said of the rest."""
+"""Recipes: accepted values, and the messages for others."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from training.recipe import Recipe, load_recipe, parse_change, recipe_names
 
 
 @pytest.mark.parametrize("name", recipe_names())
-def test_every_recipe_that_comes_along_is_valid(name: str) -> None:
+def test_every_bundled_recipe_is_valid(name: str) -> None:
     """It can be read, written and read again, for every arm its head allows."""
     recipe = load_recipe(name)
     assert Recipe.from_dict(recipe.to_dict()) == recipe
@@ -20,11 +20,11 @@ def test_every_recipe_that_comes_along_is_valid(name: str) -> None:
 
 
 def test_the_promised_recipes_are_there() -> None:
-    """By these names."""
+    """Their names are part of the interface."""
     assert {"released", "modern", "quick-cpu"} <= set(recipe_names())
 
 
-def test_the_released_recipe_keeps_what_the_scripts_do() -> None:
+def test_the_released_recipe_equals_the_scripts() -> None:
     """Sum over the batch, coupled images, an unscaled target, one direction; the leaked gradient has no setting."""
     guidance = load_recipe("released").guidance
     assert (guidance.reduction, guidance.coupled, guidance.scale, guidance.direction) == (
@@ -62,8 +62,8 @@ def test_a_wrong_recipe_is_refused_by_name(tmp_path: Path, text: str, message: s
     assert message in str(refused.value)
 
 
-def test_an_unknown_recipe_is_answered_with_those_there_are() -> None:
-    """A typo costs one look."""
+def test_the_message_for_an_unknown_recipe_lists_the_known_ones() -> None:
+    """So that a typo is easily found."""
     with pytest.raises(RecipeError, match="modern"):
         load_recipe("moderne")
 

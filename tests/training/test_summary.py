@@ -1,4 +1,4 @@
-"""What every arm costs."""
+"""The cost of every arm."""
 
 import json
 
@@ -22,7 +22,7 @@ def test_costs_are_counted() -> None:
 
 
 def test_the_command_lists_every_arm(capsys: pytest.CaptureFixture[str]) -> None:
-    """As JSON too."""
+    """As JSON."""
     options = ["--backbone=squeezenet1_1", "--set=data.input_size=64", "--set=data.resize_size=64", "--json"]
     assert cli.main(["summary", *options]) == 0
     arms = json.loads(capsys.readouterr().out)["arms"]

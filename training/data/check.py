@@ -1,9 +1,10 @@
-"""Every photo of a data set, looked at before the work begins: damaged ones, and the same bytes in two places.
+"""Check every photo of a data set before the work begins: damaged ones, and the same bytes in two places.
 
-Bytes are read each time, so that a photo that was replaced is seen whatever its name and date say; what decoding says
-of them is kept beside the decoded photos.
+All bytes are read each time, so that a replaced photo is noticed even if its name and date are the same. The result of
+decoding is kept beside the decoded photos, by the hash of the bytes.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -24,17 +25,17 @@ from training.data.store import LIMITS
 from training.errors import DatasetError
 
 SMALL = 64
-"""Shorter side that photos are decoded to, pixels: enough to meet every damage, several times faster than in full."""
+"""Shorter side of the decoded photos, pixels: finds every damage, and is several times faster than in full."""
 NAMED = 50
-"""Damaged photos that one message lists."""
+"""Limit of damaged photos listed in one message."""
 
 
 class Finding(NamedTuple):
-    """What was found in a photo.
+    """The result of checking a photo.
 
     Attributes:
-        digest: of its bytes; empty where they cannot be read.
-        fault: why it cannot be decoded; empty where it can.
+        digest: of its bytes; empty if they cannot be read.
+        fault: why it cannot be decoded; empty if it can.
     """
 
     digest: str
@@ -45,9 +46,9 @@ def examine(dataset: Dataset, cache: Path, *, skip_damaged: bool = False, progre
     """Return the data set without test photos that are also trained on, every sample with the digest of its bytes.
 
     Args:
-        dataset: as its lists say.
+        dataset: as listed.
         cache: folder of the decoded photos.
-        skip_damaged: leave damaged photos out, rather than refuse them.
+        skip_damaged: leave damaged photos out instead of refusing them.
         progress: show a bar.
 
     Raises:
@@ -57,7 +58,7 @@ def examine(dataset: Dataset, cache: Path, *, skip_damaged: bool = False, progre
     found = _findings([sample.path for sample in everything], cache, progress)
     damaged = {path: finding for path, finding in found.items() if finding.fault}
     if damaged and not skip_damaged:
-        raise DatasetError(_damage(damaged) + "\nRepair or remove them, or go on without them by --skip-damaged")
+        raise DatasetError(_damage(damaged) + "\nRepair or remove them, or leave them out by --skip-damaged")
     train, test = (_sound(part, found) for part in (dataset.train, dataset.test))
     notices = [*dataset.notices, *_in_two_classes(dataset, (*train, *test))]
     if damaged:
@@ -68,57 +69,47 @@ def examine(dataset: Dataset, cache: Path, *, skip_damaged: bool = False, progre
     trained = {sample.digest: sample.path for sample in train}
     if copies := [sample for sample in test if sample.digest in trained]:
         pair = f"{copies[0].path} is {trained[copies[0].digest]}"
-        notices.append(f"{len(copies)} test photos are trained on, too, and are kept out of the test: {pair}, …")
+        notices.append(
+            f"{len(copies)} test photos are also training photos and are removed from the test part: {pair}, …"
+        )
         test = [sample for sample in test if sample.digest not in trained]
     return replace(dataset, train=tuple(train), test=tuple(test), notices=tuple(notices), skipped=len(damaged))
 
 
-def photo_digest(path: Path) -> str:
-    """Return what names the bytes of a photo.
-
-    Raises:
-        DatasetError: they cannot be read.
-    """
-    try:
-        return _digest(path.read_bytes())
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be read: {error.strerror}") from error
-
-
 def content_of(samples: Iterable[Sample]) -> list[str]:
-    """Return bytes and class of every photo, as `DIGEST:LABEL`: what a run was trained on, whatever it is called.
+    """Return bytes and class of every photo, as `DIGEST:LABEL`: the same if only names change.
 
     Raises:
         DatasetError: a photo cannot be read.
     """
-    return [f"{sample.digest or photo_digest(sample.path)}:{sample.label}" for sample in samples]
+    try:
+        return [f"{sample.digest or _digest(sample.path.read_bytes())}:{sample.label}" for sample in samples]
+    except OSError as error:
+        raise DatasetError(f"{error.filename} cannot be read: {error.strerror}") from error
 
 
 def _findings(paths: Sequence[Path], cache: Path, progress: bool) -> dict[Path, Finding]:
-    """Look at every photo; decode only what was not decoded before."""
+    """Check every photo; decode only bytes that were not checked before."""
     if not paths:
         return {}
     common = os.path.commonpath([path.absolute() for path in paths])
     kept = cache / f"checked-{_digest(os.fsencode(f'{DECODER}:{common}'))}.json"
     known = _read_known(kept)
     unique = list(dict.fromkeys(paths))
-    bar = tqdm(total=len(unique), desc="checking", unit="img", disable=None if progress else True, leave=False)
-    found: dict[Path, Finding] = {}
-    with ThreadPoolExecutor(os.cpu_count()) as pool, bar:
-        for path, finding in zip(unique, pool.map(partial(_look, known=known), unique), strict=True):
-            found[path] = finding
-            bar.update()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        checked = pool.map(partial(_check, known=known), unique)
+        hidden = None if progress else True
+        bar = tqdm(checked, desc="checking", total=len(unique), unit="img", disable=hidden, leave=False)
+        found = dict(zip(unique, bar, strict=True))
     faults = {finding.digest: finding.fault for finding in found.values() if finding.digest}
     if faults != known:
-        try:
+        with contextlib.suppress(OSError):  # a read-only or full disk: slower the next time, not wrong
             cache.mkdir(parents=True, exist_ok=True)
             write_whole(kept, json.dumps(faults))
-        except OSError:  # a read-only or full disk: slower the next time, not wrong
-            pass
     return found
 
 
-def _look(path: Path, known: Mapping[str, str]) -> Finding:
+def _check(path: Path, known: Mapping[str, str]) -> Finding:
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -134,11 +125,11 @@ def _look(path: Path, known: Mapping[str, str]) -> Finding:
 
 
 def _read_known(path: Path) -> dict[str, str]:
-    try:
+    with contextlib.suppress(OSError, ValueError):
         known = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
+        if isinstance(known, dict):
+            return known
+    return {}
 
 
 def _sound(samples: Iterable[Sample], found: Mapping[Path, Finding]) -> list[Sample]:
@@ -146,18 +137,15 @@ def _sound(samples: Iterable[Sample], found: Mapping[Path, Finding]) -> list[Sam
 
 
 def _in_two_classes(dataset: Dataset, samples: Iterable[Sample]) -> list[str]:
-    """Name photos whose bytes lie in two classes: one of the labels is wrong."""
+    """Return a notice of photos that are in two classes: one of the labels is wrong."""
     first: dict[str, Sample] = {}
-    pairs: list[tuple[Sample, Sample]] = []
-    for sample in samples:
-        other = first.setdefault(sample.digest, sample)
-        if other.label != sample.label:
-            pairs.append((other, sample))
+    firsts = [(first.setdefault(sample.digest, sample), sample) for sample in samples]
+    pairs = [(one, other) for one, other in firsts if one.label != other.label]
     if not pairs:
         return []
     labels = dataset.labels
     shown = "; ".join(f"{a.path} ({labels[a.label]}) is {b.path} ({labels[b.label]})" for a, b in pairs[:3])
-    return [f"{len(pairs)} photos lie in two classes: {shown}{'; …' if len(pairs) > 3 else ''}"]
+    return [f"{len(pairs)} photos are in two classes: {shown}{'; …' if len(pairs) > 3 else ''}"]
 
 
 def _damage(damaged: Mapping[Path, Finding]) -> str:

@@ -23,8 +23,9 @@ LOADERS: dict[str, Callable[[Path], Dataset]] = {
     "aircraft": load_aircraft,
     "csv": load_csv,
     "tables": load_tables,
+    "folder": load_folder,
 }
-"""Layout → its reader; that of class folders takes an option."""
+"""Layout → its reader."""
 
 
 def load_dataset(folder: Path, kind: str = "auto", layout: str = "auto") -> Dataset:
@@ -43,11 +44,8 @@ def load_dataset(folder: Path, kind: str = "auto", layout: str = "auto") -> Data
     if layout != "auto":
         return _checked(load_folder(folder, layout))
     if kind == "folder":
-        kind = "csv" if (folder / "labels.csv").is_file() else kind
-        return _checked(load_csv(folder) if kind == "csv" else load_folder(folder))
+        return _checked(load_csv(folder) if (folder / "labels.csv").is_file() else load_folder(folder))
     place = find_place(folder, kind)
-    if place.kind == "folder":
-        return _checked(load_folder(folder))
     return _checked(LOADERS[place.kind](folder if place.kind == "cars" else place.folder))
 
 

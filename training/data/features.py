@@ -51,15 +51,9 @@ def cached_step(network: Network, recipe: Recipe) -> str | None:
     return frozen_step(network, recipe.optim) if recipe.data.cached_views else None
 
 
-class AsFloats:
-    """Cached features → floats on the device; for features what `Normalise` is for images."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-
-    def __call__(self, features: Tensor) -> Tensor:
-        """Return (N, C, h, w) floats of (N, C, h, w) halves."""
-        return features.to(self._device, non_blocking=True).float()
+def as_floats(features: Tensor, device: torch.device) -> Tensor:
+    """Return cached features as floats on a device, (N, C, h, w); for features what `Normalise` is for images."""
+    return features.to(device, non_blocking=True).float()
 
 
 class Features:

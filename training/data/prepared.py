@@ -1,4 +1,4 @@
-"""A few photos as the network sees them, as arrays: for the parity check of an export, its gate and its calibration."""
+"""A few photos as the network sees them, as arrays: for the checks of an export and for its calibration."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,13 +30,13 @@ def parity_images(samples: Sequence[Sample], resize: Resize, banner: int) -> npt
 
 
 def keep_parity_images(folder: Path, samples: Sequence[Sample], resize: Resize, banner: int) -> None:
-    """Put a run's parity images into its folder, so that an export needs no data set."""
+    """Write a run's parity images into its folder, so that an export needs no data set."""
     with replacing(folder / PARITY_IMAGES) as file:
         np.savez_compressed(file, images=parity_images(samples, resize, banner))
 
 
 def kept_parity_images(folder: Path) -> npt.NDArray[np.uint8] | None:
-    """Return the parity images that lie in a run's folder, (n, S, S, 3), or None."""
+    """Return the parity images in a run's folder, (n, S, S, 3), or None."""
     path = folder / PARITY_IMAGES
     if not path.is_file():
         return None

@@ -213,15 +213,9 @@ def _write(paths: Sequence[Path], preparation: Preparation, base: Path, limit: i
                 bar.update()
             if written / len(shapes) * len(paths) > limit:
                 raise OSError(f"the store would exceed {limit} bytes")
-    counts = np.array(shapes, np.int64).reshape(-1, 2).prod(axis=1) * 3
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])[:-1]
+    lengths = np.array(shapes, np.int64).reshape(-1, 2).prod(axis=1) * 3
     with replacing(base.with_suffix(".npz")) as file:
-        np.savez(
-            file,
-            offsets=offsets,
-            shapes=np.array(shapes, np.int64).reshape(-1, 2),
-            sizes=np.array(sizes, np.int64).reshape(-1, 2),
-        )
+        np.savez(file, offsets=np.cumsum(lengths) - lengths, shapes=np.array(shapes), sizes=np.array(sizes))
 
 
 def _key(paths: Sequence[Path], preparation: Preparation) -> str:

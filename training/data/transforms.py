@@ -32,28 +32,29 @@ def training_transform(recipe: Recipe) -> v2.Transform:
     """Return the recipe's random variation, from a stored photo to (3, S, S) uint8."""
     augment, data = recipe.augment, recipe.data
     steps: list[v2.Transform] = []
-    side = augment.size or data.input_size
+    side, fill = augment.size or data.input_size, [round(255 * mean) for mean in data.mean]
     if augment.crop == "random_resized":
         steps.append(v2.RandomResizedCrop(side, augment.scale, augment.ratio, antialias=True))
     else:
         size = [data.resize_size] * (2 if data.resize_mode == "stretch" else 1)
         steps += [v2.Resize(size, antialias=True), v2.RandomCrop(side, pad_if_needed=True)]
     if augment.rotation:
-        fill = [round(255 * mean) for mean in data.mean]
         steps.append(v2.RandomRotation(augment.rotation, v2.InterpolationMode.BILINEAR, fill=fill))
-    steps += [v2.RandomHorizontalFlip(augment.flip), *_colours(augment)]
+    steps.append(v2.RandomHorizontalFlip(augment.flip))
+    jitter = (augment.brightness, augment.contrast, augment.saturation, augment.hue)
+    if any(jitter):
+        steps.append(v2.ColorJitter(*jitter))
+    if augment.policy != "none":
+        steps.append(v2.TrivialAugmentWide() if augment.policy == "trivial" else v2.RandAugment())
     if augment.erasing:
-        steps.append(v2.RandomErasing(augment.erasing, value=[round(255 * mean) for mean in data.mean]))
+        steps.append(v2.RandomErasing(augment.erasing, value=fill))
     return v2.Compose(steps)
 
 
 def batch_mixing(augment: AugmentRecipe, num_classes: int) -> v2.Transform | None:
-    """Return what mixes the images of a batch and their labels (→ (N, K) floats), or None where nothing does."""
-    mixes: list[v2.Transform] = []
-    if augment.mixup:
-        mixes.append(v2.MixUp(alpha=augment.mixup, num_classes=num_classes))
-    if augment.cutmix:
-        mixes.append(v2.CutMix(alpha=augment.cutmix, num_classes=num_classes))
+    """Return the mixing of a batch's images and labels (→ (N, K) floats), or None if the recipe has none."""
+    alphas = ((v2.MixUp, augment.mixup), (v2.CutMix, augment.cutmix))
+    mixes = [mix(alpha=alpha, num_classes=num_classes) for mix, alpha in alphas if alpha]
     return v2.RandomChoice(mixes) if mixes else None
 
 
@@ -72,13 +73,3 @@ class Normalise:
         """Return (N, 3, S, S) floats of (N, 3, S, S) bytes."""
         moved = images.to(self._device, non_blocking=True).float()
         return ((moved - self._mean) / self._std).contiguous(memory_format=self._format)
-
-
-def _colours(augment: AugmentRecipe) -> list[v2.Transform]:
-    steps: list[v2.Transform] = []
-    jitter = (augment.brightness, augment.contrast, augment.saturation, augment.hue)
-    if any(jitter):
-        steps.append(v2.ColorJitter(*jitter))
-    if augment.policy != "none":
-        steps.append(v2.TrivialAugmentWide() if augment.policy == "trivial" else v2.RandAugment())
-    return steps

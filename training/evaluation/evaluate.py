@@ -6,6 +6,7 @@ Every test image counts, one view each, prepared exactly as the service does.
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from model.contract.geometry import Resize
 from model.contract.graph import softmax
 from training.checkpoint import Selected
 from training.data.batches import Items, one_thread, served_photos
-from training.data.features import AsFloats, FeatureCache, cached_step
+from training.data.features import FeatureCache, as_floats, cached_step
 from training.data.samples import Attributes, Dataset, Sample, hold_out
 from training.data.store import PhotoFiles, Photos, as_served
 from training.data.transforms import Normalise
@@ -30,6 +31,8 @@ from training.evaluation.scores import Floats, Ints
 from training.recipe import Recipe
 
 BATCH = 32
+BATCH_OF_EVERY_LAYER = 4
+"""Gradients of the first layers are large: 32 photos of 288 pixels took 6 GB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +129,7 @@ def evaluate_run(
         step = cached_step(network, recipe)
         if step is not None:
             kept = FeatureCache(network, step, recipe, cache, device, workers, progress=visible)
-            features, normalise = kept.prepared(photos, samples), AsFloats(device)
+            features, normalise = kept.prepared(photos, samples), partial(as_floats, device=device)
     annotated = AnnotatedPhotos(samples, photos, data.resize, features)
     predict = torch_predictor(network, normalise, step)
     prediction, annotations = _predict(predict, annotated, workers, visible)
@@ -170,7 +173,9 @@ def evaluate_file(
     predict, manifest = onnx_predictor(path, threads, every_layer=every_layer)
     samples = with_labels(manifest.labels, dataset, samples)
     photos = _photo_files(samples, manifest.resize, dataset.banner)
-    prediction, annotations = _predict(predict, AnnotatedPhotos(samples, photos, manifest.resize), workers, visible)
+    annotated = AnnotatedPhotos(samples, photos, manifest.resize)
+    batch = BATCH_OF_EVERY_LAYER if every_layer else BATCH
+    prediction, annotations = _predict(predict, annotated, workers, visible, batch)
     return Evaluation(
         tuple(samples),
         prediction,
@@ -221,9 +226,9 @@ class AnnotatedPhotos(TorchDataset[tuple[Tensor, Annotation]]):
 
 
 def _predict(
-    predict: Predict, photos: AnnotatedPhotos, workers: int, visible: bool
+    predict: Predict, photos: AnnotatedPhotos, workers: int, visible: bool, batch: int = BATCH
 ) -> tuple[Prediction, tuple[Annotation, ...]]:
-    loader = DataLoader(photos, BATCH, num_workers=workers, worker_init_fn=one_thread, collate_fn=_batch)
+    loader = DataLoader(photos, batch, num_workers=workers, worker_init_fn=one_thread, collate_fn=_batch)
     bar = tqdm(loader, desc="evaluating", unit="batch", disable=None if visible else True, leave=False)
     predictions, annotations = [], []
     for images, known in bar:

@@ -8,7 +8,6 @@ Source: Petsiuk, Das, Saenko 2018, "RISE", arXiv:1806.07421, section 4.3.
 """
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -19,7 +18,7 @@ from torchvision.transforms.v2 import functional as F
 
 from model.contract.graph import softmax
 from training.data.store import as_served
-from training.evaluation.evaluate import BATCH, Evaluation, predictor_of
+from training.evaluation.evaluate import BATCH, Evaluation
 from training.evaluation.scores import Floats
 
 STEPS = 16
@@ -50,12 +49,11 @@ def faithfulness_figures(
     return figures
 
 
-def faithfulness_of(evaluation: Evaluation, model: Path, count: int, banner: int = 0) -> dict[str, float]:
+def faithfulness_of(evaluation: Evaluation, count: int, banner: int = 0) -> dict[str, float]:
     """Return the figures of an evaluated network on some of its images, spread over all.
 
     Args:
         evaluation: of the network.
-        model: the run, or the exported file.
         count: number of images.
         banner: rows cropped off the bottom of every photo, pixels.
     """
@@ -66,11 +64,10 @@ def faithfulness_of(evaluation: Evaluation, model: Path, count: int, banner: int
     maps = {"gradcam": evaluation.gradcam[chosen]}
     if evaluation.attention is not None:
         maps["attention"] = evaluation.attention[chosen]
-    predict = predictor_of(model)
 
     def classify(images: Tensor) -> Floats:
         return softmax(
-            np.concatenate([predict(part)[0] for part in torch.split(images, BATCH)]), evaluation.temperature
+            np.concatenate([evaluation.predict(part)[0] for part in torch.split(images, BATCH)]), evaluation.temperature
         )
 
     return faithfulness_figures(classify, images, maps)

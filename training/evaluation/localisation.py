@@ -73,7 +73,7 @@ def peak(values: Floats, size: int) -> tuple[float, float]:
 
 def enlarge(maps: Floats, size: int) -> npt.NDArray[np.float32]:
     """Return maps (n, h, w) at (n, size, size), bilinear with half-pixel centres: as they are displayed."""
-    coarse = torch.from_numpy(np.array(maps, dtype=np.float32))  # a copy: chance maps are read-only
+    coarse = torch.from_numpy(np.array(maps, dtype=np.float32))
     return interpolate(coarse[:, None], (size, size), mode="bilinear")[:, 0].numpy()
 
 

@@ -119,9 +119,11 @@ def onnx_predictor(path: Path, threads: int = 0, *, every_layer: bool = False) -
 
     def predict(images: Tensor) -> Prediction:
         pixels = np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy())
-        codes = [np.repeat(np.array(code, dtype=np.int64), len(pixels), axis=0) for code in (target, versus)]
-        first, logits, *rest = session.run(outputs, feeds(pixels, *codes, LAST_LAYER))
-        maps = [first, *(session.run(["gradcam"], feeds(pixels, *codes, i))[0] for i in range(1, len(names)))]
+        asked, against = (np.repeat(np.array(code, np.int64), len(pixels), axis=0) for code in (target, versus))
+        first, logits, *rest = session.run(outputs, feeds(pixels, asked, against, LAST_LAYER))
+        maps = [first]
+        for layer in range(1, len(names)):
+            maps += session.run(["gradcam"], feeds(pixels, asked, against, layer))
         gradcam = {name: values[:, 0] for name, values in zip(names, maps, strict=True)}
         contrast = {name: values[:, 1] for name, values in zip(names, maps, strict=True)}
         return Prediction(logits, gradcam, contrast, rest[0] if rest else None)

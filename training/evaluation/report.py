@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw
 from model.files import write_whole
 from training.data.store import as_served
 from training.evaluation.evaluate import Evaluation
+from training.evaluation.figures import Figure
 from training.evaluation.scores import BINS, Floats, Ints, bins_of
 
 SHOWN = 24
@@ -27,7 +28,9 @@ PERCENTS = ("top1", "top5", "mean_per_class", "pointing_game", "pointing_game_at
 TEMPLATE = Path(__file__).with_name("report.html")
 
 
-def write_report(evaluation: Evaluation, figures: Mapping[str, float], title: str, path: Path, banner: int = 0) -> None:
+def write_report(
+    evaluation: Evaluation, figures: Mapping[str, Figure | float], title: str, path: Path, banner: int = 0
+) -> None:
     """Write the report.
 
     Args:
@@ -48,7 +51,7 @@ def write_report(evaluation: Evaluation, figures: Mapping[str, float], title: st
         count=len(predicted),
         num_classes=len(names),
         size=evaluation.resize.crop,
-        figures=figures,
+        figures={name: value if isinstance(value, float) else value.value for name, value in figures.items()},
         percents=PERCENTS,
         bars=reliability_bars(probabilities, evaluation.labels),
         confused=confused[:12],
@@ -94,10 +97,11 @@ def _photo(evaluation: Evaluation, probabilities: Floats, index: int, banner: in
     """Return what the template shows of one photo."""
     sample, best = evaluation.samples[index], int(probabilities.argmax())
     image = Image.fromarray(as_served(evaluation.resize, banner).load(sample.path)[0])
-    views = {"photo": _boxed(image, evaluation.boxes[index])}
-    if evaluation.attention is not None:
-        views["attention"] = overlay(image, evaluation.attention[index])
-    views["Grad-CAM"] = overlay(image, evaluation.gradcam[index])
+    views = {"photo": _boxed(image, evaluation.annotations[index].box)}
+    prediction = evaluation.prediction
+    if prediction.attention is not None:
+        views["attention"] = overlay(image, prediction.attention[index])
+    views["Grad-CAM"] = overlay(image, next(iter(prediction.gradcam.values()))[index])
     return {
         "views": {name: _data_url(view) for name, view in views.items()},
         "predicted": evaluation.names[best],

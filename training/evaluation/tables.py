@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,26 @@ from training.evaluation.figures import Figure, mean, share, statistic
 from training.evaluation.localisation import best_threshold, localised, max_box_accuracy, overlaps
 from training.evaluation.parts import contrast_score, part_differences, pointed_part
 from training.evaluation.regions import Floats
-from training.evaluation.scores import expected_calibration_error
+from training.evaluation.scores import accuracy_figures, expected_calibration_error
 
 SHARES = ("pointing", "pointing_tolerant", "part_pointing", "box_acc")
 """Measures that are yes or no for a photo."""
 BOX_OVERLAP = 0.5
 """Least intersection over union of BoxAcc."""
+
+HEADLINES = {
+    "pointing_game": ("gradcam", "pointing"),
+    "centred_gaussian": ("centred_gaussian", "pointing"),
+    "pointing_game_attention": ("attention", "pointing"),
+    "energy_gradcam": ("gradcam", "energy"),
+    "energy_attention": ("attention", "energy"),
+    "energy_gaussian": ("centred_gaussian", "energy"),
+    "max_box_acc_v2": ("gradcam", "max_box_acc_v2"),
+    "part_pointing": ("gradcam", "part_pointing"),
+    "contrast_score": ("contrast", "contrast"),
+    "contrast_gaussian": ("centred_gaussian", "contrast"),
+}
+"""Figures of maps that stand at the top: name in JSON → kind of map (at the last layer), and measure."""
 
 Value = Figure | float
 
@@ -60,18 +75,7 @@ def figures_of(evaluation: Evaluation, rows: list[MapRow]) -> dict[str, Value]:
     figures["ece_uncalibrated"] = statistic(lambda i: expected_calibration_error(logits[i], labels[i]), len(labels))
     figures["temperature"] = evaluation.temperature
     best = {row.name: row.figures for row in reversed(rows) if row.photos == "all"}  # the last layer comes first
-    for name, kind, measure in (
-        ("pointing_game", "gradcam", "pointing"),
-        ("centred_gaussian", "centred_gaussian", "pointing"),
-        ("pointing_game_attention", "attention", "pointing"),
-        ("energy_gradcam", "gradcam", "energy"),
-        ("energy_attention", "attention", "energy"),
-        ("energy_gaussian", "centred_gaussian", "energy"),
-        ("max_box_acc_v2", "gradcam", "max_box_acc_v2"),
-        ("part_pointing", "gradcam", "part_pointing"),
-        ("contrast_score", "contrast", "contrast"),
-        ("contrast_gaussian", "centred_gaussian", "contrast"),
-    ):
+    for name, (kind, measure) in HEADLINES.items():
         if measure in best.get(kind, {}):
             figures[name] = best[kind][measure]
     areas = [region.mean() for region in _regions(evaluation) if region is not None]
@@ -79,6 +83,32 @@ def figures_of(evaluation: Evaluation, rows: list[MapRow]) -> dict[str, Value]:
         last = next(iter(evaluation.prediction.gradcam.values()))
         figures |= {"boxes": float(len(areas)), "box_area": mean(areas), "zero_maps": share(_empty(last))}
     return figures
+
+
+def photo_measures(evaluation: Evaluation) -> dict[str, Floats]:
+    """Return the headline measures as a value per photo, (n,), NaN where it does not count; those that were taken.
+
+    Without boxes drawn around maps: for comparisons of many runs.
+    """
+    last = next(iter(evaluation.prediction.gradcam), "")
+    kinds = {key[0]: maps for key, maps in _maps(evaluation) if key[1] in ("", last)}
+    measured = {kind: _measured(evaluation, (kind, last), maps, {}, boxes=False) for kind, maps in kinds.items()}
+    return {
+        name: measured[kind][measure]
+        for name, (kind, measure) in HEADLINES.items()
+        if measure in measured.get(kind, {})
+    }
+
+
+def values_of(evaluation: Evaluation, measures: Mapping[str, Floats]) -> dict[str, float]:
+    """Return the figures without intervals, for comparisons of many runs.
+
+    Args:
+        evaluation: the answers.
+        measures: of `photo_measures`.
+    """
+    values = accuracy_figures(evaluation.prediction.logits, evaluation.labels, evaluation.temperature)
+    return values | {name: float(np.nanmean(photos)) for name, photos in measures.items()}
 
 
 def map_rows(
@@ -108,35 +138,6 @@ def map_rows(
     return rows
 
 
-def photo_measures(evaluation: Evaluation) -> dict[str, Floats]:
-    """Return what networks are compared by photo for photo, by the names of `figures_of`: a value a photo, (n,).
-
-    They are of the last layer and of the centred Gaussian alone, and without boxes drawn around maps: a comparison
-    trains many networks, and the whole table of maps takes longer than training a small one. A value is NaN where a
-    photo does not count; a measure that no photo has is left out.
-    """
-    prediction, regions = evaluation.prediction, _regions(evaluation)
-    last = next(iter(prediction.gradcam))
-    shown = {key: maps for key, maps in _maps(evaluation) if key[1] in ("", last)}
-    gradcam, gaussian = shown["gradcam", last], shown["centred_gaussian", ""]
-    measures: dict[str, Floats] = {}
-    for name, kind, maps in (
-        ("pointing_game", "gradcam", gradcam),
-        ("pointing_game_attention", "attention", shown.get(("attention", ""))),
-        ("centred_gaussian", "gaussian", gaussian),
-    ):
-        if maps is not None:
-            found = localised(maps, regions)
-            measures |= {name: found["pointing"], f"energy_{kind}": found["energy"]}
-    pairs = zip(gradcam, evaluation.annotations, strict=True)
-    size = evaluation.resize.crop
-    measures["part_pointing"] = np.array([pointed_part(maps, known.parts, known.box, size) for maps, known in pairs])
-    if evaluation.attributes is not None and evaluation.parts:
-        measures["contrast_score"] = _contrasts(evaluation, shown["contrast", last])
-        measures["contrast_gaussian"] = _contrasts(evaluation, gaussian)
-    return {name: values for name, values in measures.items() if np.isfinite(values).any()}
-
-
 def _rows(evaluation: Evaluation, key: tuple[str, str], measured: Mapping[str, Floats]) -> list[MapRow]:
     """Return the lines of one kind of map: of all photos, of those classified rightly, and of the others."""
     right = evaluation.right
@@ -161,15 +162,28 @@ def _maps(evaluation: Evaluation) -> Iterator[tuple[tuple[str, str], Floats]]:
 
 
 def _measured(
-    evaluation: Evaluation, key: tuple[str, str], maps: Floats, thresholds: Mapping[tuple[str, str], int]
+    evaluation: Evaluation,
+    key: tuple[str, str],
+    maps: Floats,
+    thresholds: Mapping[tuple[str, str], int],
+    *,
+    boxes: bool = True,
 ) -> dict[str, Floats]:
-    """Return every measure of one kind of map, a value a photo; NaN where a photo does not count."""
+    """Return every measure of one kind of map, a value a photo; NaN where a photo does not count.
+
+    Args:
+        evaluation: the answers.
+        key: kind of map, and layer.
+        maps: (n, h, w).
+        thresholds: of BoxAcc.
+        boxes: draw boxes around the maps, too, which takes longest.
+    """
     size, annotations = evaluation.resize.crop, evaluation.annotations
     measured: dict[str, Floats] = {}
     name, _ = key
     if name != "contrast":
         measured |= localised(maps, _regions(evaluation))
-        overlap = overlaps(maps, boxes_of(annotations), size) if _has_boxes(key, evaluation) else None
+        overlap = overlaps(maps, boxes_of(annotations), size) if boxes and _has_boxes(key, evaluation) else None
         if overlap is not None:
             measured["overlap"] = overlap
             if key in thresholds:
@@ -205,7 +219,7 @@ def _figures(measured: Mapping[str, Floats], chosen: npt.NDArray[np.bool_]) -> d
         if name == "overlap":
             boxed = part[np.isfinite(part[:, 0])]
             if len(boxed):
-                figures["max_box_acc_v2"] = statistic(lambda i, of=boxed: max_box_accuracy(of, i), len(boxed))
+                figures["max_box_acc_v2"] = statistic(partial(max_box_accuracy, boxed), len(boxed))
             continue
         part = part[np.isfinite(part)]
         if len(part):

@@ -1,7 +1,8 @@
 """The network of a run with its loss and optimiser: one call is one training step."""
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -12,7 +13,7 @@ from model.network.backbone import Weights
 from model.network.network import Network, build_network
 from training.checkpoint import network_config
 from training.data.batches import step_seed
-from training.data.features import AsFloats, cached_step, frozen_step
+from training.data.features import as_floats, cached_step, frozen_step
 from training.data.transforms import Normalise, batch_mixing
 from training.fit.losses import Losses, Objective
 from training.fit.optim import averaged_model, create_optimizer, learning_rate_factor, set_learning_rate
@@ -41,8 +42,10 @@ class Learner:
     """
 
     def __init__(self, recipe: Recipe, num_classes: int, weights: Weights, processes: ProcessGroup) -> None:
-        self._recipe, self._device = recipe, processes.device
-        _prefer_speed(processes.device)
+        self._recipe, self._device, self._alone = recipe, processes.device, processes.size == 1
+        if processes.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True
+            torch.set_float32_matmul_precision("high")
         torch.manual_seed(recipe.seed)
         self.network: Network = build_network(network_config(recipe, num_classes), weights)
         self.network.to(processes.device)
@@ -55,11 +58,9 @@ class Learner:
         self._average = averaged_model(self.network, recipe.run.ema_decay) if recipe.run.ema_decay else None
         self._amp = _amp(recipe.run.amp, processes.device)
         self._scaler = torch.amp.GradScaler(processes.device.type, enabled=self._amp is torch.float16)
-        self.normalise: Callable[[Tensor], Tensor] = (
-            Normalise(recipe.data.mean, recipe.data.std, processes.device, recipe.run.channels_last)
-            if self.after is None
-            else AsFloats(processes.device)
-        )
+        self.normalise: Callable[[Tensor], Tensor] = partial(as_floats, device=processes.device)
+        if self.after is None:
+            self.normalise = Normalise(recipe.data.mean, recipe.data.std, processes.device, recipe.run.channels_last)
         self._mix = batch_mixing(recipe.augment, num_classes)
 
     @property
@@ -79,11 +80,13 @@ class Learner:
         """
         recipe = self._recipe.optim
         torch.manual_seed(step_seed(self._recipe.seed, epoch, batch))
-        images, shares = self._mixed(self.normalise(inputs), targets)
+        images, shares = self.normalise(inputs), targets
+        if self._mix is not None and torch.rand(()) < self._recipe.augment.mix_probability:
+            images, shares = self._mix(images, shares)
         begin = batch - batch % recipe.accumulate
         group = min(recipe.accumulate, batches - begin)
         ends = batch == begin + group - 1
-        with nullcontext() if ends else self._without_sync():
+        with nullcontext() if ends or self._alone else cast(DistributedDataParallel, self._objective).no_sync():
             with torch.autocast(self._device.type, self._amp, enabled=self._amp is not None):
                 losses: Losses = self._objective(images, shares)
             self._scaler.scale(losses.total / group).backward()  # type: ignore[no-untyped-call]  # torch's
@@ -111,12 +114,6 @@ class Learner:
             self._average.n_averaged.fill_(values["average"]["steps"] + 1)
             self._average.module.load_state_dict(values["average"]["state"])
 
-    def _mixed(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        if self._mix is not None and torch.rand(()) < self._recipe.augment.mix_probability:
-            mixed: tuple[Tensor, Tensor] = self._mix(images, targets)
-            return mixed
-        return images, targets
-
     def _update(self) -> None:
         if self._recipe.optim.clip_norm:
             self._scaler.unscale_(self.optimizer)
@@ -126,18 +123,6 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         if self._average is not None:
             self._average.update_parameters(self.network)
-
-    def _without_sync(self) -> AbstractContextManager[None]:
-        if isinstance(self._objective, DistributedDataParallel):
-            context: AbstractContextManager[None] = self._objective.no_sync()
-            return context
-        return nullcontext()
-
-
-def _prefer_speed(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
-        torch.set_float32_matmul_precision("high")
 
 
 def _on_all(objective: torch.nn.Module, processes: ProcessGroup) -> torch.nn.Module:

@@ -7,7 +7,6 @@ from torch.utils.data import DataLoader
 
 from training.data.batches import (
     EpochOrder,
-    Items,
     one_thread,
     prepared_photos,
     served_photos,
@@ -17,7 +16,6 @@ from training.data.batches import (
 from training.data.features import FeatureCache
 from training.data.prepared import keep_parity_images
 from training.data.samples import Sample
-from training.data.store import Photos
 from training.data.transforms import training_transform
 from training.fit.job import Job
 from training.fit.learner import Learner
@@ -60,8 +58,17 @@ def open_loaders(job: Job, parts: Parts, order: EpochOrder, learner: Learner, pr
     visible = job.visible and processes.leads
     with processes.leader_first():  # it decodes; the others find its store
         photos = training_photos(parts.train, recipe, banner, job.cache, progress=visible)
-        held = served_photos(parts.held, recipe.data, banner, job.cache, progress=visible)
-        varied, served = _items(job, parts, (photos, held), learner, processes)
+        held_photos = served_photos(parts.held, recipe.data, banner, job.cache, progress=visible)
+        held = prepared_photos(held_photos, parts.held)
+        if learner.after is None:
+            varied = varied_photos(photos, parts.train, training_transform(recipe))
+        else:
+            cache = FeatureCache(
+                learner.network, learner.after, recipe, job.cache, processes.device, job.workers, progress=visible
+            )
+            varied = cache.varied(photos, parts.train)
+            if parts.held:
+                held = cache.prepared(held_photos, parts.held)
         if processes.leads:
             keep_parity_images(job.out, parts.held or parts.train, recipe.data.resize, banner)
     workers, pin = job.workers, processes.device.type == "cuda"
@@ -74,20 +81,4 @@ def open_loaders(job: Job, parts: Parts, order: EpochOrder, learner: Learner, pr
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers else None,
     )
-    return Loaders(train, DataLoader(served, recipe.optim.batch_size, pin_memory=pin))
-
-
-def _items(
-    job: Job, parts: Parts, photos: tuple[Photos, Photos], learner: Learner, processes: ProcessGroup
-) -> tuple[Items, Items]:
-    """Return the items of both parts: images, or features if the learner starts from a step of the backbone."""
-    train, held = photos
-    images = prepared_photos(held, parts.held)
-    if learner.after is None:
-        return varied_photos(train, parts.train, training_transform(job.recipe)), images
-    visible = job.visible and processes.leads
-    cache = FeatureCache(
-        learner.network, learner.after, job.recipe, job.cache, processes.device, job.workers, progress=visible
-    )
-    # Without held-out photos there is nothing to compute features of.
-    return cache.varied(train, parts.train), cache.prepared(held, parts.held) if parts.held else images
+    return Loaders(train, DataLoader(held, recipe.optim.batch_size, pin_memory=pin))

@@ -8,6 +8,8 @@ import math
 import time
 from dataclasses import dataclass
 
+import torch
+
 from training.data.batches import EpochOrder
 from training.data.check import content_of
 from training.data.samples import hold_out
@@ -19,7 +21,7 @@ from training.fit.loaders import Loaders, Parts, open_loaders
 from training.fit.optim import learning_rate_factor
 from training.fit.processes import AGREE_EVERY, ProcessGroup, StopRequest, process_group
 from training.fit.selection import measure, select
-from training.fit.state import Totals, TrainingState, read_checkpoint
+from training.fit.state import TrainingState, read_checkpoint
 
 SAVE_EVERY_S = 30.0
 """A crash loses at most so many seconds of training, and one epoch."""
@@ -80,7 +82,7 @@ def set_up(job: Job, processes: ProcessGroup, stop: StopRequest) -> Run:
 
     # Model: a checkpoint replaces the starting weights.
     learner = Learner(recipe, job.dataset.num_classes, None if saved else job.weights, processes)
-    state = TrainingState(Totals(processes.device), content=content_of([*parts.train, *parts.held]))
+    state = TrainingState(torch.zeros(5, device=processes.device), content=content_of([*parts.train, *parts.held]))
     if saved:
         state.resume(saved, job, learner, len(parts.train))
 
@@ -125,12 +127,14 @@ def train_epoch(run: Run) -> bool:
     for inputs, targets in run.loaders.train:
         targets = targets.to(run.processes.device, non_blocking=True)
         losses = run.learner.step(inputs, targets, at.epoch, at.batch, batches)
-        at.totals.add(losses, targets)
+        at.add(losses, targets)
         if run.processes.device.type == "cpu":  # on CUDA reading the loss would block the device
             refuse_nan(run, float(losses.total.detach()))
         at.batch += 1
         if run.progress.step():
-            show(run)
+            means = at.means()
+            refuse_nan(run, means["loss"])
+            run.progress.show(at.epoch, run.job.recipe.optim.epochs, means["loss"], means["train_top1"])
         if may_pause(run) and at.batch < batches:
             return False
     finish_epoch(run, time.monotonic() - started, at.batch - first)
@@ -140,10 +144,10 @@ def train_epoch(run: Run) -> bool:
 def finish_epoch(run: Run, seconds: float, batches: int) -> None:
     """Evaluate the epoch, keep its weights if they are the best, and write its line of the journal."""
     at, optim = run.state, run.job.recipe.optim
-    means = at.totals.means()
+    means = at.means()
     refuse_nan(run, means["loss"])
     at.epoch, at.batch = at.epoch + 1, 0
-    at.totals.sums.zero_()
+    at.totals.zero_()
     factor = learning_rate_factor(optim, at.epoch - 0.5)
     record: Record = {
         "epoch": at.epoch,
@@ -165,7 +169,7 @@ def finish_epoch(run: Run, seconds: float, batches: int) -> None:
 def save(run: Run) -> None:
     """Write the checkpoint, unless the loss is not finite."""
     if run.state.batch:
-        refuse_nan(run, run.state.totals.means()["loss"])
+        refuse_nan(run, run.state.means()["loss"])
     if run.processes.leads:
         run.state.save(run.job, run.learner, len(run.parts.train))
     run.processes.wait()
@@ -173,19 +177,8 @@ def save(run: Run) -> None:
 
 def may_pause(run: Run) -> bool:
     """Return whether to stop here: only between optimiser steps, and all processes at the same one."""
-    batch, accumulate = run.state.batch, run.job.recipe.optim.accumulate
-    if batch % accumulate:
-        return False
-    if run.processes.size > 1 and batch % (AGREE_EVERY * accumulate):
-        return False
-    return run.processes.any(run.stop.wanted())
-
-
-def show(run: Run) -> None:
-    """Update loss and accuracy beside the bar."""
-    means = run.state.totals.means()
-    refuse_nan(run, means["loss"])
-    run.progress.show(run.state.epoch, run.job.recipe.optim.epochs, means["loss"], means["train_top1"])
+    every = run.job.recipe.optim.accumulate * (AGREE_EVERY if run.processes.size > 1 else 1)
+    return run.state.batch % every == 0 and run.processes.any(run.stop.wanted())
 
 
 def refuse_nan(run: Run, loss: float) -> None:

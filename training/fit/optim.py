@@ -67,9 +67,10 @@ def averaged_model(network: Network, decay: float) -> AveragedModel:
     """
 
     @torch.no_grad()
-    def update(averages: Tensors, present: Tensors, count: Tensor | int) -> None:
+    def update(averages: Tensors, present: Tensors, _: Tensor | int) -> None:
         if averages[0].is_floating_point():
-            torch._foreach_lerp_(averages, present, 1 - min(decay, int(count) / (9 + int(count))))
+            count = int(average.n_averaged)  # on the CPU; the argument is on the device, and reading it would block
+            torch._foreach_lerp_(averages, present, 1 - min(decay, count / (9 + count)))
         else:  # counters of batches
             torch._foreach_copy_(averages, present)
 

@@ -71,11 +71,10 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
     Raises:
         TrainingError: CUDA is requested and not available.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
-        yield ProcessGroup(pick_device(device))
-        return
     chosen = pick_device(device)
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield ProcessGroup(chosen)
+        return
     if chosen.type == "cuda":
         chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(chosen)

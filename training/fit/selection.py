@@ -1,22 +1,18 @@
-"""Which weights of a run are kept: measured on the held-out part after every epoch, with the temperature that fits."""
+"""The selection of weights: measured on the held-out part after every epoch, with a fitted temperature."""
 
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import torch
 import torchvision
-from torch import Tensor
-from torch.utils.data import DataLoader
 
-from model.network.network import Network
 from training.checkpoint import Selected
 from training.errors import Diverged
 from training.evaluation.scores import Floats, Ints, accuracy_figures, fit_temperature
 from training.fit.job import Job
 from training.fit.learner import Learner
-from training.fit.loaders import Loaders, Parts
+from training.fit.loaders import Batches, Loaders, Parts
 
 
 def measure(job: Job, parts: Parts, learner: Learner, loaders: Loaders, epoch: int) -> Selected:
@@ -25,16 +21,15 @@ def measure(job: Job, parts: Parts, learner: Learner, loaders: Loaders, epoch: i
     Raises:
         Diverged: the logits are no longer numbers.
     """
-    network, temperature = learner.evaluated, 1.0
-    metrics: dict[str, float] = {}
+    metrics, temperature = dict[str, float](), 1.0
     if parts.held:
-        logits, labels = predict(network, loaders.held, learner.normalise, learner.after)
+        logits, labels = predict(learner, loaders.held)
         if not np.isfinite(logits).all():
             raise Diverged(f"epoch {epoch}: the logits of held-out images are no longer numbers")
         temperature = fit_temperature(logits, labels)
         metrics = accuracy_figures(logits, labels, temperature)
-    # Copied to the CPU: training goes on changing the weights before these are written.
-    state = {name: tensor.detach().to("cpu", copy=True) for name, tensor in network.state_dict().items()}
+    # Copied to the CPU, because training changes the weights before these are written.
+    state = {name: tensor.detach().to("cpu", copy=True) for name, tensor in learner.evaluated.state_dict().items()}
     facts = run_facts(job, len(parts.train))
     return Selected(job.recipe, job.dataset.labels, state, epoch, temperature, metrics, facts)
 
@@ -47,17 +42,12 @@ def select(best: Selected | None, present: Selected) -> Selected:
 
 
 @torch.no_grad()
-def predict(
-    network: Network,
-    loader: DataLoader[tuple[Tensor, int]],
-    normalise: Callable[[Tensor], Tensor],
-    after: str | None = None,
-) -> tuple[Floats, Ints]:
+def predict(learner: Learner, loader: Batches) -> tuple[Floats, Ints]:
     """Return logits (n, K) and labels (n,) of every item of a loader, computed in float32."""
-    network.eval()
+    network = learner.evaluated.eval()
     logits, labels = [], []
     for inputs, targets in loader:
-        attended = network.forward_features(normalise(inputs), after)
+        attended = network.forward_features(learner.normalise(inputs), learner.after)
         logits.append(network.forward_head(attended.feature_map).float())
         labels.append(targets)
     return torch.cat(logits).cpu().numpy(), torch.cat(labels).numpy()

@@ -18,47 +18,37 @@ from training.recipe import Recipe
 ADVICE = "take another --out, or --fresh"
 
 
-class Totals:
-    """Sums over the epoch so far, kept on the device: reading them at every step would block it.
+@dataclass
+class TrainingState:
+    """What changes from step to step, beside the learner.
 
-    Args:
-        device: of the losses.
+    Attributes:
+        totals: sums over the present epoch of loss, cross-entropy, guidance, right predictions and images, (5,); on
+            the device, because reading them at every step would block it.
+        epoch: epochs done.
+        batch: batches done of the present epoch.
+        best: weights selected so far.
+        content: bytes and class of every photo that is trained on or held out, in order, from `content_of`.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.sums = torch.zeros(5, device=device)
+    totals: Tensor
+    epoch: int = 0
+    batch: int = 0
+    best: Selected | None = None
+    content: list[str] = field(default_factory=list)
 
     def add(self, losses: Losses, targets: Tensor) -> None:
         """Count one batch."""
         count = len(targets)
         correct = (losses.logits.argmax(1) == targets).sum()
         sums = torch.stack([losses.total.detach(), losses.cross_entropy, losses.guidance]).float() * count
-        self.sums += torch.cat([sums, correct[None].float(), torch.full_like(correct, count)[None].float()])
+        self.totals += torch.cat([sums, correct[None].float(), torch.full_like(correct, count)[None].float()])
 
     def means(self) -> dict[str, float]:
         """Return the means over the images so far; waits for the device."""
-        *sums, count = self.sums.tolist()
+        *sums, count = self.totals.tolist()
         names = ("loss", "cross_entropy", "guidance", "train_top1")
         return {name: value / max(count, 1.0) for name, value in zip(names, sums, strict=True)}
-
-
-@dataclass
-class TrainingState:
-    """What changes from step to step, beside the learner.
-
-    Attributes:
-        totals: of the present epoch.
-        epoch: epochs done.
-        batch: batches done of the present epoch.
-        best: weights selected so far.
-        content: bytes and class of every photo that is trained on or held out, in order, as `content_of` gives them.
-    """
-
-    totals: Totals
-    epoch: int = 0
-    batch: int = 0
-    best: Selected | None = None
-    content: list[str] = field(default_factory=list)
 
     def save(self, job: Job, learner: Learner, num_train: int) -> None:
         """Write the checkpoint, so that the same command continues from here.
@@ -74,7 +64,7 @@ class TrainingState:
             **learner.to_dict(),
             "epoch": self.epoch,
             "batch": self.batch,
-            "totals": self.totals.sums,
+            "totals": self.totals,
             "best_epoch": self.best.epoch if self.best is not None else 0,
         }
         if self.best is not None:
@@ -94,7 +84,7 @@ class TrainingState:
             raise CheckpointError(f"{job.out} was trained on other data: {_changes(before, self.content)}: {ADVICE}")
         learner.load(values)
         self.epoch, self.batch = values["epoch"], values["batch"]
-        self.totals.sums = values["totals"].to(self.totals.sums.device)
+        self.totals = values["totals"].to(self.totals.device)
         if values["best_epoch"]:
             self.best = load_selected(job.out)
 

@@ -51,6 +51,9 @@ def test_cub_parts_are_read_where_visible(cub_like: Path, tmp_path: Path) -> Non
     (root / "parts" / "part_locs.txt").write_text("1 1 12.5 20.0 1\n1 9 30.0 25.0 1\n")
     with pytest.raises(DatasetError, match=r"part_locs.txt, row 2: no such part or place: '9'"):
         load_dataset(root)
+    (root / "parts" / "part_locs.txt").write_text("1 1 left 20.0 1\n")
+    with pytest.raises(DatasetError, match=r"part_locs.txt, row 1: .*'left'"):
+        load_dataset(root)
 
 
 def test_cub_attributes_are_shares(cub_like: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The frozen part's features: what is kept is what the network would have answered."""
+"""Cached features equal those that the frozen part computes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +30,7 @@ def lively_network() -> Network:
     return network.eval()
 
 
-def test_cached_features_are_what_the_network_answers(birds: Dataset, tiny: Recipe, cache: Path) -> None:
+def test_cached_features_equal_the_networks(birds: Dataset, tiny: Recipe, cache: Path) -> None:
     """Batch norms folded, the features agree to 1e-5 of the largest; kept as halves, to 1e-3."""
     network, step = lively_network(), "features.13"
     recipe = tiny.with_values({"optim.freeze_until": step, "data.cached_views": 1})
@@ -52,7 +52,7 @@ def test_cached_features_are_what_the_network_answers(birds: Dataset, tiny: Reci
 
 
 def test_the_frozen_part_is_named_by_stage_or_step() -> None:
-    """A stage count and a step name say the same; an unknown name is answered with those there are."""
+    """A number of stages and a step's name are equivalent; the message for an unknown name lists the known ones."""
     network = lively_network()
     assert frozen_step(network, OptimRecipe(freeze_stages=4)) == "features.13"
     assert frozen_step(network, OptimRecipe(freeze_until="features.16")) == "features.16"
@@ -61,8 +61,8 @@ def test_the_frozen_part_is_named_by_stage_or_step() -> None:
         frozen_step(network, OptimRecipe(freeze_until="layer3"))
 
 
-def test_features_stand_in_for_images_where_the_recipe_says_so(tiny: Recipe) -> None:
-    """A frozen part alone is not cached."""
+def test_features_replace_images_if_the_recipe_caches_them(tiny: Recipe) -> None:
+    """A frozen part alone does not cache them."""
     network, frozen = lively_network(), tiny.with_values({"optim.freeze_stages": 4})
     assert cached_step(network, frozen) is None
     assert cached_step(network, frozen.with_values({"data.cached_views": 2})) == "features.13"

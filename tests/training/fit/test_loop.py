@@ -1,7 +1,6 @@
-"""The loop: it learns, stops, goes on exactly, and never loses a good checkpoint."""
+"""The loop: it learns, stops, resumes exactly, and never loses a good checkpoint."""
 
 import os
-import resource
 import shutil
 import signal
 import socket
@@ -39,7 +38,7 @@ def assert_same_weights(one: Job, other: Job) -> None:
 
 
 def test_a_run_learns_and_leaves_everything_an_export_needs(make_job: MakeJob) -> None:
-    """Colours are told apart after a few epochs; journal, curves, checkpoint and parity images are there."""
+    """It distinguishes colours after a few epochs; journal, curves, checkpoint and parity images exist."""
     job = make_job(optim__epochs=8, guidance__weight=0.1)
     outcome = fit(job)
     records = read_metrics(job.out)
@@ -55,10 +54,10 @@ def test_a_run_learns_and_leaves_everything_an_export_needs(make_job: MakeJob) -
 
 
 @pytest.mark.parametrize("stop_after", [1, 4])
-def test_a_stopped_run_goes_on_exactly(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, stop_after: int) -> None:
+def test_a_stopped_run_resumes_exactly(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, stop_after: int) -> None:
     """Stopped within any epoch and resumed, a run ends with the same bits as one that was never stopped.
 
-    Everything with a state takes part: momentum, averaged weights, accumulation, dropout, mixup.
+    Everything with a state is on: momentum, averaged weights, accumulation, dropout, mixup.
     """
     settings = {
         "run__ema_decay": 0.9,
@@ -70,12 +69,12 @@ def test_a_stopped_run_goes_on_exactly(make_job: MakeJob, monkeypatch: pytest.Mo
     fit(whole)
     pieces = make_job("pieces", **settings)
     with monkeypatch.context() as patch:
-        asked = 0
+        calls = 0
 
         def wanted(_: object) -> bool:
-            nonlocal asked
-            asked += 1
-            return asked >= stop_after
+            nonlocal calls
+            calls += 1
+            return calls >= stop_after
 
         patch.setattr("training.fit.processes.StopRequest.wanted", wanted)
         assert not fit(pieces).finished
@@ -90,7 +89,7 @@ def test_a_stopped_run_goes_on_exactly(make_job: MakeJob, monkeypatch: pytest.Mo
 
 
 def test_the_number_of_workers_changes_nothing(make_job: MakeJob) -> None:
-    """The variation of an image depends on seed, epoch and index, not on who makes it."""
+    """The variation of an image depends on seed, epoch and index, not on the worker."""
     alone, helped = make_job("alone", optim__epochs=1), make_job("helped", optim__epochs=1, workers=2)
     fit(alone)
     fit(helped)
@@ -107,7 +106,7 @@ def test_seeds_differ(make_job: MakeJob) -> None:
 
 
 def test_a_finished_run_is_left_alone(make_job: MakeJob) -> None:
-    """The same command once more trains nothing; `fresh` starts anew."""
+    """The same command again trains nothing; `fresh` starts over."""
     job = make_job(optim__epochs=1)
     fit(job)
     before = (job.out / SELECTED).read_bytes()
@@ -118,16 +117,16 @@ def test_a_finished_run_is_left_alone(make_job: MakeJob) -> None:
 
 
 def test_another_recipe_is_not_continued(make_job: MakeJob) -> None:
-    """The message names what differs."""
+    """The message names the difference."""
     fit(make_job(optim__epochs=1))
     with pytest.raises(CheckpointError, match=r"optim.lr_new was 0.02, now 0.5"):
         fit(make_job(optim__epochs=1, optim__lr_new=0.5))
 
 
-def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
     make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The message says in which step of which epoch; what was saved before stays."""
+    """The message names epoch and step; the previous checkpoint stays."""
     job = make_job(optim__epochs=3)
     monkeypatch.setattr("training.fit.loop.SAVE_EVERY_S", 0.0)
     monkeypatch.setattr("training.fit.learner.learning_rate_factor", lambda _, position: 1e30 if position >= 1 else 0.1)
@@ -156,8 +155,8 @@ def test_frozen_stages_do_not_move(make_job: MakeJob) -> None:
     assert not torch.equal(end["backbone.features.18.0.weight"], start["backbone.features.18.0.weight"])
 
 
-def test_a_run_on_cached_features_goes_on(make_job: MakeJob) -> None:
-    """Features stand in for images from training to evaluation, also when the run is taken up again."""
+def test_a_run_on_cached_features_resumes(make_job: MakeJob) -> None:
+    """Features replace images in training and evaluation, also when the run is resumed."""
     settings = {"optim__freeze_stages": 2, "data__cached_views": 2}
     first = make_job(**settings, time_budget_s=0.0)
     assert not fit(first).finished
@@ -173,7 +172,7 @@ def job_network(job: Job) -> dict[str, torch.Tensor]:
 
 
 def test_a_damaged_photo_is_named(make_job: MakeJob, cub_like: Path, tmp_path: Path) -> None:
-    """A truncated file stops the run before it begins, with its path."""
+    """A truncated file stops the run before training; the message names its path."""
     whole = next(iter((cub_like / "images").rglob("*.png")))
     broken = tmp_path / "broken.png"
     broken.write_bytes(whole.read_bytes()[:2000])
@@ -184,8 +183,8 @@ def test_a_damaged_photo_is_named(make_job: MakeJob, cub_like: Path, tmp_path: P
         fit(replace(job, dataset=replace(dataset, train=samples)))
 
 
-def test_a_run_goes_on_only_with_the_same_photos(make_job: MakeJob, cub_like: Path, tmp_path: Path) -> None:
-    """By content: swapped between classes, replaced under the old name, in another order; renaming alone is nothing."""
+def test_a_run_resumes_only_with_the_same_photos(make_job: MakeJob, cub_like: Path, tmp_path: Path) -> None:
+    """By content: swapped between classes, replaced under the old name, or reordered; renaming is allowed."""
     job = make_job(time_budget_s=0.0)
     assert not fit(job).finished
     one, *rest = job.dataset.train
@@ -209,12 +208,12 @@ def test_a_run_goes_on_only_with_the_same_photos(make_job: MakeJob, cub_like: Pa
     values = read(job.out / LAST)
     del values["content"]
     write(job.out / LAST, values)
-    assert not fit(changed(one=two.path, two=one.path)).finished, "an older checkpoint does not know, and goes on"
+    assert not fit(changed(one=two.path, two=one.path)).finished, "an older checkpoint has no content, and resumes"
     assert "content" in read(job.out / LAST)
 
 
-def test_what_was_left_out_is_said_in_provenance(make_job: MakeJob) -> None:
-    """From the run's facts into the exported file; a run that left nothing out says nothing."""
+def test_provenance_records_photos_that_were_left_out(make_job: MakeJob) -> None:
+    """From the run's facts into the exported file; a run that left nothing out records nothing."""
     from training.export import manifest_of
 
     job = make_job(optim__epochs=1)
@@ -225,7 +224,7 @@ def test_what_was_left_out_is_said_in_provenance(make_job: MakeJob) -> None:
 
 
 def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path) -> None:
-    """The write fails with a message; the file before it is whole, and nothing half-written lies about."""
+    """The write fails with a message; the old file is intact, and no partial file remains."""
     path = tmp_path / "checkpoint.pt"
     write(path, {"epoch": 1})
     program = textwrap.dedent("""
@@ -246,8 +245,8 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
-def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(tiny_options: list[str], tmp_path: Path) -> None:
-    """An interrupted command answers 130 and leaves a checkpoint; run again it finishes."""
+def test_ctrl_c_stops_cleanly_and_the_same_command_resumes(tiny_options: list[str], tmp_path: Path) -> None:
+    """An interrupted command exits with 130 and leaves a checkpoint."""
     options = ["fit", *tiny_options, "--out", str(tmp_path / "run"), "--epochs=400"]
     command = [sys.executable, "-m", "training.cli", *options]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -258,7 +257,7 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(tiny_options: list[st
             break
     rest = process.communicate(timeout=120)[1]
     assert process.returncode == 130
-    assert "the same command goes on" in rest
+    assert "the same command resumes" in rest
     assert 1 <= read(tmp_path / "run" / LAST)["epoch"] < 400
 
 
@@ -279,8 +278,3 @@ def test_two_processes_train_as_one(tiny_options: list[str], tmp_path: Path) -> 
     assert [record["epoch"] for record in records] == [1, 2]
     assert load_selected(tmp_path / "run").epoch in (1, 2)
     assert done.stdout.count('"finished": true') == 1
-
-
-def test_the_limits_of_this_process_are_untouched() -> None:
-    """The disk test limits a child, never the test run itself."""
-    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 4096

@@ -1,4 +1,4 @@
-"""The guidance loss: every setting, its controls, and the faults of the released scripts that it must not have."""
+"""The guidance loss: every setting, its controls, and the faults of the released scripts that it must avoid."""
 
 from dataclasses import replace
 
@@ -26,7 +26,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_the_released_target_is_nearly_uniform_and_the_standardised_one_is_not() -> None:
-    """A softmax of tiny numbers says nothing; of standardised ones it keeps their order."""
+    """A softmax of tiny numbers is uniform; of standardised ones it keeps their order."""
     released = guidance_target(EVIDENCE, GuidanceRecipe(scale="released")).exp()
     standardised = guidance_target(EVIDENCE, GuidanceRecipe()).exp()
     assert torch.allclose(released, torch.full_like(released, 0.25), atol=1e-3)
@@ -35,7 +35,7 @@ def test_the_released_target_is_nearly_uniform_and_the_standardised_one_is_not()
 
 
 def test_a_temperature_flattens_the_target() -> None:
-    """The hotter, the nearer to uniform."""
+    """A higher temperature is nearer to uniform."""
     cold = guidance_target(EVIDENCE, GuidanceRecipe(temperature=0.5)).exp().max()
     hot = guidance_target(EVIDENCE, GuidanceRecipe(temperature=5.0)).exp().max()
     assert cold > hot > 0.25
@@ -69,7 +69,7 @@ def test_directions_and_reductions() -> None:
 
 @pytest.mark.parametrize("name", [name for name, arm in ARMS.items() if arm.guided])
 def test_every_guided_arm_gets_a_gradient(name: str) -> None:
-    """The guidance is positive, finite, and reaches what it is to guide."""
+    """The guidance is positive, and all gradients are finite."""
     recipe = apply_arm(Recipe().with_values({"guidance.weight": 1.0}), name)
     network = small_network(recipe.network.attention)
     losses = Objective(network, recipe)(*batch())

@@ -1,1 +1,1 @@
-"""The data sets as they lie on the disk, a reader for each layout: lists only, no image is opened."""
+"""Readers of data sets, one for each layout on the disk. They read lists; no image is opened."""

@@ -25,7 +25,7 @@ def load_aircraft(folder: Path) -> Dataset:
     names = [line.strip() for line in (data / "variants.txt").read_text(encoding="utf-8").splitlines() if line.strip()]
     boxes: dict[str, Box] = {}
     if (data / "images_box.txt").is_file():
-        # One-based and inclusive, as the data set's own README says.
+        # One-based and inclusive, according to the data set's README.
         for key, (left, top, right, bottom) in read_numbers(data / "images_box.txt", 5, float).items():
             boxes[key] = (left - 1, top - 1, right, bottom)
     parts = {part: _samples(data, f"images_variant_{part}.txt", names, boxes) for part in ("trainval", "test")}

@@ -1,4 +1,4 @@
-"""Names of classes, as shown to people, judged when the data set is read and not after hours of training."""
+"""Names of classes as shown to people; invalid ones are refused when the data set is read, not after training."""
 
 import re
 import unicodedata
@@ -26,7 +26,7 @@ def shown_labels(names: Sequence[str], places: Sequence[object], *, cub: bool = 
 
     Args:
         names: of the classes, as the data set has them.
-        places: where each stands: a folder, or a file and its row.
+        places: of each name: a folder, or a file and its row.
         cub: the lists are CUB's: its numbers go even where some are missing.
 
     Raises:
@@ -57,6 +57,6 @@ def _numbered_as_cub(names: Sequence[str]) -> bool:
 
 
 def _key(label: str) -> str:
-    """Return what two labels share that look alike."""
+    """Return a key that labels which look alike share."""
     folded = unicodedata.normalize("NFC", label).casefold()
     return "".join(letter for letter in folded if letter != " " and unicodedata.category(letter) != "Cf")

@@ -26,13 +26,14 @@ def load_csv(folder: Path) -> Dataset:
     rows = read_csv(path)
     if not rows or not {"file", "class_name"} <= set(rows[0]):
         raise DatasetError(f"{path}: expected a header with the columns file and class_name, and rows below")
-    entries, notices = without_doubles([_entry(path, number, row) for number, row in enumerate(rows, 2)])
+    listed = _entries(path, rows, "file", "class_name")
+    entries, notices = without_doubles([entry._replace(part=_part(entry)) for entry in listed])
     images = folder / "images" if (folder / "images" / entries[0].file).is_file() else folder
     return _dataset(folder, entries, notices, lambda entry: images / entry.file)
 
 
 def load_tables(folder: Path) -> Dataset:
-    """Read one table per part; rows name photos by file, which may lie anywhere below the folder.
+    """Read one table per part; rows name photos by file, which may be anywhere below the folder.
 
     Raises:
         DatasetError: a table is damaged, or its photos cannot be found.
@@ -43,7 +44,15 @@ def load_tables(folder: Path) -> Dataset:
         path = folder / f"{part}.csv"
         if part == "val" and not path.is_file():
             continue
-        found, doubled = without_doubles(_rows(must_exist(path), part))
+        rows = read_csv(must_exist(path))
+        header = list(rows[0]) if rows else []
+        file, name = column(header, FILE_COLUMNS), column(header, CLASS_COLUMNS)
+        if file is None or name is None:
+            raise DatasetError(f"{path}: expected a header with a column of files and one of classes, and rows below")
+        listed = [
+            entry._replace(file=entry.file.strip(), part=part, row={}) for entry in _entries(path, rows, file, name)
+        ]
+        found, doubled = without_doubles(listed)
         entries += found
         notices += doubled
     if (folder / "val.csv").is_file():
@@ -78,29 +87,24 @@ def _dataset(
     )
 
 
-def _entry(path: Path, number: int, row: Mapping[str, str]) -> Entry:
-    """Return a row of `labels.csv`."""
-    place = f"{path}, row {number}"
-    split = row.get("split", "").strip().lower()
-    if split not in SPLITS:
-        raise DatasetError(f"{place}: column split has {split!r}; expected train or test")
-    for name in ("file", "class_name"):
-        if not row[name].strip():
-            raise DatasetError(f"{place}: column {name} is empty")
-    return Entry(row["file"], row["class_name"], SPLITS[split], place, row)
-
-
-def _rows(path: Path, part: str) -> list[Entry]:
-    """Return the rows of a part's table, of files and classes alone."""
-    rows = read_csv(path)
-    header = list(rows[0]) if rows else []
-    file, name = column(header, FILE_COLUMNS), column(header, CLASS_COLUMNS)
-    if file is None or name is None:
-        raise DatasetError(f"{path}: expected a header with a column of files and one of classes, and rows below")
+def _entries(path: Path, rows: Sequence[Mapping[str, str]], file: str, name: str) -> list[Entry]:
+    """Return the rows of a table, given its columns of files and classes."""
+    entries = []
     for number, row in enumerate(rows, 2):
-        if not row[file].strip() or not row[name].strip():
-            raise DatasetError(f"{path}, row {number}: column {name if row[file].strip() else file} is empty")
-    return [Entry(row[file].strip(), row[name], part, f"{path}, row {n}") for n, row in enumerate(rows, 2)]
+        place = f"{path}, row {number}"
+        for title in (file, name):
+            if not row[title].strip():
+                raise DatasetError(f"{place}: column {title} is empty")
+        entries.append(Entry(row[file], row[name], "", place, row))
+    return entries
+
+
+def _part(entry: Entry) -> str:
+    """Return the part in the column `split` of a row of `labels.csv`."""
+    split = entry.row.get("split", "").strip().lower()
+    if split not in SPLITS:
+        raise DatasetError(f"{entry.place}: column split has {split!r}; expected train or test")
+    return SPLITS[split]
 
 
 def _ids(entries: Sequence[Entry]) -> dict[str, int]:

@@ -1,13 +1,13 @@
-"""Which folders are parts of a data set, and which are classes.
+"""Recognise which folders are parts of a data set, and which are classes.
 
-Parts are recognised by their names (`Train`, `cars_train`, `validation` …) *and* by what is in them: a part holds
-class folders, a class holds photos. Where the two disagree nobody is served by a guess: the person is asked.
+Parts are recognised by their names (`Train`, `cars_train`, `validation` …) *and* their content: a part contains class
+folders, a class contains photos. If the two disagree, the user must choose by `--layout`.
 """
 
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from training.data.layouts.files import Tree, read_tree
@@ -19,21 +19,21 @@ PART_WORDS = {
     "val": "val valid validation validate validating valset dev devel validierung validacion validazione validacao",
     "test": "test testing testset tests tst teste eval evaluation evalset holdout heldout prueba pruebas",
 }
-"""Part of a data set → words that say it, in lower case and without accents."""
+"""Part of a data set → its names, in lower case and without accents."""
 IMAGE_WORDS = frozenset(["images", "image", "imgs", "img", "photos", "pictures", "jpegimages", "jpgimages"])
-"""Names of a folder that holds all class folders, beside masks, lists and texts."""
+"""Names of a folder that contains all class folders, beside masks, lists and texts."""
 _WORD_TO_PART = {word: part for part, words in PART_WORDS.items() for word in words.split()}
 
 
 @dataclass(frozen=True)
 class Division:
-    """The folders that hold class folders.
+    """The folders that contain class folders.
 
     Attributes:
         train: of the training part; several are taken together.
         test: of the test part.
         whole: of a data set without parts; then the others are empty.
-        notices: what a person should know of the choice.
+        notices: of the choice, to report to the user.
     """
 
     train: tuple[Tree, ...] = ()
@@ -43,7 +43,7 @@ class Division:
 
 
 def part_of_name(name: str) -> str | None:
-    """Return `train`, `val` or `test` where a folder's name says so: `Train`, `cars_train`, `02-validation`."""
+    """Return `train`, `val` or `test` as a folder's name says, or None: `Train`, `cars_train`, `02-validation`."""
     plain = unicodedata.normalize("NFKD", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)).lower()
     plain = "".join(letter for letter in plain if not unicodedata.combining(letter))
     parts = {_WORD_TO_PART[word] for word in re.findall(r"[a-z]+", plain) if word in _WORD_TO_PART}
@@ -53,14 +53,14 @@ def part_of_name(name: str) -> str | None:
 
 
 def divide(folder: Path, layout: str = "auto") -> Division:
-    """Return which folders below hold the class folders of which part.
+    """Return the folders that contain the class folders of each part.
 
     Args:
         folder: of the data set.
-        layout: `auto`; `classes`, the folders below are classes; or `train=FOLDER,test=FOLDER`, relative to it.
+        layout: `auto`; `classes`: the folders in it are classes; or `train=FOLDER,test=FOLDER`, relative to it.
 
     Raises:
-        DatasetError: the names are ambiguous, or a named folder is not there.
+        DatasetError: the names are ambiguous, or a named folder does not exist.
     """
     if layout == "classes":
         return Division(whole=read_tree(folder))
@@ -95,31 +95,32 @@ def _recognised(tree: Tree) -> Division:
     images = [folder for folder in folders if folder.path.name.lower() in IMAGE_WORDS and _nests(folder)]
     if len(images) == 1:
         inner = _recognised(images[0])
-        return Division(inner.train, inner.test, inner.whole, inner.notices + _beside(folders, images))
+        return replace(inner, notices=inner.notices + _beside(folders, images))
     distinct = {parts[folder.path] for folder in named}
     if named and (len(distinct) > 1 or len(named) == len(folders)):
-        raise _ask(tree, named, "by their names they are parts of a data set, but no class folders are in them")
+        raise _ask(tree, named, "by their names they are parts of a data set, but they contain no class folders")
     flat = [folder for folder in folders if folder.path.name.lower() in IMAGE_WORDS]
     if flat and len(folders) > 1:
-        raise _ask(tree, folders, f"{flat[0].path.name} sounds like all photos, and holds no class folders")
+        raise _ask(
+            tree, folders, f"{flat[0].path.name} is named like a folder of all photos, but contains no class folders"
+        )
     if alike := _alike(folders):
-        raise _ask(tree, alike, "they hold folders of the same names")
+        raise _ask(tree, alike, "they contain folders of the same names")
     return Division(whole=tree)
 
 
 def _only(folder: Tree) -> Division:
-    """Go into the only folder; its name may say which part of a data set is here."""
+    """Divide the only folder; its name may be that of a part."""
     inner = _recognised(folder)
     part = part_of_name(folder.path.name)
     if part is None or inner.whole is None:
         return inner
-    if part == "train":
-        return Division(train=(inner.whole,), notices=inner.notices)
-    return Division(test=(inner.whole,), notices=inner.notices)
+    whole = (inner.whole,)
+    return Division(whole if part == "train" else (), () if part == "train" else whole, notices=inner.notices)
 
 
 def _parts(tree: Tree, folders: Sequence[Tree], nested: Sequence[Tree]) -> Division:
-    """Return the parts whose names and contents agree."""
+    """Return the parts, by names and content."""
     found: dict[str, list[Tree]] = {}
     for folder in nested:
         found.setdefault(str(part_of_name(folder.path.name)), []).append(folder)
@@ -146,7 +147,7 @@ def _parts(tree: Tree, folders: Sequence[Tree], nested: Sequence[Tree]) -> Divis
 
 
 def _unwrapped(tree: Tree) -> Tree:
-    """Go into folders that hold nothing but one folder of class folders: `cars_train/cars_train/…`."""
+    """Return the innermost of folders that contain nothing but the next: `cars_train/cars_train/…`."""
     folders = tree.with_photos()
     while len(folders) == 1 and not tree.photos and _nests(folders[0]):
         tree = folders[0]
@@ -156,12 +157,12 @@ def _unwrapped(tree: Tree) -> Tree:
 
 
 def _nests(tree: Tree) -> bool:
-    """Whether folders with photos lie in it."""
+    """Whether it contains folders with photos."""
     return bool(tree.with_photos())
 
 
 def _alike(folders: Sequence[Tree]) -> list[Tree]:
-    """Return folders that hold the same class folders, as parts of a data set under unknown names would."""
+    """Return two folders with the same class folders, as parts of a data set with unknown names have."""
     below = {folder.path: {inner.path.name for inner in folder.with_photos()} for folder in folders}
     for number, one in enumerate(folders):
         for other in folders[number + 1 :]:
@@ -180,5 +181,5 @@ def _ask(tree: Tree, folders: Sequence[Tree], reason: str) -> DatasetError:
     names = ", ".join(folder.path.name for folder in folders[:4]) + (", …" if len(folders) > 4 else "")
     return DatasetError(
         f"{tree.path}: are {names} classes, or parts of a data set? ({reason}); "
-        f"say --layout classes, or --layout train=FOLDER,test=FOLDER"
+        f"set --layout classes, or --layout train=FOLDER,test=FOLDER"
     )

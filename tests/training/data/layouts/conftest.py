@@ -1,4 +1,4 @@
-"""Small photos, each with bytes of its own."""
+"""Small photos, each with different bytes."""
 
 import zlib
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from PIL import Image
 
 @pytest.fixture(scope="session")
 def photo() -> Callable[..., Path]:
-    """Return a function that writes a small picture of noise, another one for every path."""
+    """Return a function that writes a small picture of noise, different for every path."""
 
     def write(path: Path, size: tuple[int, int] = (60, 50)) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)

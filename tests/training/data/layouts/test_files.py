@@ -34,15 +34,15 @@ def two(photo: Photo, tmp_path: Path) -> Path:
 
 
 def read(root: Path) -> set[str]:
-    """Return the photos of a data set by their place in it."""
+    """Return the paths of a data set's photos, relative to its folder."""
     dataset = load_dataset(root)
     return {str(sample.path.relative_to(root)) for sample in (*dataset.train, *dataset.test)}
 
 
 @pytest.mark.parametrize("hidden", HIDDEN)
 @pytest.mark.parametrize("above", ["robin", "."])
-def test_what_the_system_keeps_is_no_photo(photo: Photo, two: Path, hidden: str, above: str) -> None:
-    """Thumbnails and copies in hidden and system folders, at every depth; a note counts them."""
+def test_files_of_the_system_are_not_read(photo: Photo, two: Path, hidden: str, above: str) -> None:
+    """Thumbnails and copies in hidden and system folders, at every depth; a notice counts them."""
     before = read(two)
     photo(two / above / hidden)
     assert read(two) == before
@@ -60,21 +60,21 @@ def test_what_the_system_keeps_is_no_photo(photo: Photo, two: Path, hidden: str,
         ("a.tif", "TIFF"),
     ],
 )
-def test_all_that_the_service_reads_is_read(two: Path, name: str, format_: str) -> None:
-    """By its suffix in any case, or by its first bytes where the suffix says nothing."""
+def test_every_format_of_the_service_is_read(two: Path, name: str, format_: str) -> None:
+    """Recognised by the suffix in any case, or by the first bytes if the suffix is unknown."""
     Image.new("RGB", (40, 30), (9, 99, 200)).save(two / "robin" / name, format_)
     assert f"robin/{name}" in read(two)
 
 
-def test_heic_is_read_where_its_extra_is_installed(two: Path) -> None:
+def test_heic_is_read_if_its_extra_is_installed(two: Path) -> None:
     """As the service reads it."""
     heif = pytest.importorskip("pillow_heif", reason="the extra heif is not installed")
     heif.from_pillow(Image.new("RGB", (64, 64), (9, 99, 200))).save(two / "robin" / "a.HEIC")
     assert "robin/a.HEIC" in read(two)
 
 
-def test_the_rest_is_named_and_counted(two: Path) -> None:
-    """Raw files, also where they begin as a TIFF does, pictures of other formats, films and texts."""
+def test_other_files_are_reported_by_suffix(two: Path) -> None:
+    """Raw files, even those that begin as a TIFF does, pictures of other formats, videos and texts."""
     Image.new("RGB", (40, 30)).save(two / "robin" / "raw.dng", "TIFF")
     Image.new("RGB", (40, 30)).save(two / "robin" / "a.jp2")
     Image.new("RGB", (40, 30)).save(two / "wren" / "a.ppm")
@@ -88,7 +88,7 @@ def test_the_rest_is_named_and_counted(two: Path) -> None:
 
 
 def test_a_class_of_pictures_that_cannot_be_read_is_refused(two: Path) -> None:
-    """It does not become a note while the others are trained on."""
+    """It is an error, not a notice while the other classes are trained on."""
     (two / "tit").mkdir()
     (two / "tit" / "0.nef").write_bytes(b"II*\0" + bytes(20))
     with pytest.raises(DatasetError, match=r"tit: none of its files can be read as a photo \(.nef\)"):
@@ -96,13 +96,13 @@ def test_a_class_of_pictures_that_cannot_be_read_is_refused(two: Path) -> None:
 
 
 def test_photos_outside_the_classes_are_counted(photo: Photo, two: Path) -> None:
-    """A montage beside the class folders belongs to none of them."""
+    """A montage beside the class folders belongs to no class."""
     photo(two / "montage.png")
     assert any("1 photos are outside any class folder" in notice for notice in load_dataset(two).notices)
 
 
-def test_a_link_into_a_folder_above_ends(two: Path) -> None:
-    """Nothing is read twice, and nothing forever; a link to another place is followed, a broken one is counted."""
+def test_a_link_to_a_folder_above_is_not_followed(two: Path) -> None:
+    """Nothing is read twice; a link to another place is followed, and a broken one is counted."""
     (two / "robin" / "loop").symlink_to(two)
     (two / "robin" / "gone.png").symlink_to(two / "nowhere.png")
     shutil.move(two / "wren", two.with_name(f"{two.name}-elsewhere"))

@@ -1,4 +1,4 @@
-"""Class folders as Kaggle keeps Stanford Cars, with boxes in tables beside them."""
+"""Class folders of Kaggle's Stanford Cars, with boxes in tables beside them."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -36,12 +36,12 @@ def classes(photo: Photo, root: Path, *names: str) -> Path:
     ],
 )
 def test_labels_are_shown_for_people(names: tuple[str, ...], labels: tuple[str, ...]) -> None:
-    """Spaces for underscores and for every kind of blank; only CUB's running number goes."""
+    """Underscores and every kind of blank become spaces; only CUB's running number is removed."""
     assert shown_labels(names, names) == labels
 
 
 def test_persian_and_emoji_are_classes(photo: Photo, tmp_path: Path) -> None:
-    """Whatever is written into the file can be exported."""
+    """The labels of the data set are valid in the manifest."""
     from model.contract.labels import label_fault
 
     labels = load_dataset(classes(photo, tmp_path, PERSIAN, FAMILY, "x")).labels
@@ -53,8 +53,8 @@ def test_persian_and_emoji_are_classes(photo: Photo, tmp_path: Path) -> None:
     ("name", "fault"),
     [("a\nb", "line break"), ("a\u2028b", "line break"), ("a\x07b", "control"), ("\u200b", "nothing")],
 )
-def test_what_breaks_a_line_is_refused_with_its_folder(photo: Photo, tmp_path: Path, name: str, fault: str) -> None:
-    """When the data set is read, not when hours of training are to be exported."""
+def test_an_unprintable_name_is_refused_with_its_folder(photo: Photo, tmp_path: Path, name: str, fault: str) -> None:
+    """It is refused when the data set is read, not at the export after hours of training."""
     with pytest.raises(DatasetError, match=fault) as caught:
         load_dataset(classes(photo, tmp_path, name, "x"))
     assert str(tmp_path / name) in str(caught.value)
@@ -62,14 +62,14 @@ def test_what_breaks_a_line_is_refused_with_its_folder(photo: Photo, tmp_path: P
 
 @pytest.mark.parametrize("pair", [("robin", "Robin"), ("a b", "a_b"), ("a\u00a0b", "a b"), ("می‌خورم", "میخورم")])
 def test_names_that_look_alike_are_refused_with_both(photo: Photo, tmp_path: Path, pair: tuple[str, str]) -> None:
-    """They differ by blanks, case or what cannot be seen."""
+    """They differ by blanks, case or invisible characters."""
     with pytest.raises(DatasetError, match="differ by blanks") as caught:
         load_dataset(classes(photo, tmp_path, *pair))
     assert all(repr(name) in str(caught.value) for name in pair)
 
 
 def test_cubs_classes_are_read_by_number(cub_like: Path, tmp_path: Path) -> None:
-    """Whatever the order of the lines; a number that is missing or doubled is named."""
+    """The order of the lines does not matter; a missing or doubled number is named."""
     for path in cub_like.glob("*.txt"):
         (tmp_path / path.name).write_text(path.read_text())
     (tmp_path / "images").symlink_to(cub_like / "images")

@@ -1,4 +1,4 @@
-"""`labels.csv` as people write it: what is wrong is named with file and row."""
+"""`labels.csv` as users write it: errors name file and row."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,7 @@ HEAD = "file,class_id,class_name,split\n"
 
 @pytest.fixture
 def table(photo: Callable[..., Path], tmp_path: Path) -> Path:
-    """Return where the table is to be written, beside four photos."""
+    """Return the path of the table, beside four photos."""
     for name in "pqrs":
         photo(tmp_path / f"{name}.png")
     return tmp_path / "labels.csv"
@@ -35,14 +35,14 @@ def table(photo: Callable[..., Path], tmp_path: Path) -> Path:
     ],
 )
 def test_a_wrong_row_is_named(table: Path, rows: str, message: str) -> None:
-    """Before anything is trained."""
+    """The message names file, row and column."""
     table.write_text(HEAD + rows)
     with pytest.raises(DatasetError, match=message):
         load_dataset(table.parent)
 
 
-def test_doubled_rows_count_once(table: Path) -> None:
-    """They are named, and no photo is trained on twice."""
+def test_doubled_rows_are_used_once(table: Path) -> None:
+    """A notice names them, and no photo is trained on twice."""
     table.write_text(HEAD + "p.png,1,a,train\nq.png,2,b,train\np.png,1,a,train\nr.png,1,a,test\n")
     dataset = load_dataset(table.parent)
     assert (len(dataset.train), len(dataset.test)) == (2, 1)
@@ -51,14 +51,14 @@ def test_doubled_rows_count_once(table: Path) -> None:
 
 @pytest.mark.parametrize("separator", [";", "\t"])
 def test_spreadsheets_write_other_separators(table: Path, separator: str) -> None:
-    """Semicolons where the comma is the decimal point, and a mark at the beginning of the file."""
+    """Semicolons or tabs, and a byte order mark."""
     rows = HEAD + "p.png,1,a,train\nq.png,2,b,test\n"
     table.write_text("\ufeff" + rows.replace(",", separator), encoding="utf-8")
     assert load_dataset(table.parent).labels == ("a", "b")
 
 
 def test_another_encoding_is_named(table: Path) -> None:
-    """A spreadsheet's Latin-1 is no UTF-8."""
+    """A spreadsheet's Latin-1 is not UTF-8."""
     table.write_bytes((HEAD + "p.png,1,Kohlmeise Männchen,\n").encode("latin-1"))
     with pytest.raises(DatasetError, match=r"labels.csv cannot be read: 'utf-8'"):
         load_dataset(table.parent)

@@ -26,7 +26,7 @@ def write_mat(path: Path, labels: bool, photos: list[str]) -> None:
 
 @pytest.mark.parametrize("labelled", [True, False])
 def test_kaggles_cars(photo: Photo, tmp_path: Path, labelled: bool) -> None:
-    """`cars_train/cars_train` beside `car_devkit/devkit`; a test part without labels is said and left out."""
+    """`cars_train/cars_train` beside `car_devkit/devkit`; a test part without labels is left out, with a notice."""
     photos = ["00001.jpg", "00002.jpg"]
     for part in ("cars_train", "cars_test"):
         for name in photos:
@@ -45,7 +45,7 @@ def test_kaggles_cars(photo: Photo, tmp_path: Path, labelled: bool) -> None:
     assert labelled or any("there is no test part" in notice for notice in dataset.notices)
 
 
-def test_cars_numbered_anew(photo: Photo, tmp_path: Path) -> None:
+def test_cars_with_other_numbers(photo: Photo, tmp_path: Path) -> None:
     """`cars_annos.mat` needs the photos of `car_ims`; those of `cars_train` have other numbers."""
     names = ["relative_im_path", *(f"bbox_{side}" for side in ("x1", "y1", "x2", "y2")), "class", "test"]
     rows = [(f"car_ims/00000{number}.jpg", 1, 2, 3, 4, number, number - 1) for number in (1, 2)]
@@ -62,7 +62,7 @@ def test_cars_numbered_anew(photo: Photo, tmp_path: Path) -> None:
 
 
 def test_kaggles_aircraft(photo: Photo, tmp_path: Path) -> None:
-    """The official lists in a folder twice its name go before the tables beside it, which alone do as well."""
+    """The official lists in nested folders precede the tables beside them; the tables alone work as well."""
     data = tmp_path / "fgvc-aircraft-2013b" / "fgvc-aircraft-2013b" / "data"
     for name in ("0001", "0002", "0003"):
         photo(data / "images" / f"{name}.jpg", (80, 70))
@@ -81,7 +81,7 @@ def test_kaggles_aircraft(photo: Photo, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(REAL is None, reason="FIELDMARK_DATA is not set")
 def test_kaggles_cub(tmp_path: Path) -> None:
-    """Real lists, in a folder twice its name, beside `segmentations` and `attributes.txt`; also named by `images`."""
+    """Real lists in nested folders, beside `segmentations` and `attributes.txt`; also named by `images`."""
     real = Path(REAL or "") / "CUB_200_2011_first50"
     root = tmp_path / "CUB_200_2011" / "CUB_200_2011"
     root.mkdir(parents=True)
@@ -99,8 +99,8 @@ def test_kaggles_cub(tmp_path: Path) -> None:
         assert (len(dataset.train), len(dataset.test)) == (1500, 911)
 
 
-def test_several_data_sets_are_not_guessed_from(photo: Photo, tmp_path: Path) -> None:
-    """The folder above them is refused, and they are named."""
+def test_a_folder_of_several_data_sets_is_refused(photo: Photo, tmp_path: Path) -> None:
+    """The message names them."""
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "labels.csv").write_text("file,class_name\n")

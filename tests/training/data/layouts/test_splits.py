@@ -40,7 +40,7 @@ def fill(photo: Photo, root: Path, *folders: str, count: int = 2) -> Path:
     ],
 )
 def test_parts_by_any_usual_name_are_parts(photo: Photo, tmp_path: Path, train: str, test: str) -> None:
-    """In any case, nested as archives nest them: two classes, divided as the folders say."""
+    """In any case, nested as archives nest them: two classes, divided by folders."""
     fill(photo, tmp_path, f"{train}/robin", f"{train}/wren", count=3)
     fill(photo, tmp_path, f"{test}/robin", f"{test}/wren")
     dataset = load_dataset(tmp_path)
@@ -56,8 +56,8 @@ def test_the_inner_folder_is_the_same_data_set(photo: Photo, tmp_path: Path) -> 
     assert (outer.train, outer.test) == (inner.train, inner.test) == (innermost.train, innermost.test)
 
 
-def test_a_validation_part_beside_a_test_part_is_said(photo: Photo, tmp_path: Path) -> None:
-    """It joins what is trained on, and the note names it and the way to leave it out."""
+def test_a_validation_part_beside_a_test_part_is_reported(photo: Photo, tmp_path: Path) -> None:
+    """It is added to the training part, and a notice names it and the option to leave it out."""
     fill(photo, tmp_path, *(f"{part}/{name}" for part in ("train", "val", "test") for name in ("robin", "wren")))
     dataset = load_dataset(tmp_path)
     assert (len(dataset.train), len(dataset.test)) == (8, 4)
@@ -65,8 +65,8 @@ def test_a_validation_part_beside_a_test_part_is_said(photo: Photo, tmp_path: Pa
     assert len(load_dataset(tmp_path, layout="train=train,test=test").train) == 4
 
 
-def test_a_test_part_alone_can_be_judged_on(photo: Photo, tmp_path: Path) -> None:
-    """It has no training images, and says so."""
+def test_a_test_part_alone_is_read(photo: Photo, tmp_path: Path) -> None:
+    """A notice reports that there are no training images."""
     dataset = load_dataset(fill(photo, tmp_path, "Test/robin", "Test/wren"))
     assert (len(dataset.train), len(dataset.test)) == (0, 4)
     assert any("no training images" in notice for notice in dataset.notices)
@@ -86,8 +86,8 @@ def test_a_test_part_alone_can_be_judged_on(photo: Photo, tmp_path: Path) -> Non
         ("train/robin", "train/wren", "training/robin", "training/wren"),
     ],
 )
-def test_what_may_be_either_is_asked_for(photo: Photo, tmp_path: Path, folders: tuple[str, ...]) -> None:
-    """Nothing is trained on a guess; `--layout` decides."""
+def test_ambiguous_folders_are_refused(photo: Photo, tmp_path: Path, folders: tuple[str, ...]) -> None:
+    """The message names `--layout`, which decides."""
     fill(photo, tmp_path, *folders)
     with pytest.raises(DatasetError, match=r"classes, or parts[\s\S]*--layout classes"):
         load_dataset(tmp_path)
@@ -95,8 +95,8 @@ def test_what_may_be_either_is_asked_for(photo: Photo, tmp_path: Path, folders: 
     assert load_dataset(tmp_path, layout="classes").labels == tuple(top.replace("_", " ") for top in tops)
 
 
-def test_the_layout_is_said_by_hand(photo: Photo, tmp_path: Path) -> None:
-    """Any folder may be either part; one that is not there is named."""
+def test_the_layout_can_be_set(photo: Photo, tmp_path: Path) -> None:
+    """Any folder may be either part; a missing one is named."""
     fill(photo, tmp_path, *(f"fold_{part}/{name}" for part in "ab" for name in ("robin", "wren")))
     dataset = load_dataset(tmp_path, layout="train=fold_b,test=fold_a")
     assert {sample.path.parent.parent.name for sample in dataset.train} == {"fold_b"}
@@ -113,7 +113,7 @@ def test_classes_named_like_parts_stay_classes(photo: Photo, tmp_path: Path, fol
 
 
 def test_photos_one_level_deeper_are_read(photo: Photo, tmp_path: Path) -> None:
-    """A class folder with a folder in it loses nothing."""
+    """Photos in folders below a class folder belong to the class."""
     fill(photo, tmp_path, "robin/photos", "wren/photos", "tit/2023", "tit/2024")
     dataset = load_dataset(tmp_path)
     assert dataset.labels == ("robin", "tit", "wren")
@@ -121,14 +121,14 @@ def test_photos_one_level_deeper_are_read(photo: Photo, tmp_path: Path) -> None:
 
 
 def test_masks_beside_images_are_no_classes(photo: Photo, tmp_path: Path) -> None:
-    """The folder of the images is taken, and the other is named."""
+    """The folder of images is used, and a notice names the other."""
     fill(photo, tmp_path, *(f"{kind}/{name}" for kind in ("images", "masks") for name in ("robin", "wren")))
     dataset = load_dataset(tmp_path)
     assert {sample.path.parents[1].name for sample in dataset.train} == {"images"}
     assert any("masks is left aside, with 4 pictures" in notice for notice in dataset.notices)
 
 
-def test_words_say_the_part() -> None:
-    """Whole words only, and one part at most."""
+def test_part_of_name_reads_whole_words() -> None:
+    """Parts of words do not count, and a name of two parts is of neither."""
     names = ("Train", "trainval", "train_test", "station", "latest", "constraint", "X-Test_v2", "val")
     assert [part_of_name(name) for name in names] == ["train", "train", None, None, None, None, "test", "val"]
