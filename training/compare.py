@@ -118,7 +118,7 @@ def runs_of(
     """Return the runs of a list that this machine does.
 
     Args:
-        listed: all runs; the plan of each comparison names all its arms in this order, whoever does them.
+        listed: all runs; the plan of each comparison names all its arms in this order, on every machine.
         chosen: those to do.
         job_of: the job of a comparison, called once for each.
         processes: as for `Comparison`.

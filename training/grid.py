@@ -1,6 +1,6 @@
 """Grids of comparisons: data sets × backbones × arms × seeds from a TOML file, as a numbered list that machines share.
 
-Every machine gets the same file and does every N-th run of the list into a folder of its own, so none waits for
+Every machine gets the same file and does every N-th run of the list into a folder of its own, so no machine waits for
 another and nothing is locked; `training.results.merge` makes one table of the folders.
 """
 
@@ -36,7 +36,7 @@ class Entry:
         weights: of the backbone at the start, as `--weights`.
         weight: lambda, the recipe's `guidance.weight`, or several.
         set: other changes of the recipe, by `section.key`.
-        name: of the folder, where the data set's, the backbone's and lambda do not tell entries apart.
+        name: of the folder, where data set, backbone and lambda are not enough to distinguish entries.
     """
 
     arms: Arms
@@ -108,7 +108,7 @@ class GridRun:
 
 
 def read_grid(path: Path, data: str | None) -> list[GridRun]:
-    """Return the runs of a grid, in the order of the file; one that stands there twice is listed once.
+    """Return the runs of a grid, in the order of the file; one that is in it twice is listed once.
 
     Args:
         path: of the file.

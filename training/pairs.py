@@ -1,7 +1,7 @@
 """Two arms compared on the same photos: the difference of a metric, its interval, and what it would take.
 
 Accuracy varies for two reasons: another seed trains another network, and other photos are other questions. An
-interval over seeds alone says nothing of other photos; a test over photos alone says nothing of training again. Here
+interval over seeds alone does not cover other photos; a test over photos alone does not cover training again. Here
 both are resampled, the same seeds and photos for both arms.
 
 Source: Owen 2007, "The pigeonhole bootstrap", arXiv:0712.1111 (rows and columns both resampled); Searle, Casella &
@@ -190,7 +190,7 @@ class Difference:
         return self.seeds > 1 and not self.low <= 0 <= self.high
 
     def verdict(self) -> str:
-        """Say plainly what the interval allows to say."""
+        """Return the conclusion from the interval in words."""
         if self.seeds < 2:
             return "one seed: no interval"
         if not self.shown:
@@ -198,7 +198,7 @@ class Difference:
         return "better" if self.low > 0 else "worse"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what stands in JSON."""
+        """Return plain values for JSON."""
         known, tested = bool(self.photos), not math.isnan(self.p)
         return {
             "metric": self.metric,
@@ -222,8 +222,8 @@ def mcnemar(differences: npt.ArrayLike) -> float:
 
     A photo counts once, for the arm that names it rightly with more seeds; photos on which they draw are left out.
     With one seed this is McNemar's test itself. (Summing the pairs of all seeds would count a photo S times, as if
-    asking the same question again were evidence.) It tests whether *these* networks differ on photos like these; it
-    says nothing of training again, which the interval does.
+    the same question asked again were evidence.) It tests whether *these* networks differ on photos like these, not
+    whether networks trained again would; that is what the interval covers.
     """
     totals = np.atleast_2d(np.asarray(differences)).sum(axis=0)
     won, lost = int((totals > 0).sum()), int((totals < 0).sum())

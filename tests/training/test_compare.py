@@ -4,10 +4,9 @@ import json
 import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -75,8 +74,9 @@ def test_a_comparison_stops_inside_an_arm(comparison: Comparison) -> None:
 
 
 @pytest.mark.slow
-def test_runs_can_be_parallel(comparison: Comparison) -> None:
-    """Several processes, each with its own run, fill one table."""
+def test_runs_can_be_parallel(comparison: Comparison, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several processes, each with its own run and its own GPU, fill one table."""
+    monkeypatch.setattr("training.compare.gpus_of", lambda _: ["0", "1"])  # only named here: the runs take the CPU
     assert compare(replace(comparison, seeds=(0,), processes=2))
     assert [result["arm"] for result in read_results(comparison.job.out)] == ["plain", "guided"]
 
@@ -93,14 +93,11 @@ def test_runs_are_spread_over_the_gpus_there_are(monkeypatch: pytest.MonkeyPatch
 
 
 def test_each_process_sees_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two processes take two of them; without GPUs nothing is set."""
+    """It takes the next of those that are free; without GPUs nothing is set."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    context = get_context("spawn")
-    free = context.Queue()
-    for name in ("0", "1"):
+    free: SimpleQueue[str] = SimpleQueue()
+    for name in ("1", "0"):
         free.put(name)
-    with ProcessPoolExecutor(1, context, take_gpu, (free,)) as first:
-        assert "0" == first.submit(os.getenv, "CUDA_VISIBLE_DEVICES").result()
     take_gpu(free)
     assert "1" == os.environ["CUDA_VISIBLE_DEVICES"]
     take_gpu(None)

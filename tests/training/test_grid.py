@@ -50,7 +50,7 @@ def test_a_grid_is_a_numbered_list(tmp_path: Path) -> None:
     assert {"number": 1, "arm": "plain", "backbone": "mobilenet_v2"}.items() <= runs[0].line(1).items()
 
 
-def test_machines_share_a_grid_without_asking_each_other(tmp_path: Path) -> None:
+def test_machines_share_a_grid_by_index(tmp_path: Path) -> None:
     """Every N-th run from the I-th: together all, none twice."""
     runs = expand(tmp_path, GRID)
     shares = [runs[index - 1 :: 3] for index in (1, 2, 3)]
@@ -58,7 +58,7 @@ def test_machines_share_a_grid_without_asking_each_other(tmp_path: Path) -> None
 
 
 def test_more_seeds_of_some_arms_go_into_the_same_comparison(tmp_path: Path) -> None:
-    """What stands in the file twice is done once."""
+    """What is in the file twice is done once."""
     text = """
 [[run]]
 arms = ["plain", "se"]

@@ -88,7 +88,7 @@ def test_where_seeds_alone_matter_the_interval_is_students_over_seeds() -> None:
 
 
 def test_where_photos_alone_matter_the_interval_is_students_over_photos() -> None:
-    """Every seed alike: more seeds tell nothing."""
+    """Every seed alike: more seeds add no information."""
     row = right(0.8).astype(float)
     found = mean_over_both(np.repeat(row[None], 4, axis=0))
     low, high = stats.t.interval(0.95, PHOTOS - 1, row.mean(), row.std(ddof=1) / math.sqrt(PHOTOS))
@@ -169,7 +169,7 @@ def test_the_number_of_seeds_needed_follows_from_the_variances() -> None:
 
 
 def test_every_arm_is_set_against_plain_and_every_control() -> None:
-    """By photo where both have predictions of every seed, else by seed; no pair stands there twice."""
+    """By photo where both have predictions of every seed, else by seed; no pair is in it twice."""
     values = {"plain": {0: 0.8, 1: 0.7}, "unguided": {0: 0.8, 1: 0.8}, "guided": {0: 0.9, 1: 0.8, 2: 0.7}}
     known = {arm: {seed: right(share) for seed, share in values[arm].items()} for arm in ("plain", "guided")}
     found = differences(values, known)

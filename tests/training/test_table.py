@@ -69,7 +69,7 @@ def test_the_table_sets_every_arm_against_plain_and_the_controls(runs: Runs) -> 
 
 
 def test_with_predictions_the_intervals_are_over_photos_too(runs: Runs, predicted: Runs) -> None:
-    """Wider for one arm, because other photos are other questions; McNemar's p and the seeds needed stand beside."""
+    """Wider for one arm, because other photos are other questions; McNemar's p and the seeds needed are beside it."""
     text = markdown(predicted, pairs_of(predicted))
     assert "no `predictions.npz`" not in text
     assert "McNemar's exact test counts each photo once" in text
@@ -93,7 +93,7 @@ def test_where_the_maps_point_is_compared_too(runs: Runs) -> None:
 
 
 def test_figures_with_intervals_have_columns_of_their_own(runs: Runs) -> None:
-    """One line a run; a figure's ends and number stand beside it, and it is averaged like a bare one."""
+    """One line a run; a figure's ends and number have columns, and it is averaged like a bare number."""
     figure = {"value": 0.8, "low": 0.7, "high": 0.9, "n": 200}
     (row,) = csv.DictReader(io.StringIO(results_csv([{"arm": "plain", "seed": 0, "top1": figure, "list": [1, 2]}])))
     assert {"arm": "plain", "top1": "0.8", "top1_low": "0.7", "top1_n": "200", "list": "1 2"}.items() <= row.items()
