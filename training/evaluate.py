@@ -18,7 +18,7 @@ from training.evaluation.evaluate import Evaluation, evaluate_file, evaluate_run
 from training.evaluation.figures import Figure
 from training.evaluation.images import as_csv, as_parquet, image_columns
 from training.evaluation.report import write_report
-from training.evaluation.tables import MapRow, Value, figures_of, map_rows
+from training.evaluation.tables import MapRow, Value, figures_of, is_located, map_rows
 from training.fit.processes import pick_device
 from training.recipe import Recipe
 
@@ -92,7 +92,7 @@ def evaluate(asked: Question) -> Result:
         ManifestError: the file has no manifest.
     """
     evaluation = _answers(asked, asked.part)
-    located = any(known.parts or known.region(evaluation.resize.crop) is not None for known in evaluation.annotations)
+    located = is_located(evaluation)
     held_out = _answers(asked, "held-out") if located and _has_held_out(asked) else None
     earlier = None
     if located and asked.is_file:

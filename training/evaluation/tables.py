@@ -111,6 +111,12 @@ def values_of(evaluation: Evaluation, measures: Mapping[str, Floats]) -> dict[st
     return values | {name: float(np.nanmean(photos)) for name, photos in measures.items()}
 
 
+def is_located(evaluation: Evaluation) -> bool:
+    """Return whether it is known of any photo where its object or a part is."""
+    size = evaluation.resize.crop
+    return any(known.parts or known.region(size) is not None for known in evaluation.annotations)
+
+
 def map_rows(
     evaluation: Evaluation, held_out: Evaluation | None = None, every_layer: Evaluation | None = None
 ) -> list[MapRow]:
@@ -122,7 +128,7 @@ def map_rows(
             at a time; without them there is no BoxAcc.
         every_layer: answers for some of the photos with maps of every layer, of which the earlier ones are measured.
     """
-    if not any(annotation.parts or annotation.region(1) is not None for annotation in evaluation.annotations):
+    if not is_located(evaluation):
         return []
     thresholds = {} if held_out is None else _thresholds(held_out)
     rows = [
