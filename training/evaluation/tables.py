@@ -85,16 +85,30 @@ def figures_of(evaluation: Evaluation, rows: list[MapRow]) -> dict[str, Value]:
     return figures
 
 
-def values_of(evaluation: Evaluation) -> dict[str, float]:
-    """Return the figures without intervals and without boxes drawn around maps: for comparisons of many runs."""
-    values = accuracy_figures(evaluation.prediction.logits, evaluation.labels, evaluation.temperature)
+def photo_measures(evaluation: Evaluation) -> dict[str, Floats]:
+    """Return the headline measures as a value per photo, (n,), NaN where it does not count; those that were taken.
+
+    Without boxes drawn around maps: for comparisons of many runs.
+    """
     last = next(iter(evaluation.prediction.gradcam), "")
     kinds = {key[0]: maps for key, maps in _maps(evaluation) if key[1] in ("", last)}
     measured = {kind: _measured(evaluation, (kind, last), maps, {}, boxes=False) for kind, maps in kinds.items()}
-    for name, (kind, measure) in HEADLINES.items():
-        if measure in measured.get(kind, {}):
-            values[name] = float(np.nanmean(measured[kind][measure]))
-    return values
+    return {
+        name: measured[kind][measure]
+        for name, (kind, measure) in HEADLINES.items()
+        if measure in measured.get(kind, {})
+    }
+
+
+def values_of(evaluation: Evaluation, measures: Mapping[str, Floats]) -> dict[str, float]:
+    """Return the figures without intervals, for comparisons of many runs.
+
+    Args:
+        evaluation: the answers.
+        measures: of `photo_measures`.
+    """
+    values = accuracy_figures(evaluation.prediction.logits, evaluation.labels, evaluation.temperature)
+    return values | {name: float(np.nanmean(photos)) for name, photos in measures.items()}
 
 
 def is_located(evaluation: Evaluation) -> bool:

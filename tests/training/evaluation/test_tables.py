@@ -12,7 +12,7 @@ from training.evaluation.evaluate import Evaluation
 from training.evaluation.figures import Figure
 from training.evaluation.predictors import Prediction
 from training.evaluation.regions import Point
-from training.evaluation.tables import HEADLINES, MapRow, figures_of, map_rows, values_of
+from training.evaluation.tables import HEADLINES, MapRow, figures_of, map_rows, photo_measures, values_of
 
 SIZE, COUNT = 64, 12
 PARTS = ("back", "beak", "belly", "breast", "crown", "forehead", "nape", "tail")
@@ -148,7 +148,7 @@ def test_figures_at_the_top_are_those_of_the_table() -> None:
     """Names of today, each with its interval; the comparison's plain values agree."""
     answers = evaluation()
     rows = map_rows(answers)
-    figures, values = figures_of(answers, rows), values_of(answers)
+    figures, values = figures_of(answers, rows), values_of(answers, photo_measures(answers))
     assert figures["pointing_game"] == row(rows, "gradcam").figures["pointing"]
     assert figures["centred_gaussian"] == row(rows, "centred_gaussian").figures["pointing"]
     for name in ("top1", "pointing_game", "pointing_game_attention", "energy_gradcam", "contrast_score"):
