@@ -1,4 +1,4 @@
-"""The ground both floors stand on: the network, its Grad-CAM, the ONNX file and its manifest.
+"""What service and training share: the network, its Grad-CAM, the ONNX file and its manifest.
 
 Importing this package loads nothing: the service reads `model.contract` alone and never sees torch.
 """

@@ -1,4 +1,4 @@
-"""Files written whole or not at all: under another name first, then renamed over the old one."""
+"""Write files whole or not at all: under a temporary name first, then renamed over the old file."""
 
 import os
 import secrets
@@ -19,9 +19,9 @@ class WriteError(OSError):
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Yield a file that takes a path's place at the end, at once and for good, unless the body raises.
+    """Yield a file that atomically and durably replaces a path at the end, unless the body raises.
 
-    A crash or a full disk leaves the old file whole. The name to write under is random: several processes may
+    A crash or a full disk leaves the old file whole. The temporary name is random: several processes may
     write the same path, and the last one wins.
 
     Args:
@@ -47,7 +47,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def check_target(path: Path) -> None:
-    """Raise unless a file could be written here now: asked before work that takes minutes, not after it.
+    """Raise unless a file could be written here now: checked before work that takes minutes, not after it.
 
     Raises:
         WriteError: it is a folder, or its folder cannot be made or written to, or the disk is full.
@@ -90,7 +90,7 @@ def write_whole(path: Path, content: bytes | memoryview | str) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename last: it is a change of the folder."""
+    """Make a rename durable: it is a change of the folder."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

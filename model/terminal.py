@@ -1,4 +1,4 @@
-"""What both commands do at a terminal: options with the nearest name, any text on any stream, faults in one line."""
+"""What both commands share at a terminal: options with suggestions, any text on any stream, errors in one line."""
 
 import argparse
 import codecs
@@ -15,10 +15,10 @@ _ESCAPES = "fieldmark-escapes"
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, but a misspelt option or command is answered with its own command's usage and the nearest name."""
+    """argparse that reports a misspelt option or command with that command's usage and the nearest name."""
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        """Parse; what is not known is an error of the command it was given to, not of the one above."""
+        """Parse; an unknown argument is an error of the command it was given to, not of the one above."""
         self._given = list(sys.argv[1:] if args is None else args)
         parsed, unknown = super().parse_known_args(self._given, namespace)
         if unknown:
@@ -26,7 +26,7 @@ class Parser(argparse.ArgumentParser):
         return parsed, unknown
 
     def error(self, message: str) -> NoReturn:
-        """Print usage and message, then what was probably meant, and end with 2."""
+        """Print usage, message and suggestions, and exit with 2."""
         hints = [hint for given in getattr(self, "_given", ()) if (hint := self._nearest(given))]
         super().error("; ".join([message, *hints]))
 
@@ -54,16 +54,16 @@ def run(command: Callable[[], int], refuse: Callable[[str], int]) -> int:
 
     Args:
         command: prints on the standard streams.
-        refuse: says in one line why nothing came of it; returns the exit code.
+        refuse: reports the error in one line; returns the exit code.
     """
     _take_any_text()
     try:
         try:
             return command()
         finally:
-            _flush()  # here, and not when Python ends, a full disk or a closed pipe can be answered
+            _flush()  # before Python exits, so that a full disk or a closed pipe can be reported
     except BrokenPipeError:
-        # The reader has seen enough (`| head`); Python would complain once more when it closes stdout.
+        # The reader closed the pipe (`| head`); Python would report it once more when it closes stdout.
         _discard_output()
         return 0
     except OSError as error:
@@ -77,7 +77,7 @@ def run(command: Callable[[], int], refuse: Callable[[str], int]) -> int:
 
 
 def reason_of(error: OSError) -> str:
-    """Return a fault of a file in one line, with the file's name."""
+    """Return a file error in one line, with the file's name."""
     reason = error.strerror or str(error)
     if error.strerror:
         reason = f"{reason[:1].lower()}{reason[1:]}"
@@ -86,12 +86,12 @@ def reason_of(error: OSError) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return a text without its line breaks: a file's name may hold them, too."""
+    """Return a text without line breaks: even a file's name may contain them."""
     return " ".join(text.split())
 
 
 def plain(text: str) -> str:
-    """Return a text for people: bars and signs in ASCII where the standard output has no better."""
+    """Return a text for people: bars and signs in ASCII where standard output cannot encode them."""
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:
@@ -100,7 +100,7 @@ def plain(text: str) -> str:
 
 
 def _take_any_text() -> None:
-    """Let the standard streams print what their encoding has not, and names of files that are not UTF-8."""
+    """Make the standard streams escape what they cannot encode, names of files that are not UTF-8 included."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed by the caller: `>&-`

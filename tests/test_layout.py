@@ -1,6 +1,7 @@
 """The layout of the tree: small rooms of short modules, tests that mirror them, and imports in one direction."""
 
 import ast
+import re
 from collections import Counter
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -48,6 +49,19 @@ def test_tests_mirror_the_modules() -> None:
     assert [] == sorted(str(test) for test in astray if test.name not in WITHOUT_A_MODULE)
     assert [] == sorted(str(test) for test in astray if not (ROOT / test.parent).is_dir()), "no such room"
     assert set() == WITHOUT_A_MODULE.keys() - {test.name for test in astray}, "listed without need"
+
+
+def test_every_module_is_covered() -> None:
+    """A module has its own test file, or CONTRIBUTING names one that exists."""
+    rows = re.findall(r"^\| `(tests/\S+\.py)` \| (.+) \|$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    covered = [Path(name + ".py") for _, names in rows for name in re.findall(r"`([^`]+)`", names)]
+    assert [] == [test for test, _ in rows if not (ROOT / test).is_file()]
+    alone = [
+        module
+        for module in MODULES
+        if module.name != "__init__.py" and not (ROOT / "tests" / module.with_name(f"test_{module.name}")).is_file()
+    ]
+    assert alone == sorted(covered)
 
 
 def test_no_import_is_for_the_type_checker_alone() -> None:

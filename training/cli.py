@@ -14,8 +14,10 @@ from urllib.error import URLError
 from model.files import check_folder, check_target
 from model.terminal import one_line, run
 from training.arms import ARMS, apply_arm
+from training.data.samples import Dataset
 from training.errors import TrainingError
 from training.fit.job import Job
+from training.grid import GridRun, Setting, read_grid
 from training.options import (
     build_of,
     build_parser,
@@ -23,6 +25,7 @@ from training.options import (
     dataset_of,
     project_commit,
     recipe_of,
+    weights_of,
     workers_of,
 )  # fmt: skip
 from training.recipe import Recipe
@@ -78,12 +81,12 @@ def fit_command(options: argparse.Namespace) -> int:
     return INTERRUPTED if outcome.interrupted else UNFINISHED
 
 
-def _job(options: argparse.Namespace, recipe: Recipe) -> Job:
-    """Return the input of `fit`; the folder of the run is checked before the photos are read."""
+def _job(options: argparse.Namespace, recipe: Recipe, dataset: Dataset | None = None) -> Job:
+    """Return the input of `fit`; the folder of the run is checked before the photos are read, unless they have been."""
     check_folder(options.out)
     return Job(
         recipe=recipe,
-        dataset=dataset_of(options),
+        dataset=dataset or dataset_of(options),
         out=options.out,
         weights=options.weights,
         cache=cache_of(options),
@@ -120,6 +123,8 @@ def evaluate_command(options: argparse.Namespace) -> int:
             visible=not options.quiet,
             commit=project_commit(),
             command=options.command_line,
+            faithfulness=options.faithfulness,
+            sanity=options.sanity,
         )
     )
     if options.out:
@@ -224,23 +229,92 @@ def _export_torchvision(options: argparse.Namespace) -> dict[str, float]:
 
 
 def compare_command(options: argparse.Namespace) -> int:
-    """Train arms × seeds under one recipe and write the table."""
-    from training.compare import Comparison, compare, read_results
+    """Train arms × seeds under one recipe and write the table; or those of a grid; or merge the folders of several."""
+    if options.merge:
+        return _merge(options)
+    listed = _listed(options)
+    index, of = options.index
+    numbered = list(enumerate(listed, 1))[index - 1 :: of]
+    if options.list:
+        _print_list([one.line(number) for number, one in numbered], options.json)
+        return 0
+    from training.compare import do, gpus_of, runs_of
 
-    recipe, arms = recipe_of(options), tuple(name.strip() for name in options.arms.split(","))
-    for arm in arms:
-        apply_arm(recipe, arm)  # refused before the photos are read
-    seeds = tuple(int(seed) for seed in options.seeds.split(","))
-    job, data = _job(options, recipe), options.data.resolve().name
-    done = compare(Comparison(job, arms, seeds, data, options.jobs, options.keep_weights))
-    results = read_results(options.out)
-    if options.json:
-        _print({"finished": done, "results": results}, as_json=True)
-    elif results:
-        sys.stdout.write((options.out / "table.md").read_text(encoding="utf-8"))
+    recipe, datasets = recipe_of(options), dict[str, Dataset]()
+
+    def job_of(setting: Setting) -> Job:
+        given = argparse.Namespace(**vars(options))
+        given.data, given.out = Path(setting.data), options.out / setting.name
+        given.weights = options.weights if setting.weights is None else weights_of(setting.weights)
+        check_folder(given.out)  # before the photos are read
+        datasets[setting.data] = datasets.get(setting.data) or dataset_of(given)
+        return _job(given, recipe.with_values(setting.changes), datasets[setting.data])
+
+    processes = options.jobs or max(1, len(gpus_of(options.device)))
+    runs = runs_of(listed, [one for _, one in numbered], job_of, processes, options.keep_weights)
+    done = do(runs)
+    _print_tables([one.comparison.job.out for one in runs], options, finished=done)
     if not done:
         _say("not all runs are done; the same command resumes")
     return 0 if done else UNFINISHED
+
+
+def _listed(options: argparse.Namespace) -> list[GridRun]:
+    """Return the runs of the grid, or of the options' arms and seeds; arms are checked before photos are read."""
+    data = None if options.data is None else str(options.data)
+    if options.grid:
+        listed = read_grid(options.grid, data)
+    elif data is None:
+        raise TrainingError("give --data DIR, --grid FILE.toml or --merge OUT…")
+    else:
+        setting = Setting("", data, None, {})
+        arms = [name.strip() for name in options.arms.split(",")]
+        listed = [GridRun(setting, arm, int(seed)) for seed in options.seeds.split(",") for arm in arms]
+    recipe = recipe_of(options)
+    for one in listed:
+        apply_arm(recipe.with_values(one.setting.changes), one.arm)
+    return listed
+
+
+def _print_list(lines: Sequence[dict[str, Any]], as_json: bool) -> None:
+    """Print the numbered runs of a grid."""
+    if as_json:
+        _print({"runs": list(lines)}, as_json=True)
+        return
+    for line in lines:
+        name = f"{line['comparison']}  " if line["comparison"] else ""
+        sys.stdout.write(f"{line['number']:>4}  {name}{line['arm']}  seed {line['seed']}\n")
+
+
+def _merge(options: argparse.Namespace) -> int:
+    """Write one table of the folders, or one for each comparison of a grid."""
+    from training.results import PLAN, merge_all
+    from training.table import write_tables
+
+    check_folder(options.out)
+    if [*options.out.glob(PLAN), *options.out.glob(f"*/{PLAN}")]:
+        raise TrainingError(f"{options.out} holds a comparison itself: take another --out")
+    tables = merge_all(options.merge)
+    for name, runs in tables.items():
+        (options.out / name).mkdir(parents=True, exist_ok=True)
+        write_tables(runs, options.out / name)
+    _print_tables([options.out / name for name in tables], options)
+    return 0
+
+
+def _print_tables(folders: Sequence[Path], options: argparse.Namespace, **facts: Any) -> None:
+    """Print the tables that lie in folders; with names, unless it is that of the one comparison in --out."""
+    if not options.json:
+        tables = (folder / "table.md" for folder in dict.fromkeys(folders))
+        sys.stdout.write("\n".join(path.read_text(encoding="utf-8") for path in tables if path.is_file()))
+        return
+    empty: dict[str, Any] = {"results": [], "top1": {}, "pairs": []}
+    contents = {}
+    for folder in dict.fromkeys(folders):
+        path = folder / "table.json"
+        contents[folder] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else empty
+    named = {"comparisons": {folder.name: content for folder, content in contents.items()}}
+    _print({**facts, **contents.get(options.out, named)}, as_json=True)
 
 
 def summary_command(options: argparse.Namespace) -> int:

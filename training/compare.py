@@ -5,33 +5,34 @@ be made in pieces, even on several machines, and extended by arms and seeds late
 the table says so.
 """
 
-import json
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
+from multiprocessing.queues import Queue
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from model.files import write_whole
 from training.arms import apply_arm
 from training.checkpoint import LAST, SELECTED, load_selected
 from training.data.batches import served_photos, training_photos
 from training.data.samples import hold_out
-from training.errors import CheckpointError, DatasetError, Diverged, TrainingError
+from training.errors import DatasetError, Diverged, TrainingError
 from training.evaluation.evaluate import evaluate_run
-from training.evaluation.tables import values_of
+from training.evaluation.tables import photo_measures, values_of
 from training.fit.job import Job
 from training.fit.loop import fit
 from training.fit.processes import pick_device
-from training.table import Result, draw, markdown, results_csv
+from training.grid import GridRun, Setting
+from training.predictions import digest_of, names_of, photos_digest, predictions_of
+from training.results import RESULT, Plan, Result, agree_on_plan, read_runs, run_folder, write_result
+from training.table import write_tables
 
-RESULT = "result.json"
-PLAN = "compare.json"
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Comparison:
             of all runs together.
         arms: names in `training.arms`.
         seeds: of every arm.
-        data: name of the data set's folder: a comparison is continued on the same.
+        data: folder of the data set: a comparison is continued on one of the same name.
         processes: runs at the same time, each in its own process.
         keep_weights: keep `best.pt` of finished runs; their checkpoints are always removed.
     """
@@ -51,9 +52,50 @@ class Comparison:
     job: Job
     arms: tuple[str, ...]
     seeds: tuple[int, ...]
-    data: str
+    data: Path
     processes: int = 1
     keep_weights: bool = False
+
+    def runs(self) -> list["Run"]:
+        """Return all runs, seed by seed, so that an unfinished comparison has complete pairs."""
+        return [Run(self, arm, seed) for seed in self.seeds for arm in self.arms]
+
+    def plan(self) -> Plan:
+        """Return what all runs share."""
+        job, test = self.job, self.job.dataset.test
+        return {
+            "recipe": replace(job.recipe, seed=0).to_dict(),
+            "dataset": self.data.resolve().name,
+            "weights": job.weights_name,
+            "labels": digest_of(job.dataset.labels),
+            "photos": photos_digest(names_of(test, self.data), (sample.label for sample in test)),
+            "arms": list(self.arms),
+        }
+
+
+@dataclass(frozen=True)
+class Run:
+    """One arm with one seed.
+
+    Attributes:
+        comparison: it is part of.
+        arm: its name.
+        seed: of weights, order and augmentation.
+    """
+
+    comparison: Comparison
+    arm: str
+    seed: int
+
+    @property
+    def folder(self) -> Path:
+        """Where its result is written."""
+        return run_folder(self.comparison.job.out, self.arm, self.seed)
+
+    @property
+    def done(self) -> bool:
+        """Whether its result exists."""
+        return (self.folder / RESULT).is_file()
 
 
 def compare(comparison: Comparison) -> bool:
@@ -63,32 +105,71 @@ def compare(comparison: Comparison) -> bool:
         TrainingError: the folder holds a comparison with another recipe, or a run fails.
         DatasetError: there are no test images.
     """
-    job = comparison.job
-    # Wall-clock time, because the processes of the runs share it.
-    ends = None if job.time_budget_s is None else time.time() + job.time_budget_s
-    for arm in comparison.arms:
-        apply_arm(job.recipe, arm)
-    if not job.dataset.test:
-        raise DatasetError(f"{job.dataset.name} has no test images to compare the arms by")
-    job.out.mkdir(parents=True, exist_ok=True)
-    _agree_on_plan(comparison)
-    missing = [
-        (arm, seed)
-        for seed in comparison.seeds  # seed by seed, so that an unfinished comparison has complete pairs
-        for arm in comparison.arms
-        if not (run_folder(job.out, arm, seed) / RESULT).is_file()
-    ]
-    if comparison.processes > 1 and missing:
-        _run_in_parallel(comparison, missing, ends)
-    else:
-        for arm, seed in missing:
-            if not run_one(comparison, arm, seed, ends):
-                break
-    results = read_results(job.out)
-    if results:
-        write_tables(results, job.out)
-    done = {(result["arm"], result["seed"]) for result in results}
-    return all((arm, seed) in done for arm in comparison.arms for seed in comparison.seeds)
+    return do(comparison.runs())
+
+
+def runs_of(
+    listed: Sequence[GridRun],
+    chosen: Sequence[GridRun],
+    job_of: Callable[[Setting], Job],
+    processes: int = 1,
+    keep_weights: bool = False,
+) -> list[Run]:
+    """Return the runs of a list that this machine does.
+
+    Args:
+        listed: all runs; the plan of each comparison names all its arms in this order, on every machine.
+        chosen: those to do.
+        job_of: the job of a comparison, called once for each.
+        processes: as for `Comparison`.
+        keep_weights: likewise.
+    """
+    comparisons = {}
+    for setting in {one.setting.name: one.setting for one in chosen}.values():
+        members = [one for one in listed if one.setting.name == setting.name]
+        comparisons[setting.name] = Comparison(
+            job_of(setting),
+            tuple(dict.fromkeys(one.arm for one in members)),
+            tuple(dict.fromkeys(one.seed for one in members)),
+            Path(setting.data),
+            processes,
+            keep_weights,
+        )
+    return [Run(comparisons[one.setting.name], one.arm, one.seed) for one in chosen]
+
+
+def do(runs: Sequence[Run]) -> bool:
+    """Do those runs that are missing, as far as time allows, and write each comparison's table.
+
+    Args:
+        runs: of one comparison or of several, which share the number of processes and the time budget.
+
+    Returns:
+        Whether all of them are done.
+
+    Raises:
+        TrainingError: a folder holds a comparison with another recipe, or a run fails.
+        DatasetError: there are no test images.
+    """
+    comparisons = list({run.comparison.job.out: run.comparison for run in runs}.values())
+    for comparison in comparisons:
+        _prepare(comparison)
+    missing = [run for run in runs if not run.done]
+    if missing:
+        # Wall-clock time, because the processes of the runs share it.
+        budget = missing[0].comparison.job.time_budget_s
+        ends = None if budget is None else time.time() + budget
+        if missing[0].comparison.processes > 1:
+            _run_in_parallel(missing, ends)
+        else:
+            for run in missing:
+                if not run_one(run.comparison, run.arm, run.seed, ends):
+                    break
+    for comparison in comparisons:
+        found = read_runs(comparison.job.out)
+        if found.results:
+            write_tables(found, comparison.job.out)
+    return all(run.done for run in runs)
 
 
 def run_one(comparison: Comparison, arm: str, seed: int, ends: float | None) -> bool:
@@ -112,7 +193,7 @@ def run_one(comparison: Comparison, arm: str, seed: int, ends: float | None) -> 
         outcome = fit(job)
     except Diverged as error:
         # A result of the arm, not a failure of the comparison: it is part of the table, and the other arms continue.
-        _write_result(folder, {"arm": arm, "seed": seed, "diverged": str(error)})
+        write_result(folder, {"arm": arm, "seed": seed, "diverged": str(error)})
         return True
     if not outcome.finished:
         return False
@@ -120,89 +201,95 @@ def run_one(comparison: Comparison, arm: str, seed: int, ends: float | None) -> 
     evaluation = evaluate_run(
         load_selected(folder), job.dataset, job.dataset.test, device, job.workers, visible=False, cache=job.cache
     )
+    measures = photo_measures(evaluation)
+    predictions = predictions_of(
+        evaluation.prediction.logits,
+        evaluation.samples,
+        evaluation.names,
+        evaluation.temperature,
+        comparison.data,
+        measures,
+    )
+    predictions.write(folder)  # before the result, with which the run counts as done
     result: Result = {
         "arm": arm,
         "seed": seed,
-        **values_of(evaluation),
+        **values_of(evaluation, measures),
         **{f"held_out_{name}": value for name, value in outcome.metrics.items()},
         "epochs": recipe.optim.epochs,
         "seconds_of_last_piece": round(time.monotonic() - started, 1),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "predictions": predictions.digest,
     }
-    _write_result(folder, result)
+    write_result(folder, result)
     (folder / LAST).unlink(missing_ok=True)
     if not comparison.keep_weights:
         (folder / SELECTED).unlink(missing_ok=True)
     return True
 
 
-def run_folder(out: Path, arm: str, seed: int) -> Path:
-    """Return the folder of one run."""
-    return out / arm / f"seed-{seed}"
+def gpus_of(device: str) -> list[str]:
+    """Return the GPUs that runs may be spread over, as `CUDA_VISIBLE_DEVICES` names them; none on the CPU.
+
+    Args:
+        device: as for `training.fit.job.Job`; one that is named alone, such as `cuda:1`, is not spread over others.
+    """
+    if device not in ("auto", "cuda"):
+        return []
+    count = torch.cuda.device_count()
+    named = os.environ.get(VISIBLE)
+    return named.split(",")[:count] if named else [str(index) for index in range(count)]
 
 
-def read_results(out: Path) -> list[Result]:
-    """Return the results so far, in the order of arms and seeds."""
-    results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob(f"*/seed-*/{RESULT}"))]
-    order = list(json.loads((out / PLAN).read_text(encoding="utf-8"))["arms"])
-    return sorted(results, key=lambda result: (order.index(result["arm"]), result["seed"]))
-
-
-def write_tables(results: Sequence[Result], out: Path) -> None:
-    """Write table.md, table.csv and table.png."""
-    plan = json.loads((out / PLAN).read_text(encoding="utf-8"))
-    write_whole(out / "table.md", markdown(results, plan))
-    write_whole(out / "table.csv", results_csv(results))
-    draw(results, out / "table.png")
-
-
-def _agree_on_plan(comparison: Comparison) -> None:
-    """Write the plan into the folder; if it holds one, check that it is the same but for arms, and add these."""
+def _prepare(comparison: Comparison) -> None:
+    """Check a comparison before its first run, and write its plan."""
     job = comparison.job
-    path = job.out / PLAN
-    plan: dict[str, Any] = {
-        "recipe": replace(job.recipe, seed=0).to_dict(),
-        "dataset": comparison.data,
-        "weights": job.weights_name,
-        "arms": list(comparison.arms),
-    }
-    if path.is_file():
-        old = json.loads(path.read_text(encoding="utf-8"))
-        for key in ("recipe", "dataset", "weights"):
-            if old[key] != plan[key]:
-                raise CheckpointError(f"{job.out} holds a comparison with another {key}: take another --out")
-        plan["arms"] = list(dict.fromkeys([*old["arms"], *comparison.arms]))
-    write_whole(path, json.dumps(plan, indent=2) + "\n")
+    for arm in comparison.arms:
+        apply_arm(job.recipe, arm)
+    if not job.dataset.test:
+        raise DatasetError(f"{job.dataset.name} has no test images to compare the arms by")
+    job.out.mkdir(parents=True, exist_ok=True)
+    agree_on_plan(job.out, comparison.plan())
 
 
-def _write_result(folder: Path, result: Result) -> None:
-    write_whole(folder / RESULT, json.dumps(result, indent=2) + "\n")
-
-
-def _run_in_parallel(comparison: Comparison, missing: list[tuple[str, int]], ends: float | None) -> None:
-    """Do several runs at once: small networks leave most of a GPU idle."""
-    _fill_stores(comparison.job)  # once, before all processes would decode the same photos
-    with ProcessPoolExecutor(comparison.processes, mp_context=get_context("spawn")) as pool:
-        futures = {pool.submit(_run_in_process, comparison, arm, seed, ends): (arm, seed) for arm, seed in missing}
+def _run_in_parallel(runs: Sequence[Run], ends: float | None) -> None:
+    """Do several runs at once, spread over the GPUs: small networks leave most of one idle."""
+    first = runs[0].comparison
+    for job in {run.comparison.job.out: run.comparison.job for run in runs}.values():
+        _fill_stores(job)  # once, before all processes would decode the same photos
+    context, gpus = get_context("spawn"), gpus_of(first.job.device)
+    free: Queue[str] = context.Queue()
+    for index in range(first.processes if gpus else 0):
+        free.put(gpus[index % len(gpus)])
+    with ProcessPoolExecutor(first.processes, context, take_gpu, (free if gpus else None,)) as pool:
+        futures = {pool.submit(_run_in_process, run, ends): run for run in runs}
         failures = []
         for future in as_completed(futures):
-            arm, seed = futures[future]
+            run = futures[future]
             try:
                 finished = future.result()
             except TrainingError as error:
-                failures.append(f"{arm}, seed {seed}: {error}")
+                failures.append(f"{run.arm}, seed {run.seed}: {error}")
                 continue
-            if comparison.job.visible:
-                sys.stderr.write(f"{arm}, seed {seed}: {'done' if finished else 'stopped, the next call resumes it'}\n")
+            if first.job.visible:
+                done = "done" if finished else "stopped, the next call resumes it"
+                sys.stderr.write(f"{run.arm}, seed {run.seed}: {done}\n")
                 sys.stderr.flush()
     if failures:
         raise TrainingError("; ".join(failures))
 
 
-def _run_in_process(comparison: Comparison, arm: str, seed: int, ends: float | None) -> bool:
+def take_gpu(free: "Queue[str] | None") -> None:
+    """Let this process see one GPU only, its `cuda` from then on; torch reads the variable when it first uses CUDA."""
+    if free is not None:
+        os.environ[VISIBLE] = free.get()
+
+
+def _run_in_process(run: Run, ends: float | None) -> bool:
+    comparison = run.comparison
     threads = max(1, torch.get_num_threads() // comparison.processes)
     torch.set_num_threads(threads if comparison.job.device == "cpu" else 1)
-    return run_one(comparison, arm, seed, ends)
+    return run_one(comparison, run.arm, run.seed, ends)
 
 
 def _fill_stores(job: Job) -> None:

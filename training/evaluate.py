@@ -4,29 +4,51 @@ import hashlib
 import json
 import platform
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.contract.manifest import ManifestError
+from model.export.export import load_network
 from model.files import write_whole
+from model.network.network import Network
 from training.checkpoint import SELECTED, load_selected
-from training.data.samples import Dataset
+from training.data.samples import Dataset, spread
+from training.data.store import as_served
+from training.data.transforms import Normalise
 from training.errors import DatasetError
 from training.evaluation.classification import class_rows, confused_pairs
-from training.evaluation.evaluate import Evaluation, evaluate_file, evaluate_run, part_of, spread
+from training.evaluation.evaluate import Evaluation, evaluate_file, evaluate_run, part_of
+from training.evaluation.faithfulness import faithfulness_figures, faithfulness_of
 from training.evaluation.figures import Figure
 from training.evaluation.images import as_csv, as_parquet, image_columns
 from training.evaluation.predictors import pair_maps
+from training.evaluation.regions import Floats
 from training.evaluation.report.card import summary, write_card
 from training.evaluation.report.page import Contents, write_report
-from training.evaluation.tables import MapRow, Value, figures_of, map_rows
+from training.evaluation.sanity import cascade, cascade_figures, gradcam_of, randomised
+from training.evaluation.tables import MapRow, Value, figures_of, is_located, map_rows
 from training.fit.processes import pick_device
 from training.recipe import Recipe
 
+STATISTICS = 32
+"""Photos whose statistics the batch norms of a network with random weights take."""
 PHOTOS_OF_EVERY_LAYER = 200
 """Photos on which the earlier layers of a file are measured: their gradients take ten times as long as the rest."""
+
+
+class NormalisedNetwork(NamedTuple):
+    """A network in torch, with what turns uint8 images into its input."""
+
+    network: Network
+    normalise: Normalise
 
 
 @dataclass(frozen=True)
@@ -44,6 +66,8 @@ class Question:
         visible: show progress.
         commit: of this project.
         command: that asks, as it is typed.
+        faithfulness: photos on which the maps' faithfulness is measured; 0: on none.
+        sanity: photos on which layers are set back to random weights; 0: on none, and no line `random_weights`.
     """
 
     model: Path
@@ -56,6 +80,8 @@ class Question:
     visible: bool
     commit: str
     command: str = ""
+    faithfulness: int = 0
+    sanity: int = 0
 
     @property
     def is_file(self) -> bool:
@@ -97,14 +123,22 @@ def evaluate(asked: Question) -> Result:
         ManifestError: the file has no manifest.
     """
     evaluation = _answers(asked, asked.part)
-    located = any(known.parts or known.region(evaluation.resize.crop) is not None for known in evaluation.annotations)
+    located = is_located(evaluation)
     held_out = _answers(asked, "held-out") if located and _has_held_out(asked) else None
     earlier = None
     if located and asked.is_file:
         samples = spread(part_of(asked.dataset, asked.recipe, asked.part), PHOTOS_OF_EVERY_LAYER)
         earlier = evaluate_file(asked.model, asked.dataset, samples, asked.workers, asked.visible, every_layer=True)
-    rows = map_rows(evaluation, held_out, earlier)
-    return Result(asked, evaluation, figures_of(evaluation, rows), rows)
+    network = _network(asked) if asked.sanity else None
+    photos = Photos(evaluation, asked.dataset.banner, asked.visible)
+    further = {"random_weights": photos.random_weights(network)} if network is not None and located else {}
+    rows = map_rows(evaluation, held_out, earlier, further)
+    figures = figures_of(evaluation, rows)
+    if asked.faithfulness:
+        figures |= photos.faithfulness(asked.model, asked.faithfulness)
+    if network is not None:
+        figures |= photos.sanity(network, asked.sanity)
+    return Result(asked, evaluation, figures, rows)
 
 
 def write(result: Result, out: Path) -> None:
@@ -182,6 +216,70 @@ def as_text(result: Result) -> dict[str, str]:
 def shown(figure: Figure) -> str:
     """Return a figure with its interval and the number of photos."""
     return f"{figure.value:.4f}  ({figure.low:.4f} … {figure.high:.4f}, n = {figure.n})"
+
+
+class Photos:
+    """The photos of an evaluation, prepared again for what changes them, or the network.
+
+    Args:
+        evaluation: the answers.
+        banner: rows cropped off the bottom of every photo, pixels.
+        visible: show progress.
+    """
+
+    def __init__(self, evaluation: Evaluation, banner: int, visible: bool) -> None:
+        self._evaluation, self._visible = evaluation, visible
+        self._preparation = as_served(evaluation.resize, banner)
+
+    def images(self, chosen: Iterable[int]) -> Tensor:
+        """Return photos as the service prepares them, uint8 (n, 3, S, S)."""
+        samples = self._evaluation.samples
+        pixels = (self._preparation.load(samples[index].path)[0] for index in chosen)
+        return torch.stack([torch.from_numpy(np.array(photo)).permute(2, 0, 1) for photo in pixels])
+
+    def faithfulness(self, model: Path, count: int) -> dict[str, Figure]:
+        """Return how faithful the maps are, on some of the photos."""
+        prediction = self._evaluation.prediction
+        chosen = spread(range(len(self._evaluation.samples)), count)
+        maps = {"gradcam": next(iter(prediction.gradcam.values()))[chosen]}
+        if prediction.attention is not None:
+            maps["attention"] = prediction.attention[chosen]
+        return faithfulness_figures(faithfulness_of(model, self.images(chosen), maps, self._visible))
+
+    def random_weights(self, network: NormalisedNetwork) -> Floats:
+        """Return the maps of a network of the same build that has learnt nothing, of every photo."""
+        everyone = range(len(self._evaluation.samples))
+        statistics = network.normalise(self.images(spread(everyone, STATISTICS)))
+        fresh = randomised(network.network, statistics)
+        predicted = torch.from_numpy(self._evaluation.prediction.logits.argmax(axis=1))
+        parts = (everyone[at : at + STATISTICS] for at in range(0, len(everyone), STATISTICS))
+        return np.concatenate(
+            [
+                gradcam_of(fresh, network.normalise(self.images(part)), predicted[part.start : part.stop])
+                for part in parts
+            ]
+        )
+
+    def sanity(self, network: NormalisedNetwork, count: int) -> dict[str, Figure]:
+        """Return how the maps change while layers are set back to random weights, on some of the photos."""
+        everyone = range(len(self._evaluation.samples))
+        photos, statistics = (network.normalise(self.images(spread(everyone, n))) for n in (count, STATISTICS))
+        return cascade_figures(cascade(network.network, photos, statistics))
+
+
+def _network(asked: Question) -> NormalisedNetwork | None:
+    """Return the network behind a run or a file; None for a file of a network that was not built here."""
+    cpu = torch.device("cpu")
+    if not asked.is_file:
+        selected = load_selected(asked.model)
+        return NormalisedNetwork(
+            selected.network(), Normalise(selected.recipe.data.mean, selected.recipe.data.std, cpu)
+        )
+    try:
+        network, manifest = load_network(asked.model)
+    except ManifestError:
+        return None
+    return NormalisedNetwork(network.eval(), Normalise(manifest.mean, manifest.std, cpu))
 
 
 def _answers(asked: Question, part: str) -> Evaluation:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from model.contract.geometry import Resize
 from model.contract.manifest import Layer, Manifest, Provenance, synthetic_images
 from model.export.export import load_network
-from model.export.gate import HeldOut
+from model.export.quality_limits import HeldOut
 from model.network.network import Network
 from training.checkpoint import Selected, load_selected, network_config
 from training.data.prepared import NUM_PARITY_IMAGES, kept_parity_images, parity_images, prepared_images

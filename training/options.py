@@ -44,6 +44,14 @@ def _fit_options(parser: argparse.ArgumentParser) -> None:
     add("--fresh", action="store_true", help="start over even if the folder holds a run")
 
 
+def _count(text: str) -> int:
+    """Read a number of photos, 0 or more."""
+    number = int(text)
+    if number < 0:
+        raise ValueError(text)
+    return number
+
+
 def _evaluate_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("model", type=Path, metavar="RUN|FILE.onnx")
@@ -51,7 +59,20 @@ def _evaluate_options(parser: argparse.ArgumentParser) -> None:
     add("--part", choices=("test", "held-out", "all"), default="test", help="of the data set")
     add("--out", type=Path, metavar="DIR", help="write figures, predictions and a report into this folder")
     add("--card", type=Path, metavar="FILE", help="write a summary into this model card")
-    add("--faithfulness", type=int, default=0, metavar="N", help="also measure insertion and deletion on N photos")
+    add(
+        "--faithfulness",
+        type=_count,
+        default=0,
+        metavar="N",
+        help="also measure on N photos what the class loses without the places that the maps name",
+    )
+    add(
+        "--sanity",
+        type=_count,
+        default=0,
+        metavar="N",
+        help="also measure on N photos how the maps change as layers get random weights",
+    )
     _device_options(parser)
 
 
@@ -88,14 +109,37 @@ def _export_options(parser: argparse.ArgumentParser) -> None:
 
 def _compare_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    _data_options(parser, required=True)
+    _data_options(parser, required=False)
     _recipe_options(parser)
     _run_options(parser)
     add("--arms", default=COMPARED, help=f"by comma (default: {COMPARED}; all: {', '.join(ARMS)})")
     add("--seeds", default="0,1,2", help="by comma (default: 0,1,2)")
-    add("--jobs", type=int, default=1, help="parallel runs: a small network leaves a GPU idle")
+    add(
+        "--jobs", type=_jobs, default=1, metavar="N|auto", help="parallel runs, spread over the GPUs; auto: one per GPU"
+    )
+    add("--grid", type=Path, metavar="FILE.toml", help="several comparisons: data, backbones, arms, seeds, lambda")
+    add("--index", type=_index, default=(1, 1), metavar="I/N", help="do every N-th run from the I-th (of N machines)")
+    add("--list", action="store_true", help="print the numbered runs and do none")
+    add("--merge", type=Path, nargs="+", metavar="OUT", help="train nothing: one table of these folders, into --out")
     add("--keep-weights", action="store_true", help="keep the selected weights of finished runs")
     add("--out", type=Path, required=True, metavar="DIR", help="of the comparison; one in it is resumed")
+
+
+def _jobs(text: str) -> int | None:
+    """Return the number of parallel runs; None: one per GPU."""
+    if text == "auto":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither auto nor a number from 1")
+    return int(text)
+
+
+def _index(text: str) -> tuple[int, int]:
+    """Return which share of the runs, and of how many, both counted from 1."""
+    index, _, of = text.partition("/")
+    if not (index.isdecimal() and of.isdecimal() and 1 <= int(index) <= int(of)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/N, such as 1/4 up to 4/4")
+    return int(index), int(of)
 
 
 def _summary_options(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""How an image of any size becomes the square the network sees, and where that square lies in the image."""
+"""How an image of any size becomes the square the network sees, and which part of the image it is."""
 
 from typing import Literal, Self
 
@@ -52,5 +52,5 @@ class Resize(BaseModel, frozen=True, extra="forbid"):
         step_x, step_y = width / scaled_width, height / scaled_height
         left = round((scaled_width - self.crop) / 2) * step_x
         top = round((scaled_height - self.crop) / 2) * step_y
-        # The clip takes back the last bit of rounding only: Pillow refuses a box that sticks out by 1e-12.
+        # The clip only undoes rounding: Pillow refuses a box that exceeds the image by 1e-12.
         return left, top, min(left + self.crop * step_x, float(width)), min(top + self.crop * step_y, float(height))

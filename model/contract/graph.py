@@ -1,4 +1,4 @@
-"""The graph contract: what an exported file is asked and what it answers, by name, type and code.
+"""The graph contract: inputs and outputs of an exported file, by name, type and code.
 
 The one definition for the exporter, which writes the graph, and for everything that runs it: the parity check,
 the evaluation of a file, the engine of the service.
@@ -57,18 +57,18 @@ MAX_TARGETS = 8
 BEST = -1
 """Code of the class of rank 1; the class of rank r has the code -r, and a class its index."""
 UNKNOWN = -1
-"""What `explained` says of a code that names no class, beside a map of NaN."""
+"""Value of `explained` for a code that names no class; its map is NaN."""
 LAST_LAYER = 0
 """The layer behind which the head begins; the manifest lists the others after it."""
 
 
 def no_class(num_classes: int) -> int:
-    """Return the code of `versus` that contrasts with nothing: K."""
+    """Return the code of `versus` for no contrast: K."""
     return num_classes
 
 
 def codes_of_best(count: int, num_classes: int) -> tuple[Codes, Codes]:
-    """Return `target` and `versus` that ask of so many images for the class of rank 1 alone, (n, 1) each."""
+    """Return `target` and `versus` that request the class of rank 1 for each of n images, (n, 1) each."""
     target = np.full((count, 1), BEST, dtype=np.int64)
     return target, np.full_like(target, no_class(num_classes))
 

@@ -1,4 +1,4 @@
-"""Which names of classes may be written into a model's file: the one rule for training, export and service."""
+"""Which class names are valid in a model's file: the one rule for training, export and service."""
 
 import unicodedata
 

@@ -1,6 +1,6 @@
-"""What an exported model says about itself: the manifest inside the ONNX file.
+"""The manifest inside the ONNX file: what an exported model says about itself.
 
-One file is the model: everything a server needs beside the weights stands in `metadata_props` under
+One file is the model: everything a server needs besides the weights is in `metadata_props` under
 `MANIFEST_KEY` as JSON. This module is free of torch, so that the service can read it.
 """
 
@@ -31,10 +31,10 @@ class _Frozen(BaseModel):
 
 
 class Layer(_Frozen):
-    """A feature map that Grad-CAM can be asked for.
+    """A feature map that Grad-CAM can explain.
 
     Attributes:
-        name: module path inside the network; requests may name the layer by it.
+        name: module path inside the network; requests can select the layer by it.
         channels: C of the feature map.
         grid: (h, w) of the map at the network's input size, cells.
     """
@@ -45,7 +45,7 @@ class Layer(_Frozen):
 
 
 class Provenance(_Frozen):
-    """Where the weights come from: enough to make them again.
+    """Where the weights come from: enough to reproduce them.
 
     Attributes:
         dataset: name of the data set and of its part.
@@ -69,12 +69,12 @@ class Provenance(_Frozen):
 
 
 class SelfCheck(_Frozen):
-    """What the graph must answer for the synthetic images of a seed: proves that a loaded file computes as exported.
+    """Expected logits for the synthetic images of a seed: they show that a loaded file computes as exported.
 
     Attributes:
         seed: of `synthetic_images`.
         logits: expected, one row an image, (n, K).
-        tolerance: largest absolute difference that is still the same model (other providers round otherwise).
+        tolerance: largest absolute difference of the same model (providers round differently).
     """
 
     seed: int

@@ -1,1 +1,1 @@
-"""Grad-CAM and the graph contract in torch: what a network sees, and what the exported graph must answer."""
+"""Grad-CAM and the graph contract in torch: the reference that the exported graph must match."""

@@ -3,13 +3,14 @@
 It runs eagerly, in any float type, as the reference of the parity check, and `model.export.tracing` traces it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from model.contract.graph import UNKNOWN
+from model.contract.manifest import Manifest
 from model.network.network import Network
 
 
@@ -32,20 +33,37 @@ class Gradients(NamedTuple):
 
     Attributes:
         weights: `mean_hw(dy/dA)` of each layer, (N, T, C), later layers first.
-        copies: the feature map of each layer once for every target, (N·T, C, h, w): where its part starts.
+        copies: the feature map of each layer once for every target, (N·T, C, h, w): the inputs of its part.
     """
 
     weights: tuple[Tensor, ...]
     copies: tuple[Tensor, ...]
 
 
-class Subject(nn.Module):
-    """A classifier that can be explained: it shows its feature maps and how the logits depend on them."""
+class ExplainableClassifier(nn.Module):
+    """A classifier that shows its feature maps and how the logits depend on them.
 
-    layers: tuple[str, ...]
-    """Names of the explainable layers, last stage first."""
+    Args:
+        network: takes normalised images, (N, 3, S, S), and returns logits, (N, K).
+        layers: names of the explainable layers, last stage first.
 
-    has_attention: bool
+    Attributes:
+        network: as given.
+        layers: as given.
+        has_attention: whether it has a spatial attention map.
+    """
+
+    has_attention = False
+
+    def __init__(self, network: nn.Module, layers: Iterable[str]) -> None:
+        super().__init__()
+        self.network = network
+        self.layers = tuple(layers)
+
+    @property
+    def feature_extractor(self) -> nn.Module:
+        """The part that may compute in a smaller precision: everything, where the head is unknown."""
+        return self.network
 
     def forward(self, x: Tensor) -> Passed:
         """Classify normalised images, (N, 3, S, S)."""
@@ -57,7 +75,7 @@ class Subject(nn.Module):
         Args:
             x: normalised images, (N, 3, S, S).
             passed: of `forward`.
-            cotangent: what each logit counts in y, (N, T, K).
+            cotangent: weight of each logit in y, (N, T, K).
 
         Source: Selvaraju et al. 2017, arXiv:1610.02391, eq. 1.
         """
@@ -67,34 +85,29 @@ class Subject(nn.Module):
         """Return the same for all other layers; the arguments are those of `last_gradients`."""
         raise NotImplementedError
 
-    def named_constants(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield every parameter and buffer under its name in the classifier's state dict."""
-        for _, classifier in self.named_children():
-            yield from classifier.named_parameters()
-            yield from classifier.named_buffers()
 
-
-class NetworkSubject(Subject):
+class ExplainableNetwork(ExplainableClassifier):
     """A network of this project: the last stage is explained behind the attention, earlier ones in the backbone."""
 
+    network: Network
+
     def __init__(self, network: Network) -> None:
-        super().__init__()
-        self.network = network
-        self.layers = tuple(stage.name for stage in reversed(network.backbone.stages))
+        super().__init__(network, (stage.name for stage in reversed(network.backbone.stages)))
         self.has_attention = network.has_attention
+
+    @property
+    def feature_extractor(self) -> nn.Module:
+        """The backbone; attention and head stay in float32."""
+        return self.network.backbone
 
     def forward(self, x: Tensor) -> Passed:
         """Classify normalised images, (N, 3, S, S)."""
-        *earlier, last = self.network.backbone.forward_stages(x.to(self._dtype))
+        dtype = next(self.network.backbone.parameters()).dtype  # head and attention have the input's
+        *earlier, last = self.network.backbone.forward_stages(x.to(dtype))
         attended = self.network.attend(last.to(x.dtype))
         logits = self.network.forward_head(attended.feature_map)
         maps = (attended.feature_map, *reversed(earlier))[: len(self.layers)]
         return Passed(logits, maps, attended.attention)
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        """In which the backbone computes; head and attention have the input's."""
-        return next(self.network.backbone.parameters()).dtype
 
     def last_gradients(self, x: Tensor, passed: Passed, cotangent: Tensor) -> Tensor:
         """Return `mean_hw(dy/dX')` at the cost of the head on one vector a target."""
@@ -119,26 +132,21 @@ class Explainer(nn.Module):
     """Everything between the bytes of an image and the maps: normalisation, codes, gradients, calibration.
 
     Args:
-        subject: the classifier.
-        num_classes: K.
-        mean: subtracted after scaling to [0, 1], RGB.
-        std: divided by, RGB.
-        temperature: probabilities = softmax(logits / temperature).
+        classifier: the classifier.
+        manifest: for the labels, normalisation and temperature.
     """
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(
-        self, subject: Subject, num_classes: int, mean: Sequence[float], std: Sequence[float], temperature: float
-    ) -> None:
+    def __init__(self, classifier: ExplainableClassifier, manifest: Manifest) -> None:
         super().__init__()
-        self.subject = subject
-        self.num_classes = num_classes
-        self.temperature = temperature
-        deviation = torch.tensor(std, dtype=torch.float64)[:, None, None]
+        self.classifier = classifier
+        self.num_classes = manifest.num_classes
+        self.temperature = manifest.temperature
+        deviation = torch.tensor(manifest.std, dtype=torch.float64)[:, None, None]
         self.register_buffer("scale", (1 / (255 * deviation)).float(), persistent=False)
-        shift = -torch.tensor(mean, dtype=torch.float64)[:, None, None] / deviation
+        shift = -torch.tensor(manifest.mean, dtype=torch.float64)[:, None, None] / deviation
         self.register_buffer("shift", shift.float(), persistent=False)
 
     def forward(self, image: Tensor, target: Tensor, versus: Tensor, layer: Tensor) -> tuple[Tensor, ...]:
@@ -148,57 +156,59 @@ class Explainer(nn.Module):
             image: RGB, uint8, (N, S, S, 3).
             target: class to explain, or -1…-K for the class of rank 1…K, int64, (N, T).
             versus: class to contrast it with, by the same code, or K for none, int64, (N, T).
-            layer: asked for, int64, scalar; decides only what is valid, for all maps are returned.
+            layer: index, int64, scalar; only checked, because the maps of all layers are returned.
 
         Returns:
-            logits (N, K); probabilities (N, K); explained (N, T), -1 where a code is invalid; attention
-            (N, h, w) if there is one; a map (N, T, h, w) for each layer, NaN where a code is invalid; the
-            feature map (N, C, h, w) of each layer but the last stage; its copies (N·T, C, h, w) likewise.
+            logits (N, K); probabilities (N, K); attention (N, h, w) if there is one; the last stage's map
+            (N, T, h, w), NaN where a code is invalid; explained (N, T), -1 where a code is invalid; a map of each
+            earlier layer; its feature map (N, C, h, w); its copies (N·T, C, h, w).
         """
         x = self.normalise(image)
-        passed: Passed = self.subject(x)
+        passed: Passed = self.classifier(x)
         target, versus, valid = self._resolve(passed.logits, target, versus)
-        valid = valid & (layer >= 0) & (layer < len(self.subject.layers))
+        valid = valid & (layer >= 0) & (layer < len(self.classifier.layers))
         cotangent = self.cotangent(target, versus)
-        weights = [self.subject.last_gradients(x, passed, cotangent)]
+        weights = [self.classifier.last_gradients(x, passed, cotangent)]
         copies: tuple[Tensor, ...] = ()
-        if len(self.subject.layers) > 1:
-            earlier, copies = self.subject.earlier_gradients(x, passed, cotangent)
+        if len(self.classifier.layers) > 1:
+            earlier, copies = self.classifier.earlier_gradients(x, passed, cotangent)
             weights.extend(earlier)
-        gradcams = [_mask(activation_maps(alpha, a), valid) for alpha, a in zip(weights, passed.maps, strict=True)]
+        maps = [activation_maps(alpha, a) for alpha, a in zip(weights, passed.maps, strict=True)]
+        last, *others = [torch.where(valid[:, :, None, None], a, torch.nan) for a in maps]
         attention = () if passed.attention is None else (passed.attention,)
         probabilities = torch.softmax(passed.logits / self.temperature, dim=1)
         explained = torch.where(valid, target, UNKNOWN)
-        return passed.logits, probabilities, explained, *attention, *gradcams, *passed.maps[1:], *copies
+        return passed.logits, probabilities, *attention, last, explained, *others, *passed.maps[1:], *copies
 
     def named_constants(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield every parameter and buffer; the classifier's under the names of its own state dict."""
-        yield from self.subject.named_constants()
+        """Yield every parameter and buffer; the network's under the names of its own state dict."""
+        yield from self.classifier.network.named_parameters()
+        yield from self.classifier.network.named_buffers()
         yield "normalise.scale", self.scale
         yield "normalise.shift", self.shift
 
     def normalise(self, image: Tensor) -> Tensor:
-        """Return uint8 images, (N, S, S, 3), as the classifier wants them, (N, 3, S, S)."""
+        """Return uint8 images, (N, S, S, 3), as the classifier takes them, (N, 3, S, S)."""
         # Whole rows at a time: runtimes move the permutation to the end, and broadcasting over 3 values is slow.
         scale, shift = (factor.flatten().repeat(image.shape[2]) for factor in (self.scale, self.shift))
         rows = image.flatten(2).to(self.scale.dtype) * scale + shift
         return rows.view(image.shape).permute(0, 3, 1, 2)
 
     def cotangent(self, target: Tensor, versus: Tensor) -> Tensor:
-        """Return what each logit counts in the explained score, (N, T, K): +1 the target, -1 the contrast."""
+        """Return the weight of each logit in the explained score, (N, T, K): +1 the target, -1 the contrast."""
         classes = torch.arange(self.num_classes, device=target.device)
-        # Compared, not indexed: a class outside 0…K-1, such as none, counts nothing.
+        # Compared, not indexed: a class outside 0…K-1, such as none, has weight 0.
         wanted, unwanted = (target[:, :, None] == classes), (versus[:, :, None] == classes)
         return wanted.to(self.scale.dtype) - unwanted.to(self.scale.dtype)
 
     def _resolve(self, logits: Tensor, target: Tensor, versus: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Turn codes into classes and say which are valid: (N, T) each."""
+        """Turn codes into classes and return which are valid: (N, T) each."""
         count = self.num_classes
         valid = (target >= -count) & (target < count) & (versus >= -count) & (versus <= count)
         order = torch.topk(logits, count, dim=1).indices
 
         def resolve(code: Tensor) -> Tensor:
-            # The clamp keeps the index inside: runtimes refuse a large one and wrap a negative one.
+            # The clamp keeps the index in range: runtimes refuse a large one and wrap a negative one.
             ranked = torch.gather(order, 1, (-code - 1).clamp(0, count - 1))
             return torch.where(code < 0, ranked, code)
 
@@ -226,12 +236,8 @@ def mean_gradients(logits: Tensor, copies: tuple[Tensor, ...], cotangent: Tensor
 
 
 def gradient_scale(dtype: torch.dtype) -> float:
-    """Return what logits are multiplied by before they are differentiated in a float type, and gradients divided by.
+    """Return the factor for logits before differentiation in a float type; gradients are divided by it.
 
-    A float16 gradient would vanish: it is a thousandth of what float16 can hold, or less.
+    A float16 gradient would underflow: it is a thousandth of the smallest float16 number, or less.
     """
     return 1024.0 if dtype == torch.float16 else 1.0
-
-
-def _mask(maps: Tensor, valid: Tensor) -> Tensor:
-    return torch.where(valid[:, :, None, None], maps, torch.nan)

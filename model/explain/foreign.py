@@ -8,35 +8,31 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
-from model.explain.explainer import Gradients, Passed, Subject, copies_of, mean_gradients
+from model.explain.explainer import ExplainableClassifier, Gradients, Passed, copies_of, mean_gradients
 
 
 class LayerError(ValueError):
     """A layer cannot be explained; the message names it and says why."""
 
 
-class ModuleSubject(Subject):
+class ExplainableModule(ExplainableClassifier):
     """Any classifier, explained at the outputs of some of its modules.
 
-    Nothing is known of what follows a layer, so it runs once for every target, on copies of the layer's output:
+    The part behind a layer is unknown, so it runs once for every target, on copies of the layer's output:
     for a last stage that is pooling and a linear layer.
 
     Args:
-        module: takes normalised images, (N, 3, S, S), and returns logits, (N, K).
+        network: takes normalised images, (N, 3, S, S), and returns logits, (N, K).
         layers: paths of modules inside it, the last stage first; each must return (N, C, h, w), run once, and
-            have nothing going around it.
+            have no connection that bypasses it.
 
     Raises:
         LayerError: there is no such layer.
     """
 
-    has_attention = False
-
-    def __init__(self, module: nn.Module, layers: Sequence[str]) -> None:
-        super().__init__()
-        self.module = module
-        self.layers = tuple(layers)
-        names = [name for name, _ in module.named_modules() if name]
+    def __init__(self, network: nn.Module, layers: Sequence[str]) -> None:
+        super().__init__(network, layers)
+        names = [name for name, _ in network.named_modules() if name]
         for layer in self.layers:
             if layer not in names:
                 nearest = difflib.get_close_matches(layer, names, n=5, cutoff=0) or names[-5:]
@@ -59,15 +55,15 @@ class ModuleSubject(Subject):
     def _gradients(self, x: Tensor, passed: Passed, cotangent: Tensor, layers: tuple[str, ...]) -> Gradients:
         start = layers[-1]
         copies = copies_of(passed.maps[self.layers.index(start)], cotangent)
-        # Everything before the layer runs again and is thrown away: a trace drops it.
+        # Everything before the layer runs again for nothing: a trace drops it.
         with torch.enable_grad(), self._tapped(start, copies) as maps:
             logits = self._logits(x)
             return mean_gradients(logits, tuple(maps[layer] for layer in layers), cotangent)
 
     def _logits(self, x: Tensor) -> Tensor:
         """Run the module in its own float type."""
-        dtype = next((parameter.dtype for parameter in self.module.parameters()), x.dtype)
-        logits: Tensor = self.module(x.to(dtype))
+        dtype = next((parameter.dtype for parameter in self.network.parameters()), x.dtype)
+        logits: Tensor = self.network(x.to(dtype))
         return logits.to(x.dtype)
 
     @contextmanager
@@ -77,7 +73,7 @@ class ModuleSubject(Subject):
 
         def tap(layer: str, output: Tensor) -> Tensor:
             maps[layer] = output if layer != replaced or replacement is None else replacement
-            # The network goes on with a copy: a following in-place activation must not change the map.
+            # The network continues with a copy: a following in-place activation must not change the map.
             return maps[layer].clone()
 
         with self.hooked(tap):
@@ -85,10 +81,10 @@ class ModuleSubject(Subject):
 
     @contextmanager
     def hooked(self, hook: Callable[[str, Tensor], Tensor]) -> Iterator[None]:
-        """Let the network go on, behind every layer, with what a function of the layer and its output returns.
+        """Replace every layer's output by what a function of the layer and its output returns.
 
         Raises:
-            LayerError: a layer does not run inside, runs more than once, or returns no feature map.
+            LayerError: a layer does not run, runs more than once, or returns no feature map.
         """
         ran: set[str] = set()
 
@@ -103,7 +99,7 @@ class ModuleSubject(Subject):
             return hook(layer, output)
 
         handles = [
-            self.module.get_submodule(layer).register_forward_hook(
+            self.network.get_submodule(layer).register_forward_hook(
                 lambda module, args, output, layer=layer: checked(layer, output)
             )
             for layer in self.layers
@@ -118,53 +114,44 @@ class ModuleSubject(Subject):
                 raise LayerError(f"the layer {layer!r} did not run")
 
 
-def check_separates(subject: Subject, size: int) -> None:
+def check_separates(classifier: ExplainableModule, size: int) -> None:
     """Raise unless the logits depend on every layer, and on the image through the layer alone.
 
-    Only shapes are looked at, and nothing is computed.
+    Only shapes are checked; nothing is computed.
 
     Args:
-        subject: in evaluation mode.
+        classifier: in evaluation mode.
         size: side S of the images, pixels.
 
     Raises:
-        LayerError: a layer is not used, or something goes around it.
-    """
-    if not isinstance(subject, ModuleSubject):
-        return
-    # What depends on values cannot be traced either: the trace tells it, and in which module.
-    with (
-        FakeTensorMode(allow_non_fake_inputs=True),
-        suppress(DataDependentOutputException, DynamicOutputShapeException),
-    ):
-        _cut_everywhere(subject, torch.zeros(2, 3, size, size))
-
-
-def _cut_everywhere(subject: ModuleSubject, x: Tensor) -> None:
-    """Run a module on other maps than its own behind every layer, more of them each time.
-
-    What goes around a layer is then fewer than what comes from it, and they do not fit together.
+        LayerError: a layer is not used, or a connection bypasses it.
     """
     reached: list[tuple[str, Tensor, Tensor]] = []
 
     def cut(layer: str, output: Tensor) -> Tensor:
+        # Every layer's maps are replaced by others, with two more images each time: a connection that bypasses a
+        # layer then has fewer images than the layer, and the shapes do not match.
         other = output.new_zeros((len(output) + 2, *output.shape[1:])).requires_grad_()
         reached.append((layer, output, other))
         return other.clone()
 
-    try:
-        with torch.enable_grad():
-            with subject.hooked(cut):
-                logits = subject.module(x)
+    unknown = (DataDependentOutputException, DynamicOutputShapeException)
+    # What depends on values cannot be traced either; the trace reports it, and in which module.
+    with FakeTensorMode(allow_non_fake_inputs=True), suppress(*unknown):
+        x = torch.zeros(2, 3, size, size)
+        try:
+            with torch.enable_grad(), classifier.hooked(cut):
+                logits = classifier.network(x)
             ends = [output for _, output, _ in reached[1:]] + [logits]
             for (*_, other), end in reversed([*zip(reached, ends, strict=True)]):
                 torch.autograd.grad(end.sum(), other, retain_graph=True)
                 reached.pop()
-    except (DataDependentOutputException, DynamicOutputShapeException):
-        raise
-    except RuntimeError as error:
-        subject(x)  # a module that cannot run at all says so itself
-        raise LayerError(
-            f"the layer {reached[-1][0] if reached else subject.layers[-1]!r} cannot be explained: the logits do not "
-            f"depend on it, or part of the network goes around it ({error})"
-        ) from error
+        except unknown:
+            raise
+        except RuntimeError as error:
+            classifier(x)  # a module that cannot run at all raises its own error
+            layer = reached[-1][0] if reached else classifier.layers[-1]
+            raise LayerError(
+                f"the layer {layer!r} cannot be explained: the logits do not depend on it, or part of the network goes "
+                f"around it ({error})"
+            ) from error

@@ -1,4 +1,4 @@
-"""Grad-CAM by `torch.autograd.grad`: the guidance of the training loss, and what the export puts into the graph.
+"""Grad-CAM of the last feature map, at the cost of the head alone: the guidance of the training loss.
 
 Source: Selvaraju et al. 2017, arXiv:1610.02391, eq. 1-2.
 """
@@ -12,29 +12,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from model.network.attention import Attended
 from model.network.network import Network
-
-
-def grad_cam(score: Tensor, feature_map: Tensor) -> Tensor:
-    """Return the class activation map of each image.
-
-    Args:
-        score: pre-softmax logit to explain, one an image, (N,).
-        feature_map: activations the score was computed from, (N, C, h, w).
-
-    Returns:
-        Non-negative evidence map, (N, h, w), in units of the logit; all zeros where nothing speaks for the class.
-
-    Raises:
-        ValueError: the score does not depend on the feature map.
-
-    Source: Selvaraju et al. 2017, arXiv:1610.02391, eq. 1-2.
-    """
-    if not score.requires_grad or not feature_map.requires_grad:
-        raise ValueError("the score does not depend on the feature map")
-    (gradient,) = torch.autograd.grad(score.sum(), feature_map, retain_graph=True, allow_unused=True)
-    if gradient is None:
-        raise ValueError("the score does not depend on the feature map")
-    return activation_map(gradient.mean((2, 3)), feature_map.detach())
 
 
 def activation_map(channel_gradient: Tensor, feature_map: Tensor) -> Tensor:

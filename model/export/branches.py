@@ -1,14 +1,14 @@
-"""Put what few requests need behind an ONNX `If`: a runtime computes the whole graph, whatever is asked of it.
+"""Put what few requests need behind an ONNX `If`: a runtime computes the whole graph for every request.
 
-ONNX Runtime runs every node, also those that only feed an output nobody fetches. The nodes that only the map of
+ONNX Runtime runs every node, also those that only feed an output that is not fetched. The nodes that only the map of
 an earlier layer needs move into a branch, which sees the values and the weights of the graph around it: nothing
 is stored twice, and a branch that is not taken costs nothing.
 
-Nearly nothing: a feature map that a branch takes from the main graph must be kept there, and laid out as ONNX has
-it rather than as the runtime's convolutions like it. That is paid by all requests, so only the latest of these
-maps is taken, the smallest and the dearest to come by; a branch for an earlier one computes it again from the image.
-Entering an `If` costs too, by the number of values that its branch sees: hundreds of weights. So the last stage is
-told from all others first, by a choice whose branch sees one value.
+Nearly nothing: a feature map that a branch takes from the main graph must be kept there, in the layout of ONNX
+rather than that of the runtime's convolutions. All requests pay for it, so only the latest of these maps is taken, the
+smallest and the most expensive to compute; a branch for an earlier one computes it again from the image.
+Entering an `If` costs too, by the number of values that its branch sees: hundreds of weights. So the first choice is
+between the last stage and all others, and the last stage's branch sees one value.
 """
 
 from collections.abc import Collection, Iterable
@@ -41,8 +41,8 @@ def branch_by_layer(model: ModelProto, always: Collection[str], branches: Iterab
     """Make `gradcam` the map of the layer that the input `layer` names.
 
     Args:
-        model: with the outputs `always` and those that the branches name; changed in place.
-        always: outputs that are computed whatever is asked; `gradcam` among them is that of layer 0.
+        model: with the outputs `always` and those of the branches; changed in place.
+        always: outputs that every request computes; `gradcam` among them is that of layer 0.
         branches: of the layers 1, 2, …; at least one.
     """
     graph = model.graph
@@ -66,15 +66,16 @@ def branch_by_layer(model: ModelProto, always: Collection[str], branches: Iterab
     for node in nodes:
         node.output[:] = ["layer0/gradcam" if name == "gradcam" else name for name in node.output]
     choice[-1].output[0] = "gradcam"
-    _set_nodes(graph, [*nodes, *choice])
-    outputs = [value for value in graph.output if value.name in always and value.name != "gradcam"]
+    del graph.node[:]
+    graph.node.extend([*nodes, *choice])
+    gradcam = helper.make_tensor_value_info("gradcam", TensorProto.FLOAT, ["N", "T", None, None])
+    outputs = [gradcam if value.name == "gradcam" else value for value in graph.output if value.name in always]
     del graph.output[:]
     graph.output.extend(outputs)
-    graph.output.append(helper.make_tensor_value_info("gradcam", TensorProto.FLOAT, ["N", "T", None, None]))
 
 
 def _taken(index: int, branch: Branch, nodes: list[NodeProto]) -> GraphProto:
-    """Return the branch that computes one layer's map, its values under names of its own."""
+    """Return the branch that computes one layer's map, its values renamed with a prefix."""
     prefix = f"layer{index}/"
     names = {name: prefix + name for node in nodes for name in node.output} | {branch.copies: prefix + branch.copies}
     repeat = _repeat(prefix, branch, names.get(branch.feature_map, branch.feature_map))
@@ -111,7 +112,7 @@ def _repeat(prefix: str, branch: Branch, feature_map: str) -> list[NodeProto]:
 
 
 def _choice(name: str, condition: list[NodeProto], then: GraphProto, otherwise: GraphProto) -> GraphProto:
-    """Return a graph that takes one branch if the last of the condition's nodes says so, else the other."""
+    """Return a graph that takes one branch if the last of the condition's nodes is true, else the other."""
     (asked,) = condition[-1].output
     choice = helper.make_node("If", [asked], [f"{name}/map"], then_branch=then, else_branch=otherwise)
     return _part(name, [*condition, choice], f"{name}/map")
@@ -126,7 +127,7 @@ def _is_layer(index: int) -> list[NodeProto]:
 
 
 def _is_earlier(count: int) -> list[NodeProto]:
-    """Return the condition that one of the layers 1…count is asked for."""
+    """Return the condition that the requested layer is one of 1…count."""
     return [
         helper.make_node("Constant", [], ["choose/first"], value_int=1),
         helper.make_node("Constant", [], ["choose/last"], value_int=count),
@@ -146,14 +147,14 @@ def _resolve(branch: Branch, producers: dict[str, NodeProto]) -> Branch:
 
 
 def _origin(producers: dict[str, NodeProto], name: str) -> str:
-    """Return the value that an output is a mere copy of."""
+    """Return the value that an output is an identity of."""
     while producers[name].op_type == "Identity":
         name = producers[name].input[0]
     return name
 
 
 def _ancestors(producers: dict[str, NodeProto], outputs: Iterable[str], stop: Collection[str]) -> set[int]:
-    """Return the ids of the nodes that the outputs depend on, without going past the values in `stop`."""
+    """Return the ids of the nodes that the outputs depend on, not searching past the values in `stop`."""
     found: set[int] = set()
     pending = list(outputs)
     while pending:
@@ -163,13 +164,3 @@ def _ancestors(producers: dict[str, NodeProto], outputs: Iterable[str], stop: Co
             found.add(id(node))
             pending.extend(node.input)
     return found
-
-
-def _set_nodes(graph: GraphProto, nodes: list[NodeProto]) -> None:
-    copies = []
-    for node in nodes:
-        copy = NodeProto()
-        copy.CopyFrom(node)
-        copies.append(copy)
-    del graph.node[:]
-    graph.node.extend(copies)

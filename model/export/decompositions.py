@@ -1,12 +1,13 @@
-"""Operations and their gradients by the input alone, in what ONNX has, where torch decomposes badly or not at all.
+"""Operations and their input gradients in terms that ONNX has, where torch decomposes badly or not at all.
 
-The parameters are frozen, so the other gradients that torch's own formulas return are never asked for.
+The parameters are frozen, so the other gradients of torch's own formulas are never needed.
 """
 
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._decomp import get_decompositions
 
 aten = torch.ops.aten
 
@@ -27,53 +28,17 @@ def _convolution_backward(
     """Write a convolution's input gradient as the transposed convolution that it is."""
     if transposed or output_mask[1] or output_mask[2]:
         return NotImplemented
-    spatial = range(len(stride))
+    windows = [step * (size - 1) + 1 for step, size in zip(dilation, weight.shape[2:], strict=True)]
     # What the forward pass dropped at the far border comes back as output padding.
-    extra = [
-        int(
-            x.shape[2 + d]
-            - ((gradient.shape[2 + d] - 1) * stride[d] - 2 * padding[d] + dilation[d] * (weight.shape[2 + d] - 1) + 1)
-        )
-        for d in spatial
-    ]
-    result = torch.ops.aten.convolution(gradient, weight, None, stride, padding, dilation, True, extra, groups)
+    extra = _dropped(x, gradient, windows, stride, padding)
+    result = aten.convolution(gradient, weight, None, stride, padding, dilation, True, extra, groups)
     return result, None, None
 
 
-def _batch_norm(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    training: bool,
-    momentum: float,
-    eps: float,
-) -> Any:
-    """Name the operation that normalises by running statistics only: it is ONNX's, without statistics as results."""
-    if training or running_mean is None or running_var is None:
-        return NotImplemented
-    return aten._native_batch_norm_legit_no_training(x, weight, bias, running_mean, running_var, momentum, eps)
-
-
-def _batch_norm_backward(
-    gradient: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    save_mean: Tensor | None,
-    save_invstd: Tensor | None,
-    train: bool,
-    eps: float,
-    output_mask: list[bool],
-) -> Any:
-    """With running statistics, batch normalisation is one factor a channel, which a runtime folds to a constant."""
-    if train or running_var is None or output_mask[1] or output_mask[2]:
-        return NotImplemented
-    factor = torch.rsqrt(running_var + eps)
-    factor = factor if weight is None else factor * weight
-    return gradient * factor.view(1, -1, *[1] * (x.dim() - 2)), None, None
+def _dropped(x: Tensor, gradient: Tensor, windows: list[int], stride: list[int], padding: list[int]) -> list[int]:
+    """Return how many cells at the far border no window covers, along each axis; negative where one hangs over."""
+    axes = zip(x.shape[2:], gradient.shape[2:], windows, stride, padding, strict=True)
+    return [int(size - ((count - 1) * step - 2 * pad + window)) for size, count, window, step, pad in axes]
 
 
 def _avg_pool2d_backward(
@@ -91,34 +56,29 @@ def _avg_pool2d_backward(
         list(sizes) * (2 // len(sizes)) for sizes in (kernel_size, stride or kernel_size, padding)
     )
     sizes, means = [int(size) for size in x.shape[2:]], [int(size) for size in gradient.shape[2:]]
-    counts = [
-        torch.tensor(_window_sizes(*axis, count_include_pad), dtype=gradient.dtype)
-        for axis in zip(sizes, means, kernel, stride, padding, strict=True)
-    ]
+    axes = zip(sizes, means, kernel, stride, padding, strict=True)
+    counts = [_window_sizes(*axis, count_include_pad, gradient.dtype) for axis in axes]
     divisor = counts[0][:, None] * counts[1] if divisor_override is None else divisor_override
-    missing = [
-        size - ((mean - 1) * step - 2 * pad + window)
-        for size, mean, window, step, pad in zip(sizes, means, kernel, stride, padding, strict=True)
-    ]
-    ones = torch.ones((int(x.shape[1]), 1, *kernel), dtype=gradient.dtype)
+    missing, channels = _dropped(x, gradient, kernel, stride, padding), int(x.shape[1])
     extra = [max(0, cells) for cells in missing]
-    spread: Tensor = aten.convolution(
-        gradient / divisor, ones, None, stride, padding, [1, 1], True, extra, int(x.shape[1])
-    )
+    ones = torch.ones((channels, 1, *kernel), dtype=gradient.dtype)
+    spread: Tensor = aten.convolution(gradient / divisor, ones, None, stride, padding, [1, 1], True, extra, channels)
     # With `ceil_mode` the last window may hang over the border.
     return spread[:, :, : sizes[0], : sizes[1]] if min(missing) < 0 else spread
 
 
-def _window_sizes(size: int, means: int, window: int, step: int, pad: int, with_padding: bool) -> list[float]:
+def _window_sizes(
+    size: int, means: int, window: int, step: int, pad: int, with_padding: bool, dtype: torch.dtype
+) -> Tensor:
     """Return by how many cells each window's sum was divided, along one axis."""
     first, last = (-pad, size + pad) if with_padding else (0, size)
-    starts = [index * step - pad for index in range(means)]
-    return [float(min(start + window, last) - max(start, first)) for start in starts]
+    starts = torch.arange(means, dtype=dtype) * step - pad
+    return (starts + window).clamp(max=last) - starts.clamp(min=first)
 
 
 DECOMPOSITIONS = {
+    # Core operations that ONNX lacks: found by the exporter, they would cost a second recording.
+    **get_decompositions([aten.max_pool2d_with_indices_backward, aten.squeeze.dims]),
     aten.avg_pool2d_backward.default: _avg_pool2d_backward,
     aten.convolution_backward.default: _convolution_backward,
-    aten.native_batch_norm.default: _batch_norm,
-    aten.native_batch_norm_backward.default: _batch_norm_backward,
 }

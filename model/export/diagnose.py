@@ -1,4 +1,4 @@
-"""Which module is to blame when a network cannot be traced or written as ONNX."""
+"""Which module is the cause when a network cannot be traced or written as ONNX."""
 
 import re
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 @contextmanager
 def module_stack(root: nn.Module) -> Iterator[list[str]]:
-    """Yield the paths of the modules that run at the moment, outermost first; an exception leaves it as it was."""
+    """Yield the paths of the running modules, outermost first; an exception leaves them as they were."""
     running: list[str] = []
     hooks = []
     for name, module in root.named_modules():
@@ -31,7 +31,7 @@ def find_operator(root: nn.Module, inputs: tuple[Tensor, ...], operator: str) ->
     Args:
         root: the network.
         inputs: small ones, to run it with.
-        operator: as the exporter names it; of a gradient (`…_backward`) the forward operator is looked for.
+        operator: as the exporter names it; for a gradient (`…_backward`) the forward operator is searched.
     """
     wanted = re.sub(r"_backward$", "", operator)
     with module_stack(root) as running, _Witness(running) as witness:
@@ -55,7 +55,7 @@ def operator_of(error: BaseException) -> str:
 
 
 class _Witness(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes in which module each operator first ran."""
+    """Records in which module each operator first ran."""
 
     def __init__(self, running: list[str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -13,12 +14,12 @@ import torch
 import torchvision
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnxruntime import InferenceSession
-from torch import Tensor, nn
+from torch import nn
 
 from model.contract.graph import codes_of_best
 from model.contract.manifest import Layer, Manifest, ManifestError, SelfCheck, synthetic_images
-from model.explain.explainer import Explainer, NetworkSubject, Subject
-from model.explain.foreign import ModuleSubject, check_separates
+from model.explain.explainer import ExplainableClassifier, ExplainableNetwork, Explainer
+from model.explain.foreign import ExplainableModule, check_separates
 from model.export.parity import ParityReport, check_parity, run, session
 from model.export.peers import compare_with_peers
 from model.export.tracing import count_operators, initializers, subgraphs, trace
@@ -33,7 +34,7 @@ STORED_SUFFIX = ".fp32"
 
 
 class ExportError(ValueError):
-    """What was asked to be exported does not fit together; nothing was written."""
+    """Network, manifest and images do not fit together; nothing was written."""
 
 
 def export(
@@ -52,7 +53,7 @@ def export(
         network: trained; is not changed. A `Network` of this project, or any module that takes normalised
             images, (N, 3, S, S), and returns logits, (N, K).
         manifest: what the exporter cannot know: name, labels, geometry, normalisation, temperature,
-            provenance, metrics. What it can know better (layers, operators, parity…) is filled in anew.
+            provenance, metrics. Layers, operators, parity and the like are replaced by the measured ones.
         path: of the file; an old one is replaced, at once or not at all.
         images: real ones for the parity check, prepared as the manifest says, RGB, uint8, (n, S, S, 3).
         layer: of a module that was not built here: path of the module whose output is explained, or several,
@@ -75,7 +76,7 @@ def export(
     runtime = session(model.SerializeToString())
     report = check_parity(runtime, explainer, images)
     if peers:
-        report = report.with_peers(compare_with_peers(runtime, explainer, images))
+        report = replace(report, peers=compare_with_peers(runtime, explainer, images))
     facts = {**architecture(network), "precision": "fp32", "weights_dtype": weights_dtype}
     write(model, complete(manifest, model, explainer, report, facts, runtime), path)
     return report
@@ -92,27 +93,27 @@ def explainer_of(
     """
     layers = (layer,) if isinstance(layer, str) else tuple(layer)
     frozen = freeze(network, weights_dtype)
-    subject: Subject
+    classifier: ExplainableClassifier
     if isinstance(frozen, Network):
         if layers:
             raise ExportError("the layers of this network are its stages; none can be named")
-        subject = NetworkSubject(frozen)
+        classifier = ExplainableNetwork(frozen)
     elif not layers:
         raise ExportError("name the layer whose output is to be explained")
     else:
-        subject = ModuleSubject(frozen, layers)
-        check_separates(subject, manifest.input_size)
+        classifier = ExplainableModule(frozen, layers)
+        check_separates(classifier, manifest.input_size)
     with torch.no_grad():
-        logits = subject(torch.zeros(2, 3, manifest.input_size, manifest.input_size)).logits
+        logits = classifier(torch.zeros(2, 3, manifest.input_size, manifest.input_size)).logits
     if logits.shape != (2, manifest.num_classes):
         raise ExportError(
             f"{manifest.num_classes} labels for logits of the shape (N, {', '.join(map(str, logits.shape[1:]))})"
         )
-    return Explainer(subject, manifest.num_classes, manifest.mean, manifest.std, manifest.temperature)
+    return Explainer(classifier, manifest)
 
 
 def architecture(network: nn.Module) -> dict[str, object]:
-    """Return what the manifest says of how a network is built."""
+    """Return the manifest's fields about how a network is built."""
     if isinstance(network, Network):
         return {"network": network.config.to_dict(), "attention": network.config.attention}
     return {"network": {}, "attention": "none"}
@@ -151,7 +152,7 @@ def read(path: Path) -> ModelProto:
     """
     try:
         return onnx.load(str(path), load_external_data=False)
-    except FileNotFoundError:
+    except OSError:
         raise
     except Exception as error:  # protobuf's own errors
         raise ManifestError(f"{path.name} is not an ONNX file: {error}") from error
@@ -171,20 +172,16 @@ def freeze(network: nn.Module, weights_dtype: WeightsDtype) -> nn.Module:
     frozen = copy.deepcopy(network).cpu().float().eval().requires_grad_(False)
     for module in frozen.modules():
         if hasattr(module, "inplace"):
-            # The tensor to differentiate by would be overwritten.
+            # The variable of differentiation would be overwritten.
             module.inplace = False  # type: ignore[assignment]
     if weights_dtype == "fp16":
         for name, parameter in frozen.state_dict().items():
-            if is_stored_as_fp16(parameter):
+            # Matrices and filters; vectors (statistics, biases) are small and stay as they are.
+            if parameter.is_floating_point() and parameter.dim() >= 2:
                 parameter.copy_(parameter.half())
                 if not bool(parameter.isfinite().all()):
                     raise ExportError(f"{name} is out of the range of fp16; store the weights as fp32")
     return frozen
-
-
-def is_stored_as_fp16(tensor: Tensor) -> bool:
-    """Return whether a tensor is a matrix or filter; vectors (statistics, biases) are small and stay as they are."""
-    return tensor.is_floating_point() and tensor.dim() >= 2
 
 
 def store_as_fp16(model: ModelProto, names: set[str]) -> None:
@@ -212,7 +209,7 @@ def complete(
     facts: Mapping[str, object],
     runtime: InferenceSession,
 ) -> Manifest:
-    """Return the manifest with everything that only the exporter knows; `runtime` is a session of the model."""
+    """Return the manifest with the facts that only the exporter knows; `runtime` is a session of the model."""
     provenance = manifest.provenance.model_copy(
         update={
             "created": datetime.now(UTC).date().isoformat(),
@@ -220,7 +217,7 @@ def complete(
         }
     )
     found = {
-        "has_attention": explainer.subject.has_attention,
+        "has_attention": explainer.classifier.has_attention,
         "layers": _layers(explainer, manifest.input_size),
         "operators": count_operators(model.graph),
         "provenance": provenance,
@@ -239,12 +236,14 @@ def check_images(images: npt.NDArray[np.uint8], manifest: Manifest) -> None:
 
 
 def _layers(explainer: Explainer, size: int) -> tuple[Layer, ...]:
-    subject: Subject = copy.deepcopy(explainer.subject).float()  # torch has not every float16 kernel on the CPU
+    classifier: ExplainableClassifier = copy.deepcopy(
+        explainer.classifier
+    ).float()  # torch has not every float16 kernel on the CPU
     with torch.no_grad():
-        maps = subject(torch.zeros(1, 3, size, size)).maps
+        maps = classifier(torch.zeros(1, 3, size, size)).maps
     return tuple(
         Layer(name=name, channels=a.shape[1], grid=(a.shape[2], a.shape[3]))
-        for name, a in zip(subject.layers, maps, strict=True)
+        for name, a in zip(explainer.classifier.layers, maps, strict=True)
     )
 
 

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
@@ -28,7 +28,7 @@ Array = npt.NDArray[np.generic]
 Runnable: TypeAlias = bytes | onnxruntime.InferenceSession
 """A graph: serialised ONNX, or a session of it, which takes seconds to make."""
 Row = dict[str, Array]
-"""What a graph answers to one image: outputs by name, (1, …)."""
+"""A graph's outputs for one image by name, (1, …)."""
 
 
 class ParityError(RuntimeError):
@@ -66,10 +66,6 @@ class ParityReport:
         limits = {f"limit.{name}": limit for name, limit in self.limits.items()}
         return {"images": float(self.images), "tolerance": self.tolerance, **self.errors, **limits, **peers}
 
-    def with_peers(self, peers: dict[str, float]) -> "ParityReport":
-        """Return the report with the comparison with other implementations."""
-        return replace(self, peers=peers)
-
     def __str__(self) -> str:
         lines = [
             f"{name:<32} {error:.1e}" + (f" (limit {self.limits[name]:.1e})" if name in self.limits else "")
@@ -95,7 +91,7 @@ def session(model: Runnable) -> onnxruntime.InferenceSession:
 def run(
     runtime: onnxruntime.InferenceSession, images: Images, target: Codes, versus: Codes, layer: int = LAST_LAYER
 ) -> dict[str, Array]:
-    """Ask a graph and return its outputs by name."""
+    """Run a graph and return its outputs by name."""
     names = [output.name for output in runtime.get_outputs()]
     return dict(zip(names, runtime.run(names, feeds(images, target, versus, layer)), strict=True))
 
@@ -112,8 +108,8 @@ def check_parity(
     The last stage's maps are held to the tolerance. On the way back to an earlier stage the gradient passes the
     network's ReLUs, and is not continuous there: among millions of units a few lie within rounding of the kink,
     and pass it in one arithmetic and not in the other. How much that moves a map is measured with torch's own
-    float32 against float64, and the graph may differ from float64 by `KINKS` times as much. Torch may be lucky and
-    the graph not, or the other way round: up to `EARLIER_TOLERANCE` is always allowed, and torch is not asked.
+    float32 against float64, and the graph may differ from float64 by `KINKS` times as much. By chance either may be
+    hit and the other not: up to `EARLIER_TOLERANCE` is always allowed, without measuring torch.
     Measured on the bundled model: an input moved by 1e-7 of itself moves torch's maps by up to 8e-4, one ReLU's mask
     left out by 0.3 or more.
 
@@ -124,19 +120,21 @@ def check_parity(
         tolerance: as in `ParityReport`.
 
     Raises:
-        ParityError: an error exceeds the tolerance, or a class is explained that has not the asked rank.
+        ParityError: an error exceeds the tolerance, or an explained class does not have the requested rank.
     """
     runtime = session(model)
     reference = copy.deepcopy(explainer).double().eval()
     rows: list[list[Row]] = [[] for _ in images]
     for batch in _batches(len(images)):
-        for index, row in zip(batch, _ask(runtime, images[batch], reference.num_classes, 0), strict=True):
+        for index, row in zip(batch, _outputs_of(runtime, images[batch], reference.num_classes, 0), strict=True):
             rows[index].append(row)
     few = images[:EARLIER_IMAGES]
-    earlier = [_ask(runtime, few, reference.num_classes, layer) for layer in range(1, len(reference.subject.layers))]
+    earlier = [
+        _outputs_of(runtime, few, reference.num_classes, layer) for layer in range(1, len(reference.classifier.layers))
+    ]
     errors: dict[str, float] = {}
     always = max(tolerance, EARLIER_TOLERANCE)
-    limits = {_name(reference, layer): always for layer in range(1, len(reference.subject.layers))}
+    limits = {_name(reference, layer): always for layer in range(1, len(reference.classifier.layers))}
     # One image at a time: what torch keeps of a pass in float64 may be a gigabyte.
     for index, image in enumerate(images):
         exact = _Answer(reference, image, all_maps=index < EARLIER_IMAGES)
@@ -152,10 +150,10 @@ def check_parity(
     return report
 
 
-def _ask(runtime: onnxruntime.InferenceSession, images: Images, num_classes: int, layer: int) -> list[Row]:
-    """Return what a graph answers to each image, its maps those of ranks 1, 2, and 1 against 2.
+def _outputs_of(runtime: onnxruntime.InferenceSession, images: Images, num_classes: int, layer: int) -> list[Row]:
+    """Return a graph's outputs for each image, with the maps of ranks 1, 2, and 1 against 2.
 
-    Of an earlier layer those of 2, and 1 against 2: the way back to it is long, and they say the same.
+    For an earlier layer those of 2, and 1 against 2: its gradient takes long, and they test the same.
     """
     start = 1 if layer else 0
     target = np.tile(np.array([-1, -2, -1][start:], dtype=np.int64), (len(images), 1))
@@ -169,7 +167,7 @@ def _ask(runtime: onnxruntime.InferenceSession, images: Images, num_classes: int
 
 
 class _Answer:
-    """What torch says of one image: one pass, and one way back for every class that is asked about.
+    """Torch's outputs for one image: one forward pass, and one backward pass for every class that is needed.
 
     Args:
         explainer: in any float type.
@@ -186,7 +184,7 @@ class _Answer:
         self.explainer, self.image = explainer, image
         x = explainer.normalise(torch.from_numpy(image[None])).requires_grad_()
         with torch.enable_grad():
-            passed: Passed = explainer.subject(x)
+            passed: Passed = explainer.classifier(x)
         self.passed = passed if all_maps else passed._replace(maps=passed.maps[:1])
         self._gradients: dict[int, list[Tensor]] = {}
 
@@ -198,34 +196,27 @@ class _Answer:
             targets: class and contrast of each map; K as contrast for none. The gradient of a difference of logits
                 is the difference of their gradients.
         """
-        nothing = torch.zeros(())
-        weights = torch.stack(
-            [
-                self._of_class(target)[layer] - (self._of_class(versus)[layer] if self._exists(versus) else nothing)
-                for target, versus in targets
-            ],
-            dim=1,
-        )
+        gradients = [self._of_class(target)[layer] - self._of_class(versus)[layer] for target, versus in targets]
+        weights = torch.stack(gradients, dim=1)
         feature_map = self.passed.maps[layer].detach()
         terms = activation_maps(weights.abs(), feature_map.abs())
         smallest = torch.finfo(torch.float64).tiny
         return activation_maps(weights, feature_map), terms.amax((2, 3), keepdim=True).clamp_min(smallest)
 
-    def _exists(self, index: int) -> bool:
-        return 0 <= index < self.explainer.num_classes
-
     def _of_class(self, index: int) -> list[Tensor]:
-        """Return `mean_hw(dy/dA)` of each layer for one class's logit, (1, C) each."""
+        """Return `mean_hw(dy/dA)` of each layer for one class's logit, (1, C) each; zeros for what is no class."""
+        maps, logits = self.passed.maps, self.passed.logits
+        if not 0 <= index < self.explainer.num_classes:
+            return [logits.new_zeros(())] * len(maps)
         if index not in self._gradients:
-            maps = self.passed.maps
             scale = gradient_scale(maps[-1].dtype)
-            found = torch.autograd.grad(self.passed.logits[0, index] * scale, maps, retain_graph=True)
-            self._gradients[index] = [gradient.to(self.passed.logits.dtype).mean((2, 3)) / scale for gradient in found]
+            found = torch.autograd.grad(logits[0, index] * scale, maps, retain_graph=True)
+            self._gradients[index] = [gradient.to(logits.dtype).mean((2, 3)) / scale for gradient in found]
         return self._gradients[index]
 
 
 def _batches(count: int) -> list[list[int]]:
-    """Return the images' indices in batches of the sizes in turn; while a size is missing, from the start again."""
+    """Return the images' indices in batches of these sizes in turn; few images are repeated until each size occurs."""
     batches: list[list[int]] = []
     start = 0
     while start < count or len(batches) < len(BATCHES):
@@ -242,7 +233,7 @@ def _compare_classes(reference: Explainer, passed: Passed, row: Row) -> dict[str
     largest = float(logits.abs().max().clamp_min(1))
     errors = {
         "logits": _largest(row["logits"], logits) / largest,
-        # By how much a class that was explained as second is above the first, and so on.
+        # By how much the logits of the explained classes are out of order.
         "ranks": _disorder(logits, torch.from_numpy(row["explained"])) / largest,
         "probabilities": _largest(row["probabilities"], torch.softmax(logits / reference.temperature, 1)),
     }
@@ -273,13 +264,13 @@ def _rounding(
 
 
 def _targets(explainer: Explainer, row: Row) -> list[tuple[int, int]]:
-    """Return class and contrast of the maps that `_ask` asked for."""
+    """Return class and contrast of the maps that `_outputs_of` requests."""
     *first, second, again = row["explained"][0].tolist()
     return [*((index, no_class(explainer.num_classes)) for index in (*first, second)), (again, second)]
 
 
 def _name(explainer: Explainer, layer: int) -> str:
-    return f"gradcam.{explainer.subject.layers[layer]}"
+    return f"gradcam.{explainer.classifier.layers[layer]}"
 
 
 def _keep_larger(largest: dict[str, float], found: dict[str, float]) -> None:

@@ -1,7 +1,7 @@
-"""The same map by other people's code: captum, torchcam and pytorch-grad-cam, as far as they are installed.
+"""The same map by other libraries: captum, torchcam and pytorch-grad-cam, those that are installed.
 
-Each is pointed at an `Identity` behind the explained feature map and compared on display-scaled maps, for the
-peers differ in what they scale by before.
+Each hooks an `Identity` behind the explained feature map. Maps are compared after scaling to [0, 1], because the
+libraries scale them differently.
 """
 
 import warnings
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from model.contract.graph import codes_of_best
 from model.explain.explainer import Explainer
-from model.explain.foreign import ModuleSubject
+from model.explain.foreign import ExplainableModule
 from model.export.parity import Runnable, run, session
 from model.network.network import Network
 
@@ -23,25 +23,25 @@ EPSILON = 1e-7
 
 
 class Tapped(nn.Module):
-    """A classifier whose explained feature map passes through `tap`, where a hook can stand.
+    """A classifier whose explained feature map passes through `tap`, for the hooks.
 
     Args:
         explainer: holds the classifier.
-        whole: let gradients go on to the image, as they do in a network that nobody froze; else they end at the tap.
+        whole: continue gradients to the image, as in a network that is not frozen; else they end at the tap.
     """
 
     def __init__(self, explainer: Explainer, whole: bool = True) -> None:
         super().__init__()
         self.whole = whole
-        self.classifier = next(explainer.subject.children())
+        self.classifier = explainer.classifier.network
         self.tap = nn.Identity()
-        self.layer = explainer.subject.layers[0] if isinstance(explainer.subject, ModuleSubject) else ""
+        self.layer = explainer.classifier.layers[0] if isinstance(explainer.classifier, ExplainableModule) else ""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits, (N, K), of normalised images, (N, 3, S, S)."""
         if isinstance(self.classifier, Network):
             return self.classifier.forward_head(self._tap(self.classifier.forward_features(x).feature_map))
-        # What follows works on a copy: the peers would take a map that is changed in place for the original.
+        # The rest works on a copy: the peers would read a map that was changed in place.
         layer = self.classifier.get_submodule(self.layer)
         hook = layer.register_forward_hook(lambda module, args, output: self._tap(output).clone())
         try:
@@ -106,17 +106,9 @@ def pytorch_grad_cam_map(module: Tapped, x: Tensor, target: int) -> npt.NDArray[
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
     with GradCAM(module, [module.tap]) as extractor:
-        # Its public answer is resized to the image; the map before that is what can be compared.
-        extractor.outputs = extractor.activations_and_grads(x)
-        targets = [ClassifierOutputTarget(target)]
-        module.zero_grad()
-        sum(t(output) for t, output in zip(targets, extractor.outputs, strict=True)).backward(retain_graph=True)
-        activations = extractor.activations_and_grads.activations[0].numpy()
-        gradients = extractor.activations_and_grads.gradients[0].numpy()
-        cam = extractor.get_cam_image(x, module.tap, targets, activations, gradients, False)
-        module.zero_grad(set_to_none=True)
-        result: npt.NDArray[np.float64] = np.maximum(cam[0], 0).astype(np.float64)
-        return result
+        extractor.get_target_width_height = lambda _: None  # else the map is resized to the image
+        result: npt.NDArray[np.float64] = extractor(x, [ClassifierOutputTarget(target)])[0].astype(np.float64)
+    return result
 
 
 class Peer(NamedTuple):

@@ -1,10 +1,10 @@
-"""Smaller arithmetic, written only if it passes its gate: fp16 for GPUs, static int8 for CPUs.
+"""Smaller arithmetic, written only within its quality limits: fp16 for GPUs, static int8 for CPUs.
 
 In both, the head, the probabilities and the sums of Grad-CAM stay in float32, as do inputs and outputs.
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,15 +17,14 @@ from torch import nn
 
 from model.contract.graph import codes_of_best, feeds
 from model.contract.manifest import Manifest
-from model.explain.explainer import Explainer, NetworkSubject
-from model.explain.foreign import ModuleSubject
+from model.explain.explainer import Explainer
 from model.export.export import ExportError, architecture, check_images, complete, explainer_of, write
-from model.export.gate import HeldOut, check, measure
 from model.export.parity import ParityReport, check_parity, session
+from model.export.quality_limits import HeldOut, check, measure
 from model.export.tracing import drop_unused_initializers, trace
 
 HALF_TOLERANCE = 0.05
-"""Of the fp16 graph against float64, in the units of `ParityReport`: a sanity check, the gate is what counts."""
+"""Of the fp16 graph against float64, in the units of `ParityReport`: a sanity check; the quality limits decide."""
 QUANTISED = ("Conv", "Add", "MaxPool", "Relu", "Clip")
 
 
@@ -39,9 +38,9 @@ def export_variant(
     calibration: npt.NDArray[np.uint8],
     layer: str | Sequence[str] = (),
 ) -> dict[str, float]:
-    """Write a network in a smaller precision, if it passes its gate on held-out photos.
+    """Write a network in a smaller precision, if it stays within its quality limits on held-out photos.
 
-    The gate is against fp32 as `model.export.export` writes it by default, with weights rounded to fp16: the file
+    The comparison is with fp32 as `model.export.export` writes it by default, with weights rounded to fp16: the file
     that would be served instead.
 
     An int8 file explains the last stage only and holds no weights to build the network from again.
@@ -51,16 +50,16 @@ def export_variant(
         manifest: likewise.
         path: of the file.
         precision: `fp16`, or static `int8` (QDQ, per channel).
-        held_out: photos of train that were not trained on, for the gate.
-        calibration: photos of train from which int8 learns its ranges, RGB, uint8, (n, S, S, 3).
+        held_out: photos of train that were not trained on, for the comparison.
+        calibration: photos of train from which int8 takes its ranges, RGB, uint8, (n, S, S, 3).
         layer: of a foreign module, as for `model.export.export`.
 
     Returns:
-        What `model.export.gate.measure` found; it stands in the manifest's metrics too, each name behind `gate.`.
+        What `model.export.quality_limits.measure` found; the manifest's metrics hold it too, each name behind `gate.`.
 
     Raises:
         ExportError: network, manifest and images do not fit together.
-        GateError: the variant loses too much; nothing was written.
+        QualityError: the variant loses too much; nothing was written.
     """
     for images in (held_out.images, calibration):
         check_images(images, manifest)
@@ -68,7 +67,7 @@ def export_variant(
         raise ExportError(f"{len(held_out.labels)} labels for {len(held_out.images)} held-out images")
     # Against the fp32 file as it is served: its weights are stored as fp16.
     explainer = explainer_of(network, manifest, layer, "fp16")
-    keep_last_stage(explainer)
+    explainer.classifier.layers = explainer.classifier.layers[:1]
     reference = trace(explainer, manifest.input_size)
     if precision == "int8":
         model = quantise(reference, explainer, calibration)
@@ -76,7 +75,8 @@ def export_variant(
         report = ParityReport(0)
         facts = {**architecture(network), "network": {}}
     else:
-        explainer = to_half(explainer_of(network, manifest, layer, "fp16"))
+        explainer = explainer_of(network, manifest, layer, "fp16")
+        explainer.classifier.feature_extractor.half()
         model = trace(explainer, manifest.input_size)
         runtime = session(model.SerializeToString())
         report = check_parity(runtime, explainer, calibration[:3], HALF_TOLERANCE)
@@ -87,21 +87,6 @@ def export_variant(
     facts |= {"precision": precision, "weights_dtype": precision, "metrics": measured}
     write(model, complete(manifest, model, explainer, report, facts, runtime), path)
     return figures
-
-
-def keep_last_stage(explainer: Explainer) -> None:
-    """Make an explainer answer for its first layer only."""
-    explainer.subject.layers = explainer.subject.layers[:1]
-
-
-def to_half(explainer: Explainer) -> Explainer:
-    """Compute the backbone in float16; a foreign module has no known head, so all of it."""
-    subject = explainer.subject
-    if isinstance(subject, NetworkSubject):
-        subject.network.backbone.half()
-    elif isinstance(subject, ModuleSubject):
-        subject.module.half()
-    return explainer
 
 
 def quantise(model: ModelProto, explainer: Explainer, calibration: npt.NDArray[np.uint8]) -> ModelProto:
@@ -135,7 +120,11 @@ def quantise(model: ModelProto, explainer: Explainer, calibration: npt.NDArray[n
             calibrate_method=CalibrationMethod.MinMax,
         )
         result = onnx.load(str(quantised))
-    _drop_unused_domains(result)
+    # The runtime declares operator sets that the graph does not use.
+    used = {node.domain for node in result.graph.node}
+    kept = [entry for entry in result.opset_import if entry.domain in used or not entry.domain]
+    del result.opset_import[:]
+    result.opset_import.extend(kept)
     drop_unused_initializers(result)
     return result
 
@@ -144,13 +133,8 @@ class _Reader:
     """Feeds the images one by one to the calibration, which expects this interface."""
 
     def __init__(self, images: npt.NDArray[np.uint8], num_classes: int) -> None:
-        self._feeds = self._each(images, num_classes)
-
-    @staticmethod
-    def _each(images: npt.NDArray[np.uint8], num_classes: int) -> Iterator[dict[str, Any]]:
         codes = codes_of_best(1, num_classes)
-        for image in images:
-            yield feeds(image[None], *codes)
+        self._feeds = (feeds(image[None], *codes) for image in images)
 
     def get_next(self) -> dict[str, Any] | None:
         """Return the inputs of the next run, or None at the end."""
@@ -158,7 +142,7 @@ class _Reader:
 
 
 def _fuse(model: ModelProto, path: Path) -> ModelProto:
-    """Return the graph with batch norms folded into the convolutions, every node with a name of its own."""
+    """Return the graph with batch norms folded into the convolutions, and a unique name for every node."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(path)
@@ -167,15 +151,13 @@ def _fuse(model: ModelProto, path: Path) -> ModelProto:
     fused = onnx.load(str(path))
     for index, node in enumerate(fused.graph.node):
         node.name = f"{node.op_type}_{index}"
-    _drop_unused_domains(fused)
     return fused
 
 
 def _convolutional_part(model: ModelProto, explainer: Explainer) -> list[str]:
     """Return the names of the nodes to quantise: from the backbone's first convolution to its last."""
-    classifier: nn.Module = next(explainer.subject.children())
-    backbone = classifier.get_submodule("backbone") if isinstance(explainer.subject, NetworkSubject) else classifier
-    count = sum(isinstance(module, nn.Conv2d) for module in backbone.modules())
+    modules = explainer.classifier.feature_extractor.modules()
+    count = sum(isinstance(module, nn.Conv2d) for module in modules)
     seen, names = 0, []
     for node in model.graph.node:
         if seen == count:
@@ -185,11 +167,3 @@ def _convolutional_part(model: ModelProto, explainer: Explainer) -> list[str]:
         if seen and node.op_type in QUANTISED:
             names.append(node.name)
     return names
-
-
-def _drop_unused_domains(model: ModelProto) -> None:
-    """Forget the operator sets that the runtime adds when it saves, whether or not the graph uses them."""
-    used = {node.domain for node in model.graph.node}
-    kept = [entry for entry in model.opset_import if entry.domain in used or not entry.domain]
-    del model.opset_import[:]
-    model.opset_import.extend(kept)

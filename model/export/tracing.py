@@ -1,6 +1,6 @@
 """From a torch explainer to an ONNX graph: trace the gradient along with the forward pass, then tidy the graph.
 
-`torch.autograd.grad` cannot be exported, but what it does can be recorded: `make_fx` writes down every
+`torch.autograd.grad` cannot be exported, but what it does can be recorded: `make_fx` records every
 operation, forward and backward, and the recording is exported like any network.
 """
 
@@ -10,17 +10,17 @@ import io
 import itertools
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import onnx
 import onnxscript.optimizer
 import torch
 from onnx import GraphProto, ModelProto, TensorProto, helper
-from torch import Tensor, fx, nn
-from torch._dynamo.exc import UserError
+from torch._export.verifier import SpecViolationError
+from torch.export import ExportedProgram
 
-from model.contract.graph import INPUTS, LAST_LAYER, OUTPUTS, no_class
+from model.contract.graph import INPUTS, LAST_LAYER, OUTPUTS, expected_outputs, no_class
 from model.explain.explainer import Explainer
 from model.export.branches import Branch, branch_by_layer
 from model.export.diagnose import describe_failure, module_stack
@@ -32,7 +32,7 @@ EXAMPLE_IMAGES, EXAMPLE_TARGETS = 6, 5
 
 
 class GraphError(RuntimeError):
-    """The network cannot be written as an ONNX graph; the message names the culprit."""
+    """The network cannot be written as an ONNX graph; the message names the cause."""
 
 
 def trace(explainer: Explainer, input_size: int) -> ModelProto:
@@ -45,7 +45,7 @@ def trace(explainer: Explainer, input_size: int) -> ModelProto:
     Raises:
         GraphError: an operation has no ONNX form, or the number of images or targets was frozen.
     """
-    # A trace makes millions of objects and hardly any garbage: looking for it takes a tenth of the time.
+    # A trace makes millions of objects and hardly any garbage: collecting takes a tenth of the time.
     collects = gc.isenabled()
     gc.disable()
     try:
@@ -56,27 +56,30 @@ def trace(explainer: Explainer, input_size: int) -> ModelProto:
 
 
 def _trace(explainer: Explainer, input_size: int) -> ModelProto:
-    example = _example(explainer, input_size)
-    with module_stack(_classifier(explainer)) as running:
+    example, network = _example(explainer, input_size), explainer.classifier.network
+    blank = (example[0][:1].permute(0, 3, 1, 2).float(),)
+    with module_stack(network) as running:
         try:
             recording = record(explainer, example)
-        except Exception as error:  # whatever torch, or the module itself, has against being traced
-            raise GraphError(describe_failure(_classifier(explainer), _pixels(example), error, running)) from error
-    earlier = range(1, len(explainer.subject.layers))
-    # In the order in which an explainer returns them.
-    always = ["logits", "probabilities", "explained", *["attention"] * explainer.subject.has_attention, "gradcam"]
+        except Exception as error:  # torch and the module itself raise many kinds
+            raise GraphError(describe_failure(network, blank, error, running)) from error
+    earlier = range(1, len(explainer.classifier.layers))
+    always = expected_outputs(explainer.classifier.has_attention)
     branches = [[f"{kind}.{index}" for index in earlier] for kind in ("gradcam", "feature_map", "copies")]
+    # Of tensors that share their memory the first name counts.
+    names = {tensor.data_ptr(): name for name, tensor in reversed([*explainer.named_constants()])}
     try:
-        model = _translate(recording, example, [*always, *itertools.chain(*branches)])
-    except (torch.onnx.OnnxExporterError, UserError) as error:
-        raise GraphError(describe_failure(_classifier(explainer), _pixels(example), error, [])) from error
-    _rename_initializers(model, _parameter_names(recording, explainer))
+        program = as_program(recording, names)
+        model = _translate(program, [*always, *itertools.chain(*branches)])
+    except SpecViolationError as error:
+        raise GraphError(f"the network modifies one of its own tensors when it classifies: {error}") from error
+    except torch.onnx.OnnxExporterError as error:
+        raise GraphError(describe_failure(network, blank, error, [])) from error
     model = _tidy(model)
     if earlier:
         shapes = [_static_shape(model.graph, name) for name in branches[1]]
         branch_by_layer(model, always, map(Branch, *branches, shapes))
     drop_unused_initializers(model)
-    _order_outputs(model.graph)
     _check_symbolic(model.graph)
     return model
 
@@ -104,7 +107,7 @@ def subgraphs(graph: GraphProto) -> Iterator[GraphProto]:
 
 
 def drop_unused_initializers(model: ModelProto) -> None:
-    """Drop stored tensors that nothing reads, such as what folding made and then folded again: runtimes warn of them.
+    """Drop stored tensors that nothing reads, such as intermediate results of folding: runtimes warn of them.
 
     Args:
         model: changed in place, its subgraphs too.
@@ -118,31 +121,21 @@ def drop_unused_initializers(model: ModelProto) -> None:
                 del part.initializer[index]
 
 
-def _classifier(explainer: Explainer) -> nn.Module:
-    """Return the network itself, whose module paths people know."""
-    return next(explainer.subject.children())
-
-
-def _pixels(example: Example) -> tuple[Tensor]:
-    """Return one blank image as the classifier takes it."""
-    return (example[0][:1].permute(0, 3, 1, 2).float(),)
-
-
 def _example(explainer: Explainer, size: int) -> Example:
     image = torch.zeros((EXAMPLE_IMAGES, size, size, 3), dtype=torch.uint8)
     codes = torch.zeros((EXAMPLE_IMAGES, EXAMPLE_TARGETS), dtype=torch.int64)
     return image, codes, codes + no_class(explainer.num_classes), torch.tensor(LAST_LAYER)
 
 
-def _translate(recording: fx.GraphModule, example: Example, outputs: list[str]) -> ModelProto:
+def _translate(program: ExportedProgram, outputs: list[str]) -> ModelProto:
     images, targets = torch.export.Dim("N"), torch.export.Dim("T")
     codes = {0: images, 1: targets}
     shapes: tuple[dict[int, Any], ...] = ({0: images}, codes, codes, {})
-    # The exporter reports its progress on stdout and warns of its own deprecations.
+    # The exporter prints its progress on stdout and warns of deprecations inside itself.
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            as_program(recording, example, shapes),
+        exported = torch.onnx.export(
+            program,
             dynamo=True,
             dynamic_shapes=shapes,
             input_names=tuple(INPUTS),
@@ -150,35 +143,14 @@ def _translate(recording: fx.GraphModule, example: Example, outputs: list[str]) 
             opset_version=OPSET,
             optimize=False,
         )
-    if program is None:
+    if exported is None:
         raise GraphError("torch.onnx.export returned nothing")
-    model: ModelProto = program.model_proto
+    model: ModelProto = exported.model_proto
     return model
 
 
-def _parameter_names(recording: fx.GraphModule, explainer: Explainer) -> dict[str, str]:
-    """Return the recording's name of every constant → its name in the state dict, or one of its own."""
-    own = {tensor.data_ptr(): name for name, tensor in reversed(list(explainer.named_constants()))}
-    names, others = {}, 0
-    for node in recording.graph.find_nodes(op="get_attr"):
-        tensor = getattr(recording, str(node.target))
-        name = own.get(tensor.data_ptr())
-        if name is None:
-            name, others = f"constant.{others}", others + 1
-        names[str(node.target)] = name
-    return names
-
-
-def _rename_initializers(model: ModelProto, names: Mapping[str, str]) -> None:
-    for tensor in model.graph.initializer:
-        tensor.name = names.get(tensor.name, tensor.name)
-    for node in model.graph.node:
-        for index, name in enumerate(node.input):
-            node.input[index] = names.get(name, name)
-
-
 def _tidy(model: ModelProto) -> ModelProto:
-    """Fold constants, drop what is unused, and strip what the exporter says about this machine's files."""
+    """Fold constants, drop what is unused, and strip paths of this machine that the exporter adds."""
     stored = list(model.graph.initializer)
     del model.graph.initializer[:]
     # Parameters stand in as inputs, so that none is folded away or loses its name.
@@ -186,8 +158,7 @@ def _tidy(model: ModelProto) -> ModelProto:
     model.graph.input.extend(helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in stored)
     model = onnxscript.optimizer.optimize(model)
     del model.graph.input[given:]
-    used = {name for node in model.graph.node for name in node.input}
-    model.graph.initializer.extend(tensor for tensor in stored if tensor.name in used)
+    model.graph.initializer.extend(stored)
     for part in subgraphs(model.graph):
         for item in (part, *part.node, *part.input, *part.output, *part.initializer):
             item.ClearField("metadata_props")
@@ -202,13 +173,6 @@ def _static_shape(graph: GraphProto, output: str) -> tuple[int, int, int]:
     value = next(value for value in graph.output if value.name == output)
     channels, height, width = (dim.dim_value for dim in value.type.tensor_type.shape.dim[1:])
     return channels, height, width
-
-
-def _order_outputs(graph: GraphProto) -> None:
-    order = list(OUTPUTS)
-    ordered = sorted(graph.output, key=lambda value: order.index(value.name))
-    del graph.output[:]
-    graph.output.extend(ordered)
 
 
 def _check_symbolic(graph: GraphProto) -> None:

@@ -1,4 +1,4 @@
-"""Torchvision's classifiers with weights from a file: explained as they are, without training anything here."""
+"""Torchvision's classifiers with weights from a file: explained as they are, without training."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -8,13 +8,13 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 import torchvision.models
-from torch import Tensor, nn
+from torch import nn
 
 from model.contract.geometry import Resize
 from model.contract.manifest import Layer, Manifest, Triple, synthetic_images
 from model.export.export import WeightsDtype, export
 from model.export.parity import ParityReport
-from model.network.backbone import WeightsError, read_state_dict
+from model.network.backbone import WeightsError, load_exactly, read_state_dict
 
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
@@ -76,51 +76,36 @@ def load_classifier(
 
     Args:
         name: torchvision's.
-        weights: file of its state dict; heads that only help training (`aux1`, `AuxLogits`) may be there or not.
+        weights: file of its state dict; heads that only help training (`aux1`, `AuxLogits`) are optional.
         num_classes: K.
         build: what a state dict does not say: arguments of torchvision's constructor.
 
     Raises:
-        WeightsError: there is no such network, the file is of another one, or does not say all that is needed.
+        WeightsError: there is no such network, the file is of another one, or does not hold all that is needed.
     """
     if name not in torchvision.models.list_models(module=torchvision.models):
         raise WeightsError(f"torchvision has no classifier {name!r}")
-    state = read_state_dict(weights)
     network = _built(name, num_classes, build)
     if hasattr(network, "transform_input") and "transform_input" not in build:
         raise WeightsError(
             f"a state dict does not say whether {name} changes its input's normalisation: give --build "
             "transform_input=true, as torchvision's own weights need it, or transform_input=false"
         )
+    optional: set[str] = set()
     if hasattr(network, "aux_logits"):  # its further heads only help training
-        further = {child for child, _ in network.named_children() if child.lower().startswith("aux")}
+        optional = {key for key in network.state_dict() if key.lower().startswith("aux")}
         network = _built(name, num_classes, {**build, "aux_logits": False})
-        state = {key: tensor for key, tensor in state.items() if key.partition(".")[0] not in further}
-    state = _without_wrapper(state, network)
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:  # torch lists missing, surplus and reshaped keys, a line each
-        reason = " ".join(str(error).split())
-        raise WeightsError(f"{weights.name} does not fit {name} with {num_classes} classes: {reason:.600}") from error
+    refusal = f"{weights.name} does not fit {name} with {num_classes} classes"
+    load_exactly(network, read_state_dict(weights), refusal, optional)
     return network.eval()
 
 
 def _built(name: str, num_classes: int, build: Mapping[str, object]) -> nn.Module:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of how its weights begin, which are replaced
+            warnings.simplefilter("ignore")  # about its initial weights, which are replaced
             network: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **build)
     except (TypeError, ValueError) as error:
         given = ", ".join(f"{key}={value}" for key, value in build.items())
         raise WeightsError(f"{name} cannot be built with {given or 'its defaults'}: {error}") from error
     return network
-
-
-def _without_wrapper(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-    """Drop what a class around the network put before every name."""
-    own = {name for name, _ in network.named_children()}
-    while True:
-        first = {key.partition(".")[0] for key in state}
-        if len(first) != 1 or first <= own or not all("." in key for key in state):
-            return state
-        state = {key.partition(".")[2]: tensor for key, tensor in state.items()}

@@ -1,9 +1,10 @@
-"""One attention module an arm of the comparison, from nothing to the Grad-CAM-guided channel-spatial one.
+"""The attention modules of the comparison, from none to the Grad-CAM-guided channel-spatial one.
 
 Source: Xu et al. 2021, "Grad-CAM guided channel-spatial attention module for fine-grained visual
 classification", arXiv:2101.09666; squeeze-and-excitation: arXiv:1709.01507; CBAM: arXiv:1807.06521.
 """
 
+from collections import OrderedDict
 from typing import NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ REDUCTION = 16
 
 
 class Attended(NamedTuple):
-    """What an attention module answers.
+    """The outputs of an attention module.
 
     Attributes:
         feature_map: X', the map the head sees and Grad-CAM explains, (N, C', h, w).
@@ -27,24 +28,15 @@ class Attended(NamedTuple):
     channel_weights: Tensor | None = None
 
 
-class NoAttention(nn.Module):
-    """The plain network: the feature map goes on as it is."""
+class Attention(nn.Module):
+    """An arm: takes a feature map, (N, C, h, w), and returns `Attended`.
 
-    has_attention = False
+    Args:
+        channels: C.
 
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.out_channels = channels
-
-    def forward(self, x: Tensor) -> Attended:
-        """Return the feature map, (N, C, h, w), untouched."""
-        return Attended(x)
-
-
-class SqueezeExcite(nn.Module):
-    """Squeeze-and-excitation: channels scaled by a sigmoid gate of their means.
-
-    Source: Hu et al. 2018, arXiv:1709.01507.
+    Attributes:
+        has_attention: whether it has a spatial attention map.
+        out_channels: C' of the map that it returns.
     """
 
     has_attention = False
@@ -52,14 +44,42 @@ class SqueezeExcite(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.out_channels = channels
-        self.gate = _Gate(channels)
+
+
+class GatedAttention(Attention):
+    """An arm with a gate: two linear layers over the channels with a bottleneck between, (N, C) → (N, C)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.gate = nn.Sequential(
+            OrderedDict(
+                fc1=nn.Linear(channels, max(1, channels // REDUCTION)),
+                relu=nn.ReLU(),
+                fc2=nn.Linear(max(1, channels // REDUCTION), channels),
+            )
+        )
+
+
+class NoAttention(Attention):
+    """The plain network: the feature map is returned unchanged."""
+
+    def forward(self, x: Tensor) -> Attended:
+        """Return the feature map, (N, C, h, w), untouched."""
+        return Attended(x)
+
+
+class SqueezeExcite(GatedAttention):
+    """Squeeze-and-excitation: channels scaled by a sigmoid gate of their means.
+
+    Source: Hu et al. 2018, arXiv:1709.01507.
+    """
 
     def forward(self, x: Tensor) -> Attended:
         """Return the feature map, (N, C, h, w), with each channel scaled."""
         return Attended(x * torch.sigmoid(self.gate(x.mean((2, 3))))[:, :, None, None])
 
 
-class CBAM(nn.Module):
+class CBAM(GatedAttention):
     """Convolutional block attention: a channel gate of means and maxima, then a 7×7 spatial gate.
 
     Source: Woo et al. 2018, arXiv:1807.06521.
@@ -68,9 +88,7 @@ class CBAM(nn.Module):
     has_attention = True
 
     def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.out_channels = channels
-        self.gate = _Gate(channels)
+        super().__init__(channels)
         self.spatial = nn.Conv2d(2, 1, kernel_size=7, padding=3, bias=False)
 
     def forward(self, x: Tensor) -> Attended:
@@ -81,19 +99,12 @@ class CBAM(nn.Module):
         return Attended(x * attention, attention[:, 0])
 
 
-class ChannelAttention(nn.Module):
+class ChannelAttention(GatedAttention):
     """The guided module's channel weights alone: w rescales the channels.
 
     w is a distribution, so its mean is 1/C; it is multiplied by C, for values of 1/C drown in the
     epsilon of the head's batch normalisation.
     """
-
-    has_attention = False
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.out_channels = channels
-        self.gate = _Gate(channels)
 
     def forward(self, x: Tensor) -> Attended:
         """Return the feature map, (N, C, h, w), with each channel scaled by C·w, and w."""
@@ -101,14 +112,13 @@ class ChannelAttention(nn.Module):
         return Attended(x * (weights * self.out_channels)[:, :, None, None], channel_weights=weights)
 
 
-class SpatialAttention(nn.Module):
+class SpatialAttention(Attention):
     """The guided module's spatial map alone: the weights of its sum are learnt, the same for every image."""
 
     has_attention = True
 
     def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.out_channels = channels
+        super().__init__(channels)
         self.project = nn.Conv2d(channels, 1, kernel_size=1)
 
     def forward(self, x: Tensor) -> Attended:
@@ -117,14 +127,13 @@ class SpatialAttention(nn.Module):
         return Attended(x * attention, attention[:, 0])
 
 
-class MixedAttention(nn.Module):
+class MixedAttention(Attention):
     """Channel and spatial attention side by side, their maps concatenated to 2C channels."""
 
     has_attention = True
 
     def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.out_channels = 2 * channels
+        super().__init__(2 * channels)
         self.channel = ChannelAttention(channels)
         self.spatial = SpatialAttention(channels)
 
@@ -135,7 +144,7 @@ class MixedAttention(nn.Module):
         return Attended(both, spatial.attention, channel.channel_weights)
 
 
-class GuidedAttention(nn.Module):
+class GuidedAttention(GatedAttention):
     """Channel-spatial attention whose channel weights Grad-CAM guides in training.
 
     `w = softmax(fc2(relu(fc1(GAP(X)))))` over the channels, `S = sigmoid(sum_k w_k X_k)`, `X' = X · S`:
@@ -146,11 +155,6 @@ class GuidedAttention(nn.Module):
 
     has_attention = True
 
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.out_channels = channels
-        self.gate = _Gate(channels)
-
     def forward(self, x: Tensor) -> Attended:
         """Return the feature map, (N, C, h, w), scaled at each position by S, S, and w."""
         weights = channel_weights(self.gate, x)
@@ -159,26 +163,12 @@ class GuidedAttention(nn.Module):
         return Attended(x * attention[:, None], attention, weights)
 
 
-class _Gate(nn.Module):
-    """Two linear layers over the channels with a bottleneck between, (N, C) → (N, C)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        hidden = max(1, channels // REDUCTION)
-        self.fc1 = nn.Linear(channels, hidden)
-        self.fc2 = nn.Linear(hidden, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.fc2(torch.relu(self.fc1(x)))
-        return result
-
-
 def channel_weights(gate: nn.Module, x: Tensor) -> Tensor:
     """Return w, a distribution over the channels of a feature map: (N, C, h, w) → (N, C)."""
     return torch.softmax(gate(x.mean((2, 3))), dim=1)
 
 
-ARMS: dict[str, type[nn.Module]] = {
+ARMS: dict[str, type[Attention]] = {
     "none": NoAttention,
     "se": SqueezeExcite,
     "cbam": CBAM,
@@ -188,14 +178,3 @@ ARMS: dict[str, type[nn.Module]] = {
     "guided": GuidedAttention,
 }
 """Name of an arm → its module, built with the backbone's number of channels."""
-
-
-def create_attention(arm: str, channels: int) -> nn.Module:
-    """Return the attention module of an arm for a feature map of so many channels.
-
-    Raises:
-        ValueError: there is no such arm.
-    """
-    if arm not in ARMS:
-        raise ValueError(f"unknown attention {arm!r}; there are {', '.join(ARMS)}")
-    return ARMS[arm](channels)

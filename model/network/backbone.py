@@ -1,32 +1,31 @@
 """Torchvision's convolutional networks as feature extractors, with their stages and with weights from anywhere.
 
 A backbone keeps torchvision's module names, so torchvision's state dicts load as they are; the classifier is
-left out, and its keys may stand in the weights file or not. An early part may be frozen: then it neither learns nor
-follows the statistics of what it sees, and its features may be computed once and be given in its place.
+left out, and its keys are optional in the weights file. An early part can be frozen: its weights and running
+statistics stay as they are, and its features can be computed once and passed in its place.
 """
 
 import argparse
 import copy
 import re
-from collections.abc import Iterable, Mapping
-from itertools import pairwise
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple, Self, TypeGuard
 
 import torch
 import torchvision.models
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.fx.experimental.optimization import fuse
 
 Weights = Literal["imagenet"] | Path | None
 
 
 class WeightsError(ValueError):
-    """The weights cannot be had, or are of another network; the message names the keys."""
+    """The weights cannot be loaded, or are of another network; the message names the keys."""
 
 
 class StageError(ValueError):
-    """The backbone has no such stage or step; the message names those there are."""
+    """The backbone has no such stage or step; the message lists the existing ones."""
 
 
 class Stage(NamedTuple):
@@ -68,9 +67,7 @@ STAGES: Mapping[str, tuple[Stage, ...]] = {
 
 
 STATE_NAMES = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
-"""Under which checkpoints keep their state dict, the first that is there counts."""
-WRAPPERS = ("_orig_mod.", "module.", "_orig_mod.")
-"""What `torch.compile` and `DataParallel` put before every name, in any order."""
+"""Keys under which checkpoints keep their state dict; the first one present is taken."""
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 """Names of DenseNet's layers in older files: `norm.1` is `norm1` now."""
 
@@ -110,7 +107,7 @@ class Backbone(nn.Module):
 
         Args:
             x: normalised images, (N, 3, H, W), or the features of the step `after`.
-            after: name of the step to go on from.
+            after: name of the step to continue from.
         """
         for step in self._steps_after(after):
             x = self.get_submodule(step)(x)
@@ -121,7 +118,7 @@ class Backbone(nn.Module):
 
         Args:
             x: normalised images, (N, 3, H, W), or the feature map of the stage `after`.
-            after: name of the stage to go on from; its own map is not returned.
+            after: name of the stage to continue from; its own map is not returned.
         """
         names = {stage.name for stage in self.stages}
         maps = []
@@ -153,14 +150,14 @@ class Backbone(nn.Module):
         return self.stages[stages - 1].name if stages else None
 
     def freeze(self, step: str | None) -> None:
-        """Let everything up to a step keep its weights and, in training too, its running statistics."""
+        """Freeze weights and running statistics of everything up to a step, in training mode too."""
         self._frozen = self._steps_until(step)
         for module in self.modules_until(step):
             module.requires_grad_(False)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode of what learns; frozen modules stay in evaluation mode."""
+        """Set the mode of the trainable modules; frozen ones stay in evaluation mode."""
         super().train(mode)
         for name in self._frozen:
             self.get_submodule(name).eval()
@@ -170,9 +167,13 @@ class Backbone(nn.Module):
         """Return the modules up to a step, in order; none for None."""
         return [self.get_submodule(name) for name in self._steps_until(step)]
 
-    def fused_until(self, step: str) -> nn.Sequential:
-        """Return a copy of everything up to a step, in evaluation mode, its batch norms folded into convolutions."""
-        return fused(nn.Sequential(*self.modules_until(step)))
+    def fused_until(self, step: str) -> nn.Module:
+        """Return a copy of everything up to a step, in evaluation mode, its batch norms folded into convolutions.
+
+        In evaluation a batch norm is a scale and a shift; on the CPU it takes half of the time of such a network.
+        """
+        part = copy.deepcopy(nn.Sequential(*self.modules_until(step))).eval().requires_grad_(False)
+        return fuse(part, inplace=True)
 
     def _steps_until(self, step: str | None) -> tuple[str, ...]:
         return () if step is None else self.steps[: self.steps.index(step) + 1]
@@ -181,7 +182,7 @@ class Backbone(nn.Module):
         return self.steps[len(self._steps_until(step)) :]
 
     def load_weights(self, state: Mapping[str, Tensor], origin: str) -> None:
-        """Load a torchvision state dict; the classifier's keys may be there or not.
+        """Load a torchvision state dict; the classifier's keys are optional.
 
         Args:
             state: tensors by torchvision's names.
@@ -190,25 +191,7 @@ class Backbone(nn.Module):
         Raises:
             WeightsError: keys are missing or surplus, or a tensor has another shape.
         """
-        own = self.state_dict()
-        # Checkpoints from before torch 0.4.1 do not count batches; nothing is computed from the count.
-        missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
-        surplus = [key for key in state if key not in own and key not in self._classifier_keys]
-        reshaped = [
-            f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
-            for key in own
-            if key in state and state[key].shape != own[key].shape
-        ]
-        if missing or surplus or reshaped:
-            raise WeightsError(
-                f"{origin} is not a state dict of {self.name}: "
-                + "; ".join(
-                    f"{kind}: {_shorten(keys)}"
-                    for kind, keys in (("missing", missing), ("surplus", surplus), ("of another shape", reshaped))
-                    if keys
-                )
-            )
-        self.load_state_dict({key: state.get(key, tensor) for key, tensor in own.items()})
+        load_exactly(self, state, f"{origin} is not a state dict of {self.name}", self._classifier_keys)
 
 
 def create_backbone(name: str, weights: Weights = None) -> Backbone:
@@ -232,25 +215,45 @@ def create_backbone(name: str, weights: Weights = None) -> Backbone:
     return backbone
 
 
-def fused(part: nn.Sequential) -> nn.Sequential:
-    """Return a copy in evaluation mode whose batch norms are folded into the convolutions right before them.
+def load_exactly(network: nn.Module, state: Mapping[str, Tensor], refusal: str, optional: Collection[str] = ()) -> None:
+    """Load a state dict that holds every tensor of a network and nothing else.
 
-    In evaluation a batch norm is a scale and a shift; on the CPU it takes half of the time of such a network.
+    Args:
+        network: changed in place.
+        state: tensors by name, maybe behind a prefix that a class around the network put before every name.
+        refusal: how the message begins.
+        optional: names that may be there and are not loaded.
+
+    Raises:
+        WeightsError: keys are missing or surplus, or a tensor has another shape.
     """
-    part = copy.deepcopy(part).eval().requires_grad_(False)
-    for container in [module for module in part.modules() if isinstance(module, nn.Sequential)]:
-        for (name, first), (after, second) in pairwise(list(container.named_children())):
-            if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
-                setattr(container, name, fuse_conv_bn_eval(first, second))
-                setattr(container, after, nn.Identity())
-    return part
+    own, children = network.state_dict(), {name for name, _ in network.named_children()}
+    bare = state
+    while all("." in key for key in bare) and len(first := {key.partition(".")[0] for key in bare}) == 1:
+        if first <= children:
+            break
+        bare = {key.partition(".")[2]: tensor for key, tensor in bare.items()}
+    if own.keys() & bare.keys():
+        state = bare
+    # Checkpoints from before torch 0.4.1 do not count batches; nothing is computed from the count.
+    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+    surplus = [key for key in state if key not in own and key not in optional]
+    reshaped = [
+        f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    faults = {"missing": missing, "surplus": surplus, "of another shape": reshaped}
+    if any(faults.values()):
+        listed = "; ".join(f"{kind}: {_shorten(keys)}" for kind, keys in faults.items() if keys)
+        raise WeightsError(f"{refusal}: {listed}")
+    network.load_state_dict({key: state.get(key, tensor) for key, tensor in own.items()})
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Read a file of named tensors, without running code from it.
 
-    A checkpoint that holds them under a name beside other things is read, too, and what wrappers put before every
-    name is dropped.
+    A checkpoint that holds them under a key beside other things is read too.
 
     Raises:
         WeightsError: there is no such file, or it holds something else.
@@ -260,13 +263,10 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):  # torchvision's own scripts keep their options
             found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever its unpickler and zip reader meet
-        # Not its text: that advises to run whatever code the file holds.
+    except Exception as error:  # torch raises many kinds, from its unpickler and its zip reader
+        # Not its text: that advises to run any code the file holds.
         raise WeightsError(f"{path.name} is not a readable weights file: it must hold tensors by name alone") from error
     state = _innermost(found, path.name)
-    for wrapper in WRAPPERS:
-        if state and all(name.startswith(wrapper) for name in state):
-            state = {name.removeprefix(wrapper): tensor for name, tensor in state.items()}
     return {_OLD_DENSENET.sub(r"\1\2", name): tensor for name, tensor in state.items()}
 
 

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from model.network.attention import ARMS, Attended, create_attention
+from model.network.attention import ARMS, Attended
 from model.network.backbone import STAGES, Backbone, Weights, create_backbone
 from model.network.config import STRICT, NetworkOptions
 
@@ -63,21 +63,21 @@ class Network(nn.Module):
         super().__init__()
         self.config = config
         self.backbone = backbone
-        self.attention = create_attention(config.attention, backbone.out_channels)
-        self.in_channels = int(self.attention.out_channels)  # type: ignore[arg-type]
+        self.attention = ARMS[config.attention](backbone.out_channels)
+        self.in_channels = self.attention.out_channels
         self.head = _create_head(config, self.in_channels)
 
     @property
     def has_attention(self) -> bool:
         """Whether the arm has a spatial attention map."""
-        return bool(self.attention.has_attention)
+        return self.attention.has_attention
 
     def forward_features(self, x: Tensor, after: str | None = None) -> Attended:
         """Return feature map, attention and channel weights.
 
         Args:
             x: normalised images, (N, 3, H, W), or the features of the backbone's step `after`.
-            after: name of the step to go on from.
+            after: name of the step to continue from.
         """
         return self.attend(self.backbone(x, after))
 
@@ -113,7 +113,7 @@ def build_network(config: NetworkConfig, weights: Weights = None) -> Network:
         weights: of the backbone, as for `create_backbone`.
 
     Raises:
-        WeightsError: the backbone's weights cannot be had or are of another network.
+        WeightsError: the backbone's weights cannot be loaded or are of another network.
     """
     return Network(config, create_backbone(config.backbone, weights))
 

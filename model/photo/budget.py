@@ -1,4 +1,4 @@
-"""Memory: how much decoding a file will take, who may take it, and how it goes back to the system."""
+"""Memory: how much decoding a file takes, how threads share it, and how it is returned to the system."""
 
 import ctypes
 import threading
@@ -17,11 +17,11 @@ BYTES_PER_BYTE = 256
 """Beyond what any file may take, decoding may take this much memory per byte of the file: photos need 2 to 200,
 bombs 1,000."""
 HEAP_BYTES = 4 * MIB
-"""Larger blocks of memory go back to the system when they are freed, and so does more free memory at a heap's end."""
+"""Larger blocks of memory are returned to the system when freed, and so is more free memory at a heap's end."""
 
 
 def return_large_blocks() -> None:
-    """Make glibc give freed image buffers back to the system, but not those that the next image needs again.
+    """Make glibc return freed image buffers to the system, but not those that the next image needs again.
 
     It raises its own threshold with every large block that is freed, up to 32 MB, and then keeps such blocks in each
     thread's heap: after a few large photos the process would be larger by all of them. A fixed threshold stops the
@@ -48,7 +48,7 @@ def decode_bytes(data: bytes, format_: str, image: ImageFile.ImageFile, stored: 
         read_orientation(image.info.get("exif")) != 1 or (format_ == "PNG" and b"eXIf" in data)
     ):
         each += 4
-    if image.size == stored:  # someone may draw on a copy, and encode that
+    if image.size == stored:  # the service may draw on a copy and encode it
         each = max(each, 10)
     coefficients = 0
     if isinstance(image, Jpeg) and is_buffered(data, image):
@@ -58,7 +58,7 @@ def decode_bytes(data: bytes, format_: str, image: ImageFile.ImageFile, stored: 
 
 
 class Budget:
-    """Memory that all decoding threads share: large images wait for each other, small ones pass side by side."""
+    """Memory that all decoding threads share: large images wait for each other, small ones are decoded in parallel."""
 
     def __init__(self) -> None:
         self._turnstile = threading.Lock()
@@ -70,7 +70,7 @@ class Budget:
         """Hold `wanted` bytes, waiting for them in the order of arrival.
 
         Raises:
-            TooManyPixels: more than any file may take, or than one of `file_bytes` has reason to.
+            TooManyPixels: more than any file may take, or than a file of `file_bytes` may.
         """
         if wanted > limits.max_decode_bytes or (wanted > limits.shared_bytes and wanted > BYTES_PER_BYTE * file_bytes):
             raise TooManyPixels(

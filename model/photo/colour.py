@@ -7,23 +7,21 @@ What was decided, and where a browser was not followed:
   mismatch is ignored, and so is a broken profile: the pixels are shown as they are.
 - **16 bits.** Scaled from 0…65535 to 0…255. Chromium 156 cuts the low byte off, the PNG specification recommends
   rounding (13.12): grey is rounded here, one level apart at most; colours lose the low byte in Pillow as there.
-- **CMYK.** With a CMYK profile by it, else naively: red = (255 − cyan) × (255 − black) / 255. Adobe's JPEGs are
+- **CMYK.** By its CMYK profile, else naively: red = (255 − cyan) × (255 − black) / 255. Adobe's JPEGs are
   stored inverted; the decoder turns them back before either.
 - **Alpha**, and transparent colours of a palette or of grey: over white in sRGB, after the profile. A browser shows the
   page behind; paper is white. Lossy AVIFs with alpha come out a few levels apart from Chromium's.
-- **Lab, floats and wide integers** stand in TIFFs, which Chromium does not show: Lab of print's white (D50);
+- **Lab, floats and wide integers** occur in TIFFs, which Chromium does not show: Lab of print's white (D50);
   floats and wide integers from their smallest usual range.
 - PNG's `gAMA`, `cHRM` and `cICP` are not read: Chromium follows them, Pillow does not apply them.
 
-Sources: PNG specification, third edition (https://www.w3.org/TR/png-3/), section 13; Chromium 156 itself, which was
-shown every kind and asked for its canvas' pixels.
+Sources: PNG specification, third edition (https://www.w3.org/TR/png-3/), section 13; the canvas pixels of
+Chromium 156 for every kind.
 """
 
 import io
-import threading
-from collections import OrderedDict
 from collections.abc import Callable
-from hashlib import sha256
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -33,16 +31,17 @@ from model.photo.limits import MIB
 
 PROFILE_BYTES = 4 * MIB
 """Colour profiles larger than this are ignored; those of printing houses have half a megabyte, of scanners two."""
-KNOWN_BYTES = 16 * MIB
-"""Of profiles whose transforms are kept; a transform holds about as much as its profile."""
+KNOWN, KNOWN_BYTES = 8, 1 * MIB
+"""How many transforms are kept, because photos of one camera share their profile, and of profiles up to which size: a
+transform holds about as much as its profile. Of larger ones the last is kept, for the strips of its image."""
 STRIP_PIXELS = 250_000
-"""Conversions of large images go through strips of this many pixels, so that no second image stands beside."""
+"""Conversions of large images go through strips of this many pixels, so that no second image is in memory."""
 
 _DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 
 
 def to_rgb(image: Image.Image, profile: bytes) -> Image.Image:
-    """Return the image in sRGB over white, through strips where it is large, and without the file behind it."""
+    """Return the image in sRGB over white, through strips where it is large, and without a reference to the file."""
     if image.mode == "RGB" and "transparency" not in image.info:
         _show_rgb(image, profile)
         return Image.Image()._new(image.im)  # `copy` would hold the pixels twice
@@ -143,49 +142,27 @@ def _scale_deep(image: Image.Image, low: float, high: float, transparent: int | 
     return Image.fromarray(grey)
 
 
-class _Transforms:
-    """The last few colour transforms, because photos of one camera share their profile."""
-
-    def __init__(self, size: int = 16) -> None:
-        self._known: OrderedDict[tuple[bytes, str], tuple[ImageCms.ImageCmsTransform | None, int]] = OrderedDict()
-        self._lock = threading.Lock()
-        self._size = size
-
-    def get(self, profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-        """Return the transform from a profile to sRGB, or None where there is nothing to do or to trust."""
-        key = (sha256(profile).digest(), mode)
-        with self._lock:
-            if key in self._known:
-                self._known.move_to_end(key)
-                return self._known[key][0]
-        transform = self._build(profile, mode)
-        with self._lock:
-            self._known[key] = transform, len(profile)
-            while len(self._known) > self._size or sum(size for _, size in self._known.values()) > KNOWN_BYTES:
-                self._known.popitem(last=False)
-        return transform
-
-    @staticmethod
-    def _build(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-        try:
-            source: Any = (
-                ImageCms.ImageCmsProfile(io.BytesIO(profile)) if profile else ImageCms.createProfile("LAB", 5000)
-            )
-            if profile and mode != "LAB" and "sRGB" in ImageCms.getProfileDescription(source):
-                return None
-            # Without its one-pixel cache a transform may be used by several threads.
-            return ImageCms.buildTransform(
-                source, ImageCms.createProfile("sRGB"), mode, "RGB", flags=ImageCms.Flags.NOCACHE
-            )
-        except Exception:
-            # Broken, or of another colour space than the pixels: viewers show the pixels as they are.
+def _build(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """Return the transform from a profile to sRGB, or None where there is nothing to do or to trust."""
+    try:
+        source: Any = ImageCms.ImageCmsProfile(io.BytesIO(profile)) if profile else ImageCms.createProfile("LAB", 5000)
+        if profile and "sRGB" in ImageCms.getProfileDescription(source):
             return None
+        # Without its one-pixel cache a transform may be used by several threads.
+        return ImageCms.buildTransform(
+            source, ImageCms.createProfile("sRGB"), mode, "RGB", flags=ImageCms.Flags.NOCACHE
+        )
+    except Exception:
+        # Broken, or of another colour space than the pixels: viewers show the pixels as they are.
+        return None
 
 
-_TRANSFORMS = _Transforms()
+_known, _last_large = lru_cache(KNOWN)(_build), lru_cache(1)(_build)
 
 
 def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    if mode != "LAB" and not 0 < len(profile) <= PROFILE_BYTES:
+    if mode == "LAB":
+        return _known(b"", mode)
+    if not 0 < len(profile) <= PROFILE_BYTES:
         return None
-    return _TRANSFORMS.get(profile if len(profile) <= PROFILE_BYTES and mode != "LAB" else b"", mode)
+    return (_known if len(profile) <= KNOWN_BYTES else _last_large)(profile, mode)

@@ -1,8 +1,8 @@
-"""Bytes from anywhere → an upright RGB image as a viewer shows it, within a bound of memory; image → network input.
+"""Bytes of any origin → an upright RGB image as a viewer shows it, within a memory limit; image → network input.
 
-The way of a file: first bytes → format (allow-list) → its header's pixels and the memory that decoding will take →
+The steps: first bytes → format (allow-list) → its header's pixels and the memory that decoding will take →
 decode, never truncated → orientation, depth, alpha and colour profile → RGB. Only errors of `model.photo.errors`
-come out. Idea of the order: Pillow's own pixel limit merely warns, and a 100 kB file can ask for gigabytes.
+are raised. Why in this order: Pillow's own pixel limit merely warns, and a 100 kB file can require gigabytes.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from model.photo.orientation import UPRIGHT, partial_pixels, read_orientation
 from model.photo.png import Frame
 
 DECODER = 3
-"""Version of the pixels: raise it when a file may come out otherwise, so that nobody reads an old decoder's cache."""
+"""Version of the pixels: raise it when any file decodes differently, so that no cache of an older decoder is read."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class DecodedImage:
         height: of the upright original, pixels.
         format: one of `FORMATS`.
         scale: the original's pixels per pixel of `image`, along each side: 1, 2, 4 or 8.
-        offset: where the original's left top corner lies in `image`, its pixels. A side that `scale` does not
+        offset: position of the original's left top corner in `image`, its pixels. A side that `scale` does not
             divide is rounded up, and mirroring brings the partial pixel to the front.
     """
 
@@ -60,8 +60,8 @@ def decode_image(data: bytes, limits: ImageLimits | None = None, *, min_side: in
     Raises:
         EmptyPhoto: no bytes.
         UnsupportedFormat: not a format of the allow-list, by the first bytes.
-        TooManyPixels: more pixels than allowed, or far more than a file of its size has reason to hold.
-        UndecodablePhoto: broken, truncated, or of a kind nobody can show.
+        TooManyPixels: more pixels than allowed, or far more than a file of its size may hold.
+        UndecodablePhoto: broken, truncated, or of an unknown kind.
     """
     limits = limits or ImageLimits()
     format_ = allowed_format(data, limits)
@@ -127,14 +127,14 @@ def _decode(data: bytes, format_: str, limits: ImageLimits, min_side: int | None
             rgb = _on_canvas(rgb, frame)
         if orientation != 1:
             rgb = rgb.transpose(UPRIGHT[orientation])
-    # libheif knows an image's size for certain only after decoding it.
+    # libheif knows the exact size only after decoding.
     width, height = rgb.size if scale == 1 else stored[:: -1 if orientation >= 5 else 1]
     offset = partial_pixels(rgb.size, (width, height), scale, orientation)
     return DecodedImage(rgb, width, height, format_, scale, offset)
 
 
 def _on_canvas(rgb: Image.Image, frame: Frame) -> Image.Image:
-    """Return an animation's first frame where it belongs, on white paper."""
+    """Return an animation's first frame at its place on white paper."""
     if rgb.size == frame.canvas:
         return rgb
     canvas = Image.new("RGB", frame.canvas, "white")
@@ -143,7 +143,7 @@ def _on_canvas(rgb: Image.Image, frame: Frame) -> Image.Image:
 
 
 def _draft(image: ImageFile.ImageFile, min_side: int) -> int:
-    """Ask libjpeg for a fraction of the image, and return the fraction's denominator."""
+    """Set libjpeg to decode a fraction of the image, and return the fraction's denominator."""
     width = image.size[0]
     drafted = image.draft(None, (2 * min_side, 2 * min_side))
     return 1 if drafted is None else round(width / drafted[1][2])

@@ -3,16 +3,16 @@
 PhotoError
 ├── EmptyPhoto           zero bytes
 ├── UnsupportedFormat    not a format of the allow-list, by the first bytes
-├── UndecodablePhoto     broken, truncated, or of a kind nobody can show
-└── TooManyPixels        more pixels or memory than is given to one photo
+├── UndecodablePhoto     broken, truncated, or of an unknown kind
+└── TooManyPixels        more pixels or memory than one photo may take
 
-The floors above turn these into errors of their own: `service.errors` into a status, training into one that names
-the file. `detail` is written for the sender of the photo: it never holds a path, a library's message or a traceback.
+Service and training convert these: `service.errors` into a status, training into an error that names the file.
+`detail` is written for the sender of the photo: it never contains a path, a library's message or a traceback.
 """
 
 
 class PhotoError(Exception):
-    """Root of the tree; raise a leaf.
+    """Root of the tree; raise a subclass.
 
     Args:
         detail: what is wrong with this very photo, in a sentence.

@@ -1,6 +1,6 @@
-"""Which format a file is of, by its first bytes, and how each is opened. What Pillow does on its own is tamed here.
+"""Which format a file is of, by its first bytes, and how each is opened, without what Pillow would do by itself.
 
-Metadata never stops a photo: what Pillow trips over in it is not shown to Pillow.
+Metadata never makes a photo fail: what Pillow cannot parse in it is hidden from Pillow.
 """
 
 import io
@@ -26,7 +26,7 @@ from model.photo.headers import without_frail_segments
 from model.photo.limits import ImageLimits
 from model.photo.png import read_drawing
 
-# A hostile upload must not be able to fill the log, nor the registry where Python remembers past warnings.
+# A hostile upload must not fill the log, nor Python's registry of past warnings.
 warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
 
 _MAGIC: tuple[tuple[bytes, str], ...] = (
@@ -60,7 +60,7 @@ _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b
 
 
 def sniff(data: bytes) -> str | None:
-    """Return the format that the first bytes announce, one of `FORMATS`, or None."""
+    """Return the format of the first bytes, one of `FORMATS`, or None."""
     for magic, format_ in _MAGIC:
         if data.startswith(magic):
             return format_
@@ -78,7 +78,7 @@ def sniff(data: bytes) -> str | None:
 
 
 def allowed_format(data: bytes, limits: ImageLimits) -> str:
-    """Return the format that the first bytes announce.
+    """Return the format of the first bytes, if it is decoded here.
 
     Raises:
         EmptyPhoto: no bytes.
@@ -118,7 +118,7 @@ def _heif_plugin() -> Callable[[io.BytesIO], ImageFile.ImageFile] | None:
 class Jpeg(JpegImagePlugin.JpegImageFile):
     """A JPEG's first picture, opened without building Python objects of its whole EXIF block.
 
-    Pillow reads the print resolution out of it, which nobody needs here and which hostile tags make costly.
+    Pillow reads the print resolution from it, which is not needed here and which hostile tags make expensive.
     """
 
     def _read_dpi_from_exif(self) -> None:
@@ -135,24 +135,20 @@ class Avif(AvifImagePlugin.AvifImageFile):
     def _open(self) -> None:
         assert self.fp is not None, "opened on a stream"  # noqa: S101
         data = self.fp.read()
-        # Decoding has its own thread pool; more threads inside would take the cores from the runtime.
+        # Decoding has its own thread pool; more threads in the library would take cores from the runtime.
         make = AvifImagePlugin._avif.AvifDecoder  # type: ignore[attr-defined]
         try:
             self._decoder = make(data, "auto", 1)
-        except ValueError:  # so libavif answers a broken EXIF block, too
+        except ValueError:  # libavif refuses a broken EXIF block like this, too
             self._decoder = make(_EXIF_ITEM.sub(rb"\1skip", data), "auto", 1)
         self._size, self.n_frames, self._mode, profile, _, orientation, _ = self._decoder.get_info()
         self.is_animated = self.n_frames > 1
         if profile:
             self.info["icc_profile"] = profile
         if orientation != 1:
-            self.info["exif"] = _exif(orientation)
+            # An EXIF block of this one tag.
+            self.info["exif"] = b"II*\0" + struct.pack("<LHHHLHHL", 8, 1, 0x0112, 3, 1, orientation, 0, 0)
         self.seek(0)
-
-
-def _exif(orientation: int) -> bytes:
-    """Return an EXIF block of this one tag."""
-    return b"II*\0" + struct.pack("<LHHHLHHL", 8, 1, 0x0112, 3, 1, orientation, 0, 0)
 
 
 def _open_jpeg(data: bytes) -> Jpeg:
@@ -172,27 +168,24 @@ def _open_png(data: bytes) -> PngImagePlugin.PngImageFile:
     return image
 
 
+_OPENERS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
+    "WEBP": WebPImagePlugin.WebPImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+    "AVIF": Avif,
+}
+
+
 def open_file(data: bytes, format_: str) -> ImageFile.ImageFile:
     """Parse the header of a file of one of `FORMATS`.
 
     `Image.open` would try every plugin of Pillow, and its bomb check is only a warning.
     """
-    stream = io.BytesIO(data)
-    match format_:
-        case "JPEG":
-            return _open_jpeg(data)
-        case "PNG":
-            return _open_png(data)
-        case "WEBP":
-            return WebPImagePlugin.WebPImageFile(stream)
-        case "GIF":
-            return GifImagePlugin.GifImageFile(stream)
-        case "BMP":
-            return BmpImagePlugin.BmpImageFile(stream)
-        case "TIFF":
-            return TiffImagePlugin.TiffImageFile(stream)
-        case "AVIF":
-            return Avif(stream)
-    opener = _heif_plugin()
+    if format_ == "JPEG":
+        return _open_jpeg(data)
+    if format_ == "PNG":
+        return _open_png(data)
+    opener = _OPENERS.get(format_) or _heif_plugin()
     assert opener is not None, "refused before"  # noqa: S101 - allowed_format has just checked it
-    return opener(stream)
+    return opener(io.BytesIO(data))

@@ -18,7 +18,7 @@ MAX_TAG_VALUES = 200_000
 
 
 def check_header(data: bytes, format_: str, limits: ImageLimits) -> None:
-    """Look at what Pillow would act on while opening, before it does."""
+    """Check what Pillow would act on while opening, before it does."""
     if format_ == "GIF":
         check_pixels(_gif_size(data), limits)
     elif format_ == "WEBP":
@@ -106,7 +106,7 @@ def _check_directory(data: bytes, limits: ImageLimits) -> None:
 def _check_first_picture(data: bytes) -> None:
     """Refuse a file whose first directory is not the picture: raw photos (DNG, NEF, CR2, ARW) begin with a thumbnail.
 
-    A camera's raw values need developing, which nobody here does; the thumbnail's answer would pass for the photo's.
+    A camera's raw values need developing, which is not done here; the thumbnail would be taken for the photo.
     """
     tags = {tag: _number(data, kind, value) if count == 1 else 0 for tag, kind, count, value in directory(data)}
     if _DNG_VERSION in tags or data[4:11] == b"\x10\0\0\0CR\2":
@@ -130,7 +130,7 @@ def _number(data: bytes, kind: int, value: bytes) -> int:
     return int.from_bytes(value[: _TIFF_UNITS.get(kind, 0)], "little" if data[:1] == b"I" else "big")
 
 
-# Segments in which Pillow looks for more than the file may hold, and the least length of those that count for libjpeg.
+# Segments in which Pillow reads beyond the end of the segment, and the least length that libjpeg accepts.
 _FRAIL = {b"JFIF": 14, b"Adobe": 12, b"ICC_PROFILE\0": 14, b"Photoshop 3.0\0": 1 << 16}
 
 

@@ -1,4 +1,4 @@
-"""What is decoded at all: formats, pixels and memory."""
+"""Limits of decoding: formats, pixels and memory."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ def shown_size(num_bytes: int) -> str:
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What is decoded at all; the defaults are for files of strangers.
+    """Limits of decoding; the defaults are for untrusted files.
 
     Attributes:
         max_pixels: of one image, by its header.

@@ -4,7 +4,7 @@ Decided as browsers do: EXIF counts, XMP's `tiff:Orientation` alone does not. Ch
 AVIF that is turned by XMP alone as it is stored, and follows EXIF where the two differ; Pillow's `exif_transpose`
 would turn it. Two kinds are turned here that Chromium shows as they are stored, because upright is how they were meant:
 a WebP by its EXIF, and a PNG by EXIF behind its pixels, which a browser that draws while loading cannot follow
-(w3c/csswg-drafts#4929). Held to in `tests/contract/test_browser.py`.
+(w3c/csswg-drafts#4929). Tested in `tests/contract/test_browser.py`.
 
 Source: https://drafts.csswg.org/css-images-3/#the-image-orientation.
 """
@@ -30,7 +30,7 @@ UPRIGHT = {
 def read_orientation(exif: object) -> int:
     """Return the orientation of an EXIF block, 1 to 8; 1 where it has none or is broken.
 
-    Reads this one tag: parsing the whole block builds an object of every tag that a stranger put there.
+    Reads this one tag: parsing the whole block builds an object for every tag of an untrusted file.
 
     Args:
         exif: the block, with or without its `Exif` prefix; anything else counts as absent.
@@ -53,7 +53,7 @@ def read_orientation(exif: object) -> int:
 def partial_pixels(
     reduced: tuple[int, int], original: tuple[int, int], scale: int, orientation: int
 ) -> tuple[float, float]:
-    """Return where the original's corner lies in the reduced image: not at 0 where mirroring moved a partial pixel."""
+    """Return where the original's corner is in the reduced image: not at 0 where mirroring moved a partial pixel."""
     mirrored_x, mirrored_y = orientation in (2, 3, 6, 7), orientation in (3, 4, 7, 8)
     return (
         reduced[0] - original[0] / scale if mirrored_x else 0.0,

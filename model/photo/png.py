@@ -1,8 +1,8 @@
-"""A PNG → the chunks that say what is drawn, so that no text, however long, stands between a photo and its decoding.
+"""A PNG → the chunks that are drawn, so that text of any length cannot make a photo fail.
 
-Pillow reads every chunk: text beyond a megabyte, a long profile or a wrong checksum in a date stops the whole file,
-and drawing programs put whole workflows in there. A browser passes over such chunks; so does this, before Pillow sees
-them. Of an animation the first frame is drawn, which need not be the default image: that one is for viewers that know
+Pillow reads every chunk: text beyond a megabyte, a long profile or a wrong checksum in a date fails the whole file,
+and drawing programs store whole workflows there. A browser skips such chunks; so does this, before Pillow reads them.
+ Of an animation the first frame is drawn, which need not be the default image: that one is for viewers that know
 no animations (https://www.w3.org/TR/png-3/#apng-frame-based-animation).
 """
 
@@ -16,18 +16,18 @@ from model.photo.colour import PROFILE_BYTES
 from model.photo.errors import UndecodablePhoto
 
 MAX_CHUNKS = 200_000
-"""Of one file; each costs time, even where it is passed over."""
+"""Of one file; each costs time, even where it is skipped."""
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _ANCILLARY = 0x20
-"""The bit of a chunk's first letter by which a reader may pass over it."""
+"""The bit of a chunk's first letter by which a reader may skip it."""
 _DRAWN = (b"tRNS", b"eXIf")
 """Ancillary chunks that change what is drawn, beside the profile."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Where an animation's first frame lies.
+    """Position of an animation's first frame.
 
     Attributes:
         canvas: width and height of the whole, pixels; it is transparent where the frame is not.
@@ -88,7 +88,7 @@ def read_drawing(data: bytes) -> Drawing:
 
 
 def _chunks(data: bytes) -> Iterator[_Chunk]:
-    """Yield the whole chunks up to the end or to what is none."""
+    """Yield the complete chunks up to the end or to the first invalid one."""
     view, at = memoryview(data), len(_SIGNATURE)
     for _ in range(MAX_CHUNKS):
         head = data[at : at + 8]
@@ -115,7 +115,7 @@ def _inflated(body: memoryview) -> bytes:
 
 
 class _Animation:
-    """Looks for a first frame that is not the default image."""
+    """Finds a first frame that is not the default image."""
 
     def __init__(self) -> None:
         self._is_animated = False
@@ -127,7 +127,7 @@ class _Animation:
         self._is_over = False
 
     def add(self, chunk: _Chunk) -> None:
-        """Take the next chunk of the file."""
+        """Process the next chunk of the file."""
         match chunk.kind:
             case b"IHDR":
                 self._header = self._header or chunk
@@ -145,7 +145,7 @@ class _Animation:
 
     @property
     def frame(self) -> Frame | None:
-        """Return the place of the first frame; None where the default image is to be shown."""
+        """Return the place of the first frame; None where the default image is shown."""
         if self._header is None or self._control is None or not (self._is_animated and self._pixels):
             return None
         canvas = struct.unpack_from(">LL", self._header.body)

@@ -61,7 +61,7 @@ def decoded(data: bytes) -> npt.NDArray[np.int64]:
 
 
 def test_every_kind_looks_as_in_the_browser(page: Page, photo: Image.Image) -> None:
-    """Depth, profiles, inks, transparency and orientation, apart by rounding: four levels at most, one on average."""
+    """Depth, profiles, inks, transparency, orientation: equal up to rounding, four levels at most, one on average."""
     far = {}
     for kind, data in kinds(photo).items():
         if kind.startswith("tiff"):

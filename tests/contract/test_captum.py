@@ -88,7 +88,7 @@ def tapped(model_file: Path) -> tuple[Any, Any, Manifest]:
 
 @pytest.fixture(scope="module")
 def cases(bird_photos: list[Path], tapped: tuple[Any, Any, Manifest], model_file: Path) -> list[Case]:
-    """Return photos with the raw maps that a running server answered for them."""
+    """Return photos with the raw maps that a running server returned for them."""
     manifest = tapped[2]
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (manifest.mean, manifest.std))
     found = []
@@ -116,12 +116,12 @@ def unit(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
 
 
 def assert_same(expected: npt.ArrayLike, found: npt.ArrayLike, name: str) -> None:
-    """Hold two maps of one shape against each other."""
+    """Compare two maps of one shape."""
     assert np.shape(expected) == np.shape(found)
     assert np.abs(unit(expected) - unit(found)).max() <= TOLERANCE, name
 
 
-def test_photos_are_many_and_their_maps_speak(cases: list[Case]) -> None:
+def test_photos_are_many_and_few_maps_are_empty(cases: list[Case]) -> None:
     """The comparison is over at least 20 photos, and hardly any map is empty."""
     assert len(cases) >= 20
     assert sum(case.gradcam.max() > 0 for case in cases) >= 20
@@ -163,7 +163,7 @@ def test_torchcam(cases: list[Case], tapped: tuple[Any, Any, Manifest]) -> None:
 
 
 def test_pytorch_grad_cam(cases: list[Case], tapped: tuple[Any, Any, Manifest]) -> None:
-    """GradCAM of pytorch-grad-cam, enlarged and scaled for display by each its own way."""
+    """GradCAM of pytorch-grad-cam, enlarged and scaled for display by each library."""
     peers = pytest.importorskip("pytorch_grad_cam")
     targets = pytest.importorskip("pytorch_grad_cam.utils.model_targets")
     network, tap, manifest = tapped

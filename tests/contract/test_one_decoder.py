@@ -182,7 +182,7 @@ def test_a_file_is_evaluated_on_what_the_service_sees(shown: dict[Path, Served],
 
 @pytest.mark.parametrize("kept", [False, True], ids=["decoded as needed", "from a store"])
 def test_a_run_is_evaluated_on_what_the_service_sees(shown: dict[Path, Served], kept: bool, tmp_path: Path) -> None:
-    """`evaluate RUN`, and the judging of many runs by one store: the logits are those of the service's pixels."""
+    """`evaluate RUN`, and the evaluation of many runs by one store: the logits are those of the service's pixels."""
     torch.manual_seed(0)
     network = build_network(network_config(RECIPE, len(LABELS))).eval()
     selected = Selected(RECIPE, LABELS, network.state_dict(), 1, 1.0, {}, {})
@@ -193,7 +193,7 @@ def test_a_run_is_evaluated_on_what_the_service_sees(shown: dict[Path, Served], 
     inputs = torch.from_numpy(np.stack([seen.network_input for seen in shown.values()])).permute(0, 3, 1, 2)
     expected = np.concatenate([ask(part)[0] for part in torch.split(inputs, 32)])
     np.testing.assert_allclose(judged.logits, expected, atol=1e-5)
-    assert np.abs(expected[0] - expected[1]).max() > 1e-4, "the network looks at its input"
+    assert np.abs(expected[0] - expected[1]).max() > 1e-4, "the network depends on its input"
 
 
 def test_photos_are_held_out_as_the_service_sees_them(shown: dict[Path, Served], tmp_path: Path) -> None:

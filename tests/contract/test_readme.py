@@ -44,13 +44,13 @@ def test_answer_is_the_one_shown(served: str, cub_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("query", re.findall(r"8000/(explain[^']*)'", README))
-def test_pictures_are_given(served: str, cub_dir: Path, query: str) -> None:
-    """Every address of a picture in the README gives one."""
+def test_pictures_are_returned(served: str, cub_dir: Path, query: str) -> None:
+    """Every address of a picture in the README returns one."""
     (name,) = re.findall(r"here CUB-200-2011's `([^`]+\.jpg)`", README)
     answer = httpx.post(f"{served}/{query}", files={"file": (cub_dir / "images" / name).read_bytes()})
     assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
 
 
 def test_length_is_bounded() -> None:
-    """A page that is longer than 150 lines is not read."""
+    """The README has at most 150 lines."""
     assert len(README.splitlines()) <= 150

@@ -43,6 +43,15 @@ def make_manifest(**fields: object) -> Manifest:
     return Manifest.model_validate(defaults | fields)
 
 
+def textbook_map(score: Tensor, feature_map: Tensor) -> Tensor:
+    """Return Grad-CAM, (N, h, w), of scores, (N,), computed from a feature map, (N, C, h, w).
+
+    Source: Selvaraju et al. 2017, arXiv:1610.02391, eq. 1-2.
+    """
+    (gradient,) = torch.autograd.grad(score.sum(), feature_map, retain_graph=True)
+    return torch.relu((gradient.mean((2, 3), keepdim=True) * feature_map.detach()).sum(1))
+
+
 @dataclass(frozen=True)
 class Exported:
     """A network, its file, and the file opened."""
@@ -52,6 +61,13 @@ class Exported:
     report: ParityReport
     runtime: onnxruntime.InferenceSession
     images: npt.NDArray[np.uint8]
+
+
+def open_as_users_do(path: Path) -> None:
+    """Load a file as plain users of ONNX Runtime do, warnings included."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 2
+    onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
 
 
 class _Residual(nn.Module):

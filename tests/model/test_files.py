@@ -11,7 +11,7 @@ from model.files import WriteError, check_folder, check_target, replacing, write
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
-    """Bytes and text take the old file's place, and nothing else lies about."""
+    """Bytes and text replace the old file, and no other file is left."""
     path = tmp_path / "kept.txt"
     for content in (b"one", memoryview(b"two"), "drei Vögel"):
         write_whole(path, content)
@@ -20,7 +20,7 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
 
 
 def test_until_the_end_the_old_file_stands(tmp_path: Path) -> None:
-    """What is being written is hidden, and does not look like what it becomes."""
+    """A partial file is hidden, and is not named like the finished one."""
     path = tmp_path / "1.onnx"
     write_whole(path, b"old")
     with replacing(path) as file:
@@ -35,7 +35,7 @@ def test_until_the_end_the_old_file_stands(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [ValueError("bad"), KeyboardInterrupt()])
 def test_an_error_in_between_leaves_the_old_file(tmp_path: Path, error: BaseException) -> None:
-    """The error comes out as it is, the old file is untouched, the new one is gone."""
+    """The error is raised unchanged, the old file is untouched, the new one is removed."""
     path = tmp_path / "kept.txt"
     write_whole(path, b"old")
 
@@ -51,14 +51,14 @@ def test_an_error_in_between_leaves_the_old_file(tmp_path: Path, error: BaseExce
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    """The message names the file and says what became of the one before it."""
+    """The message names the file and says that the old one is untouched."""
     path = tmp_path / "nowhere" / "kept.txt"
     with pytest.raises(WriteError, match=r"nowhere/kept.txt could not be written .* is untouched"):
         write_whole(path, b"new")
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
-    """The write fails with a message, and nothing half-written lies about."""
+    """The write fails with a message, and no partial file is left."""
     path = tmp_path / "kept.bin"
     write_whole(path, b"old")
     program = textwrap.dedent("""
@@ -79,7 +79,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
 
 
 def test_two_writers_do_not_meet(tmp_path: Path) -> None:
-    """Each writes a file of its own; the one that ends last is there."""
+    """Each writes its own temporary file; the last one to finish remains."""
     path = tmp_path / "kept.txt"
     with replacing(path) as first:
         first.write(b"first")
@@ -108,6 +108,6 @@ def test_targets_are_checked_before_the_work(tmp_path: Path, target: str) -> Non
 
 @pytest.mark.parametrize("folder", ["/proc/nothing", "/dev/full/x"])
 def test_what_takes_no_file_is_found_before_the_work(folder: str) -> None:
-    """A file system that takes no files says so."""
+    """A file system that cannot be written to is reported."""
     with pytest.raises(WriteError):
         check_folder(Path(folder))

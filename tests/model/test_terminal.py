@@ -23,7 +23,7 @@ sys.exit(run(command, lambda message: print("refused:", message, file=sys.stderr
 
 @pytest.mark.parametrize("encoding", ["ascii", "ascii:strict", "cp1252", "utf-8:strict", "utf-16"])
 def test_any_text_goes_to_any_pipe(encoding: str) -> None:
-    """Names that are not UTF-8 and characters that the pipe has not are escaped, and JSON stays the same text."""
+    """Names that are not UTF-8 and characters that the pipe cannot encode are escaped; JSON keeps its text."""
     command = [sys.executable, "-c", PRINTS, b"caf\xe9.jpg"]
     done = subprocess.run(command, env={"PYTHONIOENCODING": encoding, "PATH": ""}, capture_output=True)
     assert (0, b"") == (done.returncode, done.stderr)
@@ -33,7 +33,7 @@ def test_any_text_goes_to_any_pipe(encoding: str) -> None:
 
 
 def test_a_full_disk_behind_the_output_is_one_line() -> None:
-    """What cannot be written is said, once."""
+    """A failed write is reported once."""
     with open("/dev/full", "wb") as full:
         done = subprocess.run([sys.executable, "-c", PRINTS, "a"], stdout=full, stderr=subprocess.PIPE, text=True)
     (line,) = done.stderr.splitlines()
@@ -42,7 +42,7 @@ def test_a_full_disk_behind_the_output_is_one_line() -> None:
 
 @pytest.mark.parametrize("shell", ['"$@" | true', '"$@" >&-'])
 def test_a_reader_that_is_gone_is_no_fault(shell: str) -> None:
-    """Neither `| head` nor a closed output ends in words of Python's own."""
+    """Neither `| head` nor a closed output prints a message of Python's own."""
     many = PRINTS.replace("print(json", "print('x' * 10**6); print(json")
     command = ["bash", "-o", "pipefail", "-c", shell, "bash", sys.executable, "-c", many, "a"]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -72,7 +72,7 @@ def _parser() -> Parser:
 def test_a_misspelt_name_is_answered_with_the_nearest(
     given: list[str], usage: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The usage is that of the command that was asked, and the last line says what was probably meant."""
+    """The usage is that of the given command, and the last line suggests what was probably meant."""
     with pytest.raises(SystemExit) as stopped:
         _parser().parse_args(given)
     shown = capsys.readouterr().err
@@ -89,7 +89,7 @@ def test_a_fault_names_its_file_in_one_line(tmp_path: Path) -> None:
 
 
 def test_signs_for_people_have_a_plain_form(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bars are drawn with what the output has."""
+    """Bars are drawn with characters that the output can encode."""
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
     assert "4x3 ##" == plain("4×3 ██")
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "utf-8"))

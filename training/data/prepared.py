@@ -1,4 +1,4 @@
-"""A few photos as the network sees them, as arrays: for the parity check of an export, its gate and its calibration."""
+"""A few photos as the network sees them, as arrays: for the checks of an export and for its calibration."""
 
 from collections.abc import Sequence
 from pathlib import Path

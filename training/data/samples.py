@@ -3,11 +3,13 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 Box = tuple[float, float, float, float]
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,12 @@ class Dataset:
     def num_classes(self) -> int:
         """K."""
         return len(self.labels)
+
+
+def spread(items: Sequence[Item], most: int) -> list[Item]:
+    """Return at most so many of the items, spread evenly over all."""
+    chosen = np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int)
+    return [items[index] for index in chosen]
 
 
 def hold_out(samples: Sequence[Sample], fraction: float, seed: int) -> tuple[list[Sample], list[Sample]]:

@@ -188,12 +188,6 @@ def evaluate_file(
     )
 
 
-def spread(samples: Sequence[Sample], most: int) -> Sequence[Sample]:
-    """Return at most so many of the samples, spread evenly over all."""
-    chosen = np.linspace(0, len(samples) - 1, min(most, len(samples))).round().astype(int)
-    return [samples[index] for index in chosen]
-
-
 def _photo_files(samples: Sequence[Sample], resize: Resize, banner: int) -> PhotoFiles:
     return PhotoFiles([sample.path for sample in samples], as_served(resize, banner))
 

@@ -85,20 +85,43 @@ def figures_of(evaluation: Evaluation, rows: list[MapRow]) -> dict[str, Value]:
     return figures
 
 
-def values_of(evaluation: Evaluation) -> dict[str, float]:
-    """Return the figures without intervals and without boxes drawn around maps: for comparisons of many runs."""
-    values = accuracy_figures(evaluation.prediction.logits, evaluation.labels, evaluation.temperature)
+def photo_measures(evaluation: Evaluation) -> dict[str, Floats]:
+    """Return the headline measures as a value per photo, (n,), NaN where it does not count; those that were taken.
+
+    Without boxes drawn around maps: for comparisons of many runs.
+    """
     last = next(iter(evaluation.prediction.gradcam), "")
     kinds = {key[0]: maps for key, maps in _maps(evaluation) if key[1] in ("", last)}
     measured = {kind: _measured(evaluation, (kind, last), maps, {}, boxes=False) for kind, maps in kinds.items()}
-    for name, (kind, measure) in HEADLINES.items():
-        if measure in measured.get(kind, {}):
-            values[name] = float(np.nanmean(measured[kind][measure]))
-    return values
+    return {
+        name: measured[kind][measure]
+        for name, (kind, measure) in HEADLINES.items()
+        if measure in measured.get(kind, {})
+    }
+
+
+def values_of(evaluation: Evaluation, measures: Mapping[str, Floats]) -> dict[str, float]:
+    """Return the figures without intervals, for comparisons of many runs.
+
+    Args:
+        evaluation: the answers.
+        measures: of `photo_measures`.
+    """
+    values = accuracy_figures(evaluation.prediction.logits, evaluation.labels, evaluation.temperature)
+    return values | {name: float(np.nanmean(photos)) for name, photos in measures.items()}
+
+
+def is_located(evaluation: Evaluation) -> bool:
+    """Return whether it is known of any photo where its object or a part is."""
+    size = evaluation.resize.crop
+    return any(known.parts or known.region(size) is not None for known in evaluation.annotations)
 
 
 def map_rows(
-    evaluation: Evaluation, held_out: Evaluation | None = None, every_layer: Evaluation | None = None
+    evaluation: Evaluation,
+    held_out: Evaluation | None = None,
+    every_layer: Evaluation | None = None,
+    further: Mapping[str, Floats] | None = None,
 ) -> list[MapRow]:
     """Return the table of maps; empty where nothing is known of where things are.
 
@@ -107,8 +130,9 @@ def map_rows(
         held_out: those for photos that were held out in training: BoxAcc's threshold is chosen on them, a kind of map
             at a time; without them there is no BoxAcc.
         every_layer: answers for some of the photos with maps of every layer, of which the earlier ones are measured.
+        further: maps of the same photos by the name of their line, for example of a network with random weights.
     """
-    if not any(annotation.parts or annotation.region(1) is not None for annotation in evaluation.annotations):
+    if not is_located(evaluation):
         return []
     thresholds = {} if held_out is None else _thresholds(held_out)
     rows = [
@@ -116,6 +140,8 @@ def map_rows(
         for key, maps in _maps(evaluation)
         for row in _rows(evaluation, key, _measured(evaluation, key, maps, thresholds))
     ]
+    for name, maps in (further or {}).items():
+        rows += _rows(evaluation, (name, ""), _measured(evaluation, (name, ""), maps, {}))
     done = {(row.name, row.layer) for row in rows}
     if every_layer is not None:
         for key, maps in _maps(every_layer):

@@ -52,6 +52,6 @@ def test_feeds_have_the_contracts_types() -> None:
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
 def test_a_temperature_is_positive(temperature: float) -> None:
-    """Nothing sensible comes of any other."""
+    """Any other temperature is refused."""
     with pytest.raises(ValueError, match="positive"):
         softmax(np.zeros((1, 2)), temperature)

@@ -11,13 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from model.contract.manifest import Manifest, ManifestError, synthetic_images
-from model.explain.gradcam import grad_cam
 from model.export.export import ExportError, export, load_network, read
 from model.export.parity import ParityError, run
 from model.export.tracing import count_operators, initializers
 from model.network.attention import Attended
 from model.network.network import Network
-from tests.model.networks import CLASSES, SIZE, Exported, make_manifest, make_network
+from tests.model.networks import CLASSES, SIZE, Exported, make_manifest, make_network, textbook_map
 
 NONE = CLASSES
 """Code of `versus` for no contrast."""
@@ -96,7 +95,7 @@ def test_logits_and_maps_are_those_of_the_loaded_network(tiny: Exported) -> None
     np.testing.assert_allclose(outputs["probabilities"], torch.softmax(logits / 1.7, 1).detach(), atol=1e-5)
     assert attended.attention is not None
     np.testing.assert_allclose(outputs["attention"], attended.attention, atol=1e-5)
-    expected = grad_cam(logits[:, 3], feature_map)
+    expected = textbook_map(logits[:, 3], feature_map)
     assert float(expected.max()) > 0
     np.testing.assert_allclose(outputs["gradcam"][:, 0], expected, atol=1e-5 * float(expected.max()))
 
@@ -118,7 +117,7 @@ def test_contrast_is_the_map_of_a_difference(tiny: Exported) -> None:
     feature_map = network.forward_features(x).feature_map.detach().requires_grad_()
     logits = network.forward_head(feature_map)
     best, second = logits.topk(2, dim=1).indices.T
-    expected = grad_cam((logits.gather(1, best[:, None]) - logits.gather(1, second[:, None]))[:, 0], feature_map)
+    expected = textbook_map((logits.gather(1, best[:, None]) - logits.gather(1, second[:, None]))[:, 0], feature_map)
     outputs = _ask(tiny, np.full((7, 1), -1, dtype=np.int64), np.full((7, 1), -2, dtype=np.int64))
     np.testing.assert_allclose(outputs["gradcam"][:, 0], expected, atol=1e-5 * float(expected.max()))
     np.testing.assert_array_equal(outputs["explained"][:, 0], best)
@@ -150,7 +149,7 @@ def test_invalid_contrasts_are_nan(tiny: Exported, code: int) -> None:
 
 @pytest.mark.parametrize("layer", [-1, 99])
 def test_invalid_layers_are_nan(tiny: Exported, layer: int) -> None:
-    """A layer that the file does not have never gives another layer's map; the class is answered all the same."""
+    """A layer that the file does not have never gives another layer's map; the class is still returned."""
     outputs = _ask(tiny, _codes([1]), layer=layer)
     assert np.isnan(outputs["gradcam"]).all()
     assert outputs["explained"].tolist() == [[-1]]
@@ -167,7 +166,7 @@ def test_only_standard_operators_and_no_external_data(tiny: Exported) -> None:
 
 
 def test_nothing_of_this_machine_is_in_the_file(tiny: Exported) -> None:
-    """The exporter's stack traces, with the paths of whoever exported, are left out."""
+    """The exporter's stack traces, with paths of the exporting machine, are left out."""
     content = tiny.path.read_bytes()
     assert b".py" not in content
     assert str(Path.cwd()).encode() not in content

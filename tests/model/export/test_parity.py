@@ -6,18 +6,16 @@ import numpy as np
 import onnx
 import pytest
 
-from model.explain.explainer import Explainer, NetworkSubject
+from model.explain.explainer import ExplainableNetwork, Explainer
 from model.export.export import load_network, read
 from model.export.parity import ParityError, ParityReport, check_parity
 from model.export.tracing import subgraphs
 from tests.model.networks import Exported
 
 
-def _explainer(tiny: Exported, **changes: float) -> Explainer:
+def _explainer(tiny: Exported, **changes: object) -> Explainer:
     network, manifest = load_network(tiny.path)
-    subject = NetworkSubject(network.requires_grad_(False))
-    options = {"mean": manifest.mean, "std": manifest.std, "temperature": manifest.temperature} | changes
-    return Explainer(subject, manifest.num_classes, **options)  # type: ignore[arg-type]
+    return Explainer(ExplainableNetwork(network.requires_grad_(False)), manifest.model_copy(update=changes))
 
 
 def test_the_file_agrees_with_its_network(tiny: Exported) -> None:
@@ -28,7 +26,7 @@ def test_the_file_agrees_with_its_network(tiny: Exported) -> None:
 
 
 @pytest.mark.parametrize("change", [{"temperature": 1.5}, {"mean": (0.5, 0.4, 0.31)}])
-def test_another_manifest_is_noticed(tiny: Exported, change: dict[str, float]) -> None:
+def test_another_manifest_is_noticed(tiny: Exported, change: dict[str, object]) -> None:
     """A temperature or normalisation that is not the graph's is an error."""
     with pytest.raises(ParityError):
         check_parity(tiny.path.read_bytes(), _explainer(tiny, **change), tiny.images)

@@ -1,4 +1,4 @@
-"""Smaller precisions: what they keep in float32, and the gates that they must pass."""
+"""Smaller precisions: what they keep in float32, and the quality limits that they must keep."""
 
 from pathlib import Path
 
@@ -8,9 +8,9 @@ import pytest
 from model.contract.geometry import Resize
 from model.contract.manifest import Manifest, ManifestError, synthetic_images
 from model.export.export import ExportError, load_network, read
-from model.export.gate import GateError, HeldOut, check, measure
 from model.export.parity import run, session
 from model.export.precision import export_variant
+from model.export.quality_limits import HeldOut, QualityError, check, measure
 from model.export.tracing import initializers
 from model.network.network import Network
 from tests.model.networks import CLASSES, SIZE, Exported, make_manifest, make_small
@@ -36,7 +36,7 @@ def _manifest(path: Path) -> Manifest:
 
 
 def test_fp16_keeps_head_and_sums_in_float(tiny: Exported, held_out: HeldOut, tmp_path: Path) -> None:
-    """Inputs and outputs are float32, the backbone is float16, every layer is there, and the gate is passed."""
+    """Inputs and outputs are float32, the backbone is float16, every layer is there, and the limits are kept."""
     path = tmp_path / "half.onnx"
     figures = export_variant(
         tiny.network, make_manifest(), path, "fp16", held_out=held_out, calibration=held_out.images[:4]
@@ -83,7 +83,7 @@ def test_int8_quantises_the_convolutions_alone(tmp_path: Path) -> None:
 
 
 def test_a_graph_equals_itself(tiny: Exported, held_out: HeldOut) -> None:
-    """The gate's own zero: nothing is lost between a graph and itself."""
+    """The measure's own zero: nothing is lost between a graph and itself."""
     content = tiny.path.read_bytes()
     figures = measure(content, content, held_out)
     assert figures["top1_drop"] == 0
@@ -106,17 +106,17 @@ def test_a_graph_equals_itself(tiny: Exported, held_out: HeldOut) -> None:
         ("int8", {"top1_drop": -1.0}, True),
     ],
 )
-def test_gates_are_the_projects(precision: str, figures: dict[str, float], passes: bool) -> None:
+def test_limits_are_the_projects(precision: str, figures: dict[str, float], passes: bool) -> None:
     """fp16 may lose 0.1 points and int8 0.5; their map cells must correlate at 0.999 and 0.95."""
     if passes:
         check(FIGURES | figures, precision)
     else:
-        with pytest.raises(GateError, match="loses too much on 100 held-out photos; nothing was written"):
+        with pytest.raises(QualityError, match="loses too much on 100 held-out photos; nothing was written"):
             check(FIGURES | figures, precision)
 
 
 def test_held_out_images_need_labels(tmp_path: Path) -> None:
-    """A gate without as many labels as images is refused."""
+    """Held-out images without as many labels are refused."""
     held_out = _held_out(40)
     with pytest.raises(ExportError, match="1 labels for 24 held-out images"):
         export_variant(
@@ -130,11 +130,11 @@ def test_held_out_images_need_labels(tmp_path: Path) -> None:
         )
 
 
-def test_a_variant_that_fails_its_gate_is_not_written(tmp_path: Path) -> None:
-    """Calibrated on black images every range is wrong: the gate refuses, and no file appears."""
+def test_a_variant_beyond_its_limits_is_not_written(tmp_path: Path) -> None:
+    """Calibrated on black images every range is wrong: it is refused, and no file appears."""
     held_out = _held_out(40)
     black = np.zeros_like(held_out.images[:2])
-    with pytest.raises(GateError):
+    with pytest.raises(QualityError):
         export_variant(
             make_small(), SMALL, tmp_path / "x.onnx", "int8", held_out=held_out, calibration=black, layer="last"
         )

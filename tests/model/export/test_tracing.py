@@ -3,49 +3,30 @@
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 from onnx import GraphProto, TensorProto, helper, numpy_helper
 
 from model.contract.geometry import Resize
 from model.contract.manifest import synthetic_images
 from model.export.export import export
-from model.export.gate import HeldOut
 from model.export.precision import export_variant
+from model.export.quality_limits import HeldOut
 from model.export.tracing import drop_unused_initializers
-from tests.model.networks import CLASSES, SMALL_LAYERS, Exported, make_manifest, make_network, make_small
+from tests.model.networks import CLASSES, SMALL_LAYERS, Exported, make_manifest, make_small, open_as_users_do
 
-_WARNINGS = 2
 SIZE = 40
 SMALL = make_manifest(resize=Resize(size=SIZE, crop=SIZE))
 
 
-def _open(path: Path) -> None:
-    """Load a file as plain users of ONNX Runtime do."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = _WARNINGS
-    onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
-
-
 def test_a_fresh_file_loads_without_warnings(tiny: Exported, capfd: pytest.CaptureFixture[str]) -> None:
     """ONNX Runtime warns of stored tensors that nothing reads; a file with all its layers has none."""
-    _open(tiny.path)
+    open_as_users_do(tiny.path)
     assert ("", "") == capfd.readouterr()
 
 
 def test_the_bundled_file_loads_without_warnings(capfd: pytest.CaptureFixture[str]) -> None:
     """It was exported like any other."""
-    _open(Path("service/bundled/cub50/1.onnx"))
-    assert ("", "") == capfd.readouterr()
-
-
-@pytest.mark.slow
-def test_a_file_like_the_bundled_one_too(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Another backbone folds other constants."""
-    path, images = tmp_path / "other.onnx", synthetic_images(3, 3, SIZE)
-    export(make_network("mobilenet_v2", "guided"), SMALL, path, images=images)
-    capfd.readouterr()
-    _open(path)
+    open_as_users_do(Path("service/bundled/cub50/1.onnx"))
     assert ("", "") == capfd.readouterr()
 
 
@@ -61,7 +42,7 @@ def test_a_foreign_file_in_every_precision_too(
         held_out = HeldOut(images, np.full(len(images), CLASSES, dtype=np.int64))
         export_variant(make_small(), SMALL, path, precision, held_out=held_out, calibration=images, layer="last")  # type: ignore[arg-type]
     capfd.readouterr()
-    _open(path)
+    open_as_users_do(path)
     assert ("", "") == capfd.readouterr()
 
 

@@ -70,7 +70,7 @@ def _as_published(name: str, aux_logits: bool = False) -> nn.Module:
 @pytest.mark.parametrize("aux_logits", [False, True])
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
 def test_networks_that_transform_their_input(tmp_path: Path, name: str, aux_logits: bool) -> None:
-    """What the file cannot say is asked for; told so, the network answers as the user's does, aux heads or not."""
+    """The refusal names the missing option; with it the network equals the user's, with or without aux heads."""
     theirs, file = _as_published(name, aux_logits), tmp_path / "weights.pth"
     torch.save(theirs.state_dict(), file)
     with pytest.raises(WeightsError, match="--build transform_input=true"):

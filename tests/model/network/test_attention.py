@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from model.network.attention import ARMS, CBAM, ChannelAttention, GuidedAttention, SpatialAttention, create_attention
+from model.network.attention import ARMS, CBAM, ChannelAttention, GuidedAttention, SpatialAttention
 
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_arms_keep_the_grid_and_say_what_they_return(arm: str) -> None:
     """Shapes, ranges and the presence of a map are as announced, and every parameter gets a gradient."""
-    module = create_attention(arm, 32)
+    module = ARMS[arm](32)
     attended = module(x := torch.rand(3, 32, 4, 5))
     assert attended.feature_map.shape == (3, module.out_channels, 4, 5)
     assert module.has_attention == (attended.attention is not None)
@@ -38,7 +38,7 @@ def test_guided_attention_follows_the_method() -> None:
 
 
 def test_channel_attention_keeps_the_scale() -> None:
-    """A gate that prefers no channel leaves the map as it is."""
+    """A gate without a preference leaves the map unchanged."""
     module, x = ChannelAttention(32), torch.rand(2, 32, 3, 3)
     torch.nn.init.zeros_(module.gate.fc2.weight)
     torch.nn.init.zeros_(module.gate.fc2.bias)
@@ -59,9 +59,3 @@ def test_cbam_gates_channels_before_positions() -> None:
     scaled = x * gate[:, :, None, None]
     expected = torch.sigmoid(module.spatial(torch.stack([scaled.mean(1), scaled.amax(1)], 1)))
     assert torch.allclose(scaled * expected, module(x).feature_map)
-
-
-def test_unknown_arm_lists_the_known_ones() -> None:
-    """A typo is answered with the names that exist."""
-    with pytest.raises(ValueError, match=r"unknown attention 'guide'.*guided"):
-        create_attention("guide", 8)

@@ -32,8 +32,8 @@ def test_last_stage_is_the_output_and_follows_from_every_earlier_one() -> None:
             assert all(torch.equal(a, b) for a, b in zip(maps[index + 1 :], later, strict=True))
 
 
-def test_any_step_can_be_gone_on_from() -> None:
-    """Features of a step, given in its place, lead to the same last map."""
+def test_any_step_can_be_continued_from() -> None:
+    """Features of a step, passed in its place, give the same last map."""
     backbone = Backbone("mobilenet_v2").eval()
     with torch.no_grad():
         x = torch.rand(2, 3, 64, 64)
@@ -71,7 +71,7 @@ def test_a_copy_of_a_frozen_backbone_is_frozen() -> None:
 
 
 def test_an_early_part_is_named_by_stages_or_by_its_last_step() -> None:
-    """Both ways say the same; nothing is an empty part; an unknown name is answered with those there are."""
+    """Both ways say the same; without either the part is empty; an unknown name is reported with the existing ones."""
     backbone = Backbone("mobilenet_v2")
     assert backbone.frozen_step(stages=4) == backbone.frozen_step(until="features.13") == "features.13"
     assert backbone.frozen_step() is None
@@ -107,7 +107,7 @@ def test_weights_load_with_or_without_the_classifier(tmp_path: Path, with_classi
 
 @pytest.mark.parametrize("name", ["mobilenet_v2_imagenet", "squeezenet1_1_features_imagenet"])
 def test_real_weights_load(data_dir: Path, name: str) -> None:
-    """The ImageNet files at hand load, the one that holds the features only too."""
+    """The available ImageNet files load, including the one that holds only the features."""
     path = data_dir / "weights" / f"{name}.pth"
     backbone = create_backbone(name.partition("_imagenet")[0].removesuffix("_features"), path)
     stored = read_state_dict(path)
@@ -145,7 +145,7 @@ def test_unreadable_weights_are_refused(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_file_that_would_run_code_is_refused_without_torchs_advice(tmp_path: Path) -> None:
-    """Whoever reads the message is not told to switch off the protection."""
+    """The message does not advise to switch off the protection."""
     torch.save({"weight": object()}, tmp_path / "pickle.pth")
     with pytest.raises(WeightsError, match=r"pickle\.pth .* it must hold tensors by name alone$") as caught:
         read_state_dict(tmp_path / "pickle.pth")
@@ -163,6 +163,6 @@ def test_files_of_something_else_and_missing_files_are_refused(tmp_path: Path) -
 
 
 def test_unknown_backbone_lists_the_known_ones() -> None:
-    """A typo is answered with the names that exist."""
+    """A typo is reported with the existing names."""
     with pytest.raises(ValueError, match=r"unknown backbone 'resnet5'.*resnet50"):
         create_backbone("resnet5")

@@ -55,6 +55,12 @@ def test_config_refuses_what_is_not_offered(field: str, value: object) -> None:
         NetworkConfig.from_dict(good | {field: value})
 
 
+def test_unknown_arm_lists_the_known_ones() -> None:
+    """A typo is reported with the existing names."""
+    with pytest.raises(ValueError, match=r"attention 'guide'.*guided"):
+        NetworkConfig("resnet50", "guide", 10)
+
+
 def test_config_refuses_unknown_keys() -> None:
     """A key of a newer version is an error, not silently dropped."""
     with pytest.raises(ValueError, match="not a network's config"):

@@ -106,7 +106,7 @@ for path in sys.argv[2:]:
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")
 def test_bombs_stay_within_their_memory(tmp_path: Path) -> None:
-    """No small file makes the decoder take 100 MB, whatever it claims, nor work for long."""
+    """No small file makes the decoder take 100 MB or work for long, whatever it claims."""
     first = tmp_path / "first.jpg"
     first.write_bytes(encoded(slopes(64, 64), "JPEG"))
     paths = []

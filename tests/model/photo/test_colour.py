@@ -156,7 +156,7 @@ def test_cmyk_is_turned_to_rgb() -> None:
 
 
 def test_cmyk_jpeg_is_not_inverted() -> None:
-    """Adobe's CMYK JPEGs are stored inverted, which nobody should see."""
+    """Adobe's CMYK JPEGs are stored inverted, and shown right."""
     image = Image.new("CMYK", (16, 16), (0, 0, 0, 0))
     assert [255, 255, 255] == pixels(encoded(image, "JPEG"))[8, 8].tolist()
 

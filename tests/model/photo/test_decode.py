@@ -25,7 +25,7 @@ def test_draft_keeps_the_geometry(orientation: int) -> None:
 
 
 def test_draft_leaves_twice_the_side() -> None:
-    """The shorter side keeps at least twice the pixels asked for."""
+    """The shorter side keeps at least twice the requested pixels."""
     data = encoded(slopes(1600, 900), "JPEG")
     assert [1, 1, 2, 8] == [decode_image(data, min_side=side).scale for side in (900, 451, 225, 50)]
 
@@ -55,7 +55,7 @@ def test_truncated_files_are_refused(format_: str, share: float) -> None:
 
 
 def test_error_text_holds_nothing_of_the_library() -> None:
-    """The client reads our words, not Pillow's."""
+    """The client gets our message, not Pillow's."""
     with pytest.raises(UndecodablePhoto) as caught:
         decode_image(b"\x89PNG\r\n\x1a\n" + b"\xff" * 60)
     assert caught.value.detail == "The PNG image is broken, truncated or of an unknown kind."

@@ -17,7 +17,7 @@ from tests.model.photo.files import encoded, pixels, slopes, tiff
     "data", [b"%PDF-1.7", b"hello", b"\0", b"<svg>", b"RIFF\0\0\0\0WAVE", b"\0\0\0\x18ftypmp42" * 4]
 )
 def test_other_files_are_unsupported(data: bytes) -> None:
-    """What is no image of the allow-list is refused by its first bytes."""
+    """A file that is not in the allow-list is refused by its first bytes."""
     with pytest.raises(UnsupportedFormat):
         decode_image(data)
 

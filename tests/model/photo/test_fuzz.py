@@ -49,7 +49,7 @@ def _made() -> list[bytes]:
 
 @pytest.fixture(scope="module")
 def seeds(request: pytest.FixtureRequest) -> list[bytes]:
-    """Return small images: made ones, and the real odd ones where they are at hand."""
+    """Return small images: generated ones, and the real odd ones where they are available."""
     found = _made()
     try:
         folder: Path = request.getfixturevalue("data_dir")
@@ -111,5 +111,5 @@ def test_cut_and_joined(seeds: list[bytes], data: st.DataObject) -> None:
     st.binary(max_size=300),
 )
 def test_random_bytes_behind_a_signature(magic: bytes, rest: bytes) -> None:
-    """Noise that begins as an image does."""
+    """Noise behind the signature of an image."""
     decodes_or_refuses(magic + rest)

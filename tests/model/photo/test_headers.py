@@ -32,7 +32,7 @@ def test_run_length_coded_bmp_is_bounded() -> None:
     "tags", [{254: 1, 330: 500}, {255: 2, 330: 500}, {50706: 16846848}, {254: 0, 50706: 16846848}], ids=str
 )
 def test_raw_photos_are_not_judged_by_their_thumbnail(order: str, tags: dict[int, int]) -> None:
-    """A DNG or NEF begins with a thumbnail, whose answer is none; a reduced picture alone, or pages, are pictures."""
+    """A DNG or NEF begins with a thumbnail and is refused; a reduced picture alone, or pages, are decoded."""
     directory = TiffImagePlugin.ImageFileDirectory_v2(order.encode() + (b"*\0" if order == "II" else b"\0*") + bytes(4))
     for tag, value in tags.items():
         directory.tagtype[tag] = 1 if tag == 50706 else 4
@@ -42,13 +42,13 @@ def test_raw_photos_are_not_judged_by_their_thumbnail(order: str, tags: dict[int
 
 
 def test_small_tiffs_are_pictures() -> None:
-    """A reduced picture without another, and one with pages or layers beside it, is what the file shows."""
+    """A reduced picture without another, or with pages or layers beside it, is decoded."""
     for tags in ({254: 1}, {254: 0, 330: 500}, {254: 2}):
         assert (8, 6) == decode_image(encoded(Image.new("RGB", (8, 6)), "TIFF", tiffinfo=tags)).image.size
 
 
 def test_a_thumbnail_before_the_picture() -> None:
-    """A reduced picture that another follows is not the file's picture."""
+    """A reduced picture followed by another is not the file's picture."""
     thumbnail, picture = Image.new("RGB", (8, 6)), Image.new("RGB", (80, 60))
     data = bytearray(encoded(thumbnail, "TIFF", tiffinfo={254: 0}, save_all=True, append_images=[picture]))
     assert (8, 6) == decode_image(bytes(data)).image.size

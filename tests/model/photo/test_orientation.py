@@ -25,7 +25,7 @@ def test_images_are_turned_upright(orientation: int, format_: str) -> None:
     "block", [None, "text", b"", b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", oriented(9), oriented(0), b"MM\0*" * 9]
 )
 def test_broken_exif_counts_as_upright(block: object) -> None:
-    """Whatever is not a readable orientation is none."""
+    """Anything but a readable orientation counts as none."""
     assert read_orientation(block) == 1
 
 

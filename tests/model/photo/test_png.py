@@ -75,7 +75,7 @@ def test_long_text_as_pillow_writes_it() -> None:
 
 
 def test_a_scanners_profile_is_applied() -> None:
-    """A profile of one and a half megabytes counts, in a PNG as in a JPEG of many segments."""
+    """A profile of one and a half megabytes is applied, in a PNG as in a JPEG of many segments."""
     long_profile = DISPLAY_P3 + os.urandom(1_500_000)
     long_profile = struct.pack(">L", len(long_profile)) + long_profile[4:]
     photo = converted(PHOTO, DISPLAY_P3, "RGB")

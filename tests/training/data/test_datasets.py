@@ -10,7 +10,7 @@ from scipy.io import savemat
 from training.data import store as store_module
 from training.data.datasets import load_dataset
 from training.data.layouts.places import find_place
-from training.data.samples import Dataset, Sample, hold_out
+from training.data.samples import Dataset, Sample, hold_out, spread
 from training.data.store import ImageStore, PhotoFiles, Preparation, as_served, decode_photo, open_store, shrink_to
 from training.errors import DatasetError
 
@@ -87,6 +87,9 @@ def test_masks_lie_as_the_photos_lie(tmp_path: Path) -> None:
         found = load_dataset(root)
         masks = {sample.path.stem: sample.mask for sample in (*found.train, *found.test) if sample.label == 0}
         assert {"a": None, "b": mask.resolve()} == {key: path and path.resolve() for key, path in masks.items()}
+        assert [f"1 photos have a mask of their object in {tmp_path / 'masks'}"] == [
+            notice for notice in found.notices if "masks" in notice
+        ]
 
 
 @pytest.mark.parametrize(
@@ -290,3 +293,10 @@ def test_photos_too_large_for_the_service_are_trained_on(tmp_path: Path) -> None
     path = tmp_path / "large.png"
     Image.new("L", (10_000, 6_000), 90).save(path)
     assert shrink_to(20)(decode_photo(path)).shape == (20, 33, 3)
+
+
+def test_spread_covers_all() -> None:
+    """The first and the last are among them; where there are fewer, all are."""
+    assert [0, 5, 10] == spread(range(11), 3)
+    assert [0, 1] == spread(range(2), 200)
+    assert [] == spread((), 3)

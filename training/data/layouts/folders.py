@@ -34,11 +34,16 @@ def load_folder(folder: Path, layout: str = "auto") -> Dataset:
         names, train, test = _parts(division, notices)
     trees = [division.whole] if division.whole else [*division.train, *division.test]
     places = {below.path.name: below.path for tree in reversed(trees) for below in tree.folders}
+    train, test = (_with_masks(_with_boxes(samples, folder)) for samples in (train, test))
+    if masked := [sample.mask for sample in (*train, *test) if sample.mask is not None]:
+        root = next(above for above in masked[0].parents if above.name == "masks")
+        notices = [notice for notice in notices if not notice.startswith(f"{root} is left aside")]
+        notices.append(f"{len(masked)} photos have a mask of their object in {root}")
     return Dataset(
         folder.resolve().name,
         shown_labels(names, [places[name] for name in names]),
-        tuple(_with_masks(_with_boxes(train, folder))),
-        tuple(_with_masks(_with_boxes(test, folder))),
+        tuple(train),
+        tuple(test),
         licence="as the user's own data",
         notices=tuple(notices),
     )

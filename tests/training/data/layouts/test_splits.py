@@ -121,11 +121,11 @@ def test_photos_one_level_deeper_are_read(photo: Photo, tmp_path: Path) -> None:
 
 
 def test_masks_beside_images_are_no_classes(photo: Photo, tmp_path: Path) -> None:
-    """The folder of images is used, and a notice names the other."""
+    """The folder of images is used, and a notice says what the other is."""
     fill(photo, tmp_path, *(f"{kind}/{name}" for kind in ("images", "masks") for name in ("robin", "wren")))
     dataset = load_dataset(tmp_path)
     assert {sample.path.parents[1].name for sample in dataset.train} == {"images"}
-    assert any("masks is left aside, with 4 pictures" in notice for notice in dataset.notices)
+    assert any(notice.startswith("4 photos have a mask of their object in") for notice in dataset.notices)
 
 
 def test_part_of_name_reads_whole_words() -> None:

@@ -1,4 +1,4 @@
-"""What a smaller precision may cost: measured against fp32 on held-out photos, and refused beyond."""
+"""What a smaller precision may lose: measured against fp32 on held-out photos, and refused beyond the limits."""
 
 from dataclasses import dataclass
 
@@ -10,12 +10,12 @@ from model.contract.graph import codes_of_best
 from model.export.parity import Array, Runnable, run, session
 
 
-class GateError(RuntimeError):
-    """The variant loses more than its gate allows; nothing was written."""
+class QualityError(RuntimeError):
+    """The variant loses more than its limits allow; nothing was written."""
 
 
 @dataclass(frozen=True)
-class Gate:
+class QualityLimits:
     """The most that a precision may lose.
 
     Attributes:
@@ -27,7 +27,10 @@ class Gate:
     spearman: float
 
 
-GATES = {"fp16": Gate(top1_drop=0.1, spearman=0.999), "int8": Gate(top1_drop=0.5, spearman=0.95)}
+QUALITY_LIMITS = {
+    "fp16": QualityLimits(top1_drop=0.1, spearman=0.999),
+    "int8": QualityLimits(top1_drop=0.5, spearman=0.95),
+}
 
 
 @dataclass(frozen=True)
@@ -78,18 +81,18 @@ def measure(reference: Runnable, variant: Runnable, held_out: HeldOut) -> dict[s
 
 
 def check(figures: dict[str, float], precision: str) -> None:
-    """Raise unless the figures are within the gate of a precision.
+    """Raise unless the figures are within the limits of a precision.
 
     Raises:
-        GateError: with the figures and the limits; NaN does not pass.
+        QualityError: with the figures and the limits; NaN does not pass.
     """
-    gate = GATES[precision]
+    limits = QUALITY_LIMITS[precision]
     # Accuracies are multiples of 1/n: the last bit of the subtraction must not decide.
-    if not figures["top1_drop"] <= gate.top1_drop + 1e-9 or not figures["spearman"] >= gate.spearman:
-        raise GateError(
+    if not figures["top1_drop"] <= limits.top1_drop + 1e-9 or not figures["spearman"] >= limits.spearman:
+        raise QualityError(
             f"{precision} loses too much on {figures['images']:.0f} held-out photos; nothing was written: "
-            f"top-1 drop {figures['top1_drop']:.2f} points (at most {gate.top1_drop}), "
-            f"rank correlation of map cells {figures['spearman']:.4f} (at least {gate.spearman})"
+            f"top-1 drop {figures['top1_drop']:.2f} points (at most {limits.top1_drop}), "
+            f"rank correlation of map cells {figures['spearman']:.4f} (at least {limits.spearman})"
         )
 
 
