@@ -342,10 +342,11 @@ COMMANDS = {
 
 def _recipe_of_file(path: Path) -> Recipe | None:
     """Return the recipe in an exported file; None where it has none, as classifiers trained elsewhere."""
-    from model.export.export import load_network
+    from model.contract.manifest import Manifest
+    from model.export.export import read
 
     known = {field.name for field in dataclasses.fields(Recipe)}
-    carried = load_network(path)[1].provenance.recipe
+    carried = Manifest.from_metadata({entry.key: entry.value for entry in read(path).metadata_props}).provenance.recipe
     return Recipe.from_dict({key: value for key, value in carried.items() if key in known}) if carried else None
 
 
