@@ -15,8 +15,8 @@ from training.data.samples import Dataset, Sample
 from training.data.transforms import box_on_input
 from training.errors import DatasetError
 from training.evaluation.evaluate import with_labels
-from training.evaluation.faithfulness import faithfulness_figures, probability_curve
-from training.evaluation.localisation import centred_gaussian, energy_in_box, localisation_figures, pointing_hits
+from training.evaluation.maps.faithfulness import faithfulness_figures, probability_curve
+from training.evaluation.maps.localisation import centred_gaussian, energy_in_box, localisation_figures, pointing_hits
 from training.evaluation.scores import (
     accuracy_figures,
     expected_calibration_error,
