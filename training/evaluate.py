@@ -26,14 +26,14 @@ from training.data.transforms import Normalise
 from training.errors import DatasetError
 from training.evaluation.classification import class_rows, confused_pairs
 from training.evaluation.evaluate import Evaluation, evaluate_file, evaluate_run, part_of
-from training.evaluation.faithfulness import faithfulness_figures, faithfulness_of
 from training.evaluation.figures import Figure
 from training.evaluation.images import as_csv, as_parquet, image_columns
+from training.evaluation.maps.faithfulness import faithfulness_figures, faithfulness_of
+from training.evaluation.maps.regions import Floats
+from training.evaluation.maps.sanity import cascade, cascade_figures, gradcam_of, randomised
 from training.evaluation.predictors import pair_maps
-from training.evaluation.regions import Floats
 from training.evaluation.report.card import summary, write_card
 from training.evaluation.report.page import Contents, write_report
-from training.evaluation.sanity import cascade, cascade_figures, gradcam_of, randomised
 from training.evaluation.tables import MapRow, Value, figures_of, is_located, map_rows
 from training.fit.processes import pick_device
 from training.recipe import Recipe

@@ -43,6 +43,12 @@ def test_fit_neither_loads_nor_needs_onnx(tiny_options: list[str], tmp_path: Pat
         (["export", "run", "--out", "file/x.onnx"], "file/x.onnx could not be written (file is a file, not a folder)"),
         (["export", "run", "--out", "folder.onnx"], "folder.onnx could not be written (it is a folder)"),
         (["evaluate", "run", "--data", "none", "--out", "file"], "file could not be written"),
+        (["evaluate", "run", "--data", "none", "--card", "folder.onnx"], "folder.onnx could not be written"),
+        (
+            ["evaluate", "run", "--data", "none", "--card", "latin"],
+            "latin: not UTF-8: unexpected end of data at byte 3",
+        ),
+        (["evaluate", "run", "--data", "none", "--card", "half"], "half: needs <!-- evaluation --> and"),
         (["compare", "--data", "none", "--out", "file"], "file could not be written"),
         (["fit", "--data", "none", "--out", "file/run"], "file/run could not be written"),
         (["export", "file.onnx", "--out", "x.onnx"], "file.onnx: no such file or directory"),
@@ -64,6 +70,7 @@ def test_a_bad_path_is_refused_in_one_line_before_the_work(
     Path("file").touch()
     Path("folder.onnx").mkdir()
     Path("latin").write_bytes("café".encode("latin-1"))
+    Path("half").write_text("<!-- evaluation -->")
     assert main(command) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"fieldmark-train {command[0]}: {said}")

@@ -25,7 +25,7 @@ from training.data.samples import Attributes, Dataset, Sample, hold_out
 from training.data.store import PhotoFiles, Photos, as_served
 from training.data.transforms import Normalise
 from training.errors import DatasetError, TrainingError
-from training.evaluation.annotations import Annotation, annotation_of
+from training.evaluation.maps.annotations import Annotation, annotation_of
 from training.evaluation.predictors import Predict, Prediction, joined, onnx_predictor, torch_predictor
 from training.evaluation.scores import Floats, Ints
 from training.recipe import Recipe

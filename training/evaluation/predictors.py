@@ -15,7 +15,7 @@ from model.explain.gradcam import activation_map, channel_gradients
 from model.network.network import Network
 from training.checkpoint import load_selected
 from training.data.transforms import Normalise
-from training.evaluation.regions import Floats
+from training.evaluation.maps.regions import Floats
 from training.evaluation.scores import Ints
 
 SECOND = BEST - 1

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from training.evaluation.annotations import boxes_of
-from training.evaluation.chance import chance_maps
 from training.evaluation.classification import classification_figures
 from training.evaluation.evaluate import Evaluation
 from training.evaluation.figures import Figure, mean, share, statistic
-from training.evaluation.localisation import best_threshold, localised, max_box_accuracy, overlaps
-from training.evaluation.parts import contrast_score, part_differences, pointed_part
-from training.evaluation.regions import Floats
+from training.evaluation.maps.annotations import boxes_of
+from training.evaluation.maps.chance import chance_maps
+from training.evaluation.maps.localisation import best_threshold, localised, max_box_accuracy, overlaps
+from training.evaluation.maps.parts import contrast_score, part_differences, pointed_part
+from training.evaluation.maps.regions import Floats
 from training.evaluation.scores import accuracy_figures, expected_calibration_error
 
 SHARES = ("pointing", "pointing_tolerant", "part_pointing", "box_acc")

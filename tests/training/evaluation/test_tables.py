@@ -7,11 +7,11 @@ import pytest
 
 from model.contract.geometry import Resize
 from training.data.samples import Attributes, Sample
-from training.evaluation.annotations import Annotation
 from training.evaluation.evaluate import Evaluation
 from training.evaluation.figures import Figure
+from training.evaluation.maps.annotations import Annotation
+from training.evaluation.maps.regions import Point
 from training.evaluation.predictors import Prediction
-from training.evaluation.regions import Point
 from training.evaluation.tables import HEADLINES, MapRow, figures_of, map_rows, photo_measures, values_of
 
 SIZE, COUNT = 64, 12

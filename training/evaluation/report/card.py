@@ -45,7 +45,7 @@ def check_card(path: Path) -> None:
     Raises:
         TrainingError: it is not UTF-8, or its comments do not make one pair.
     """
-    insert(_read(path), "")
+    insert(_read(path), "", path.name)
 
 
 def write_card(path: Path, text: str) -> None:
@@ -55,10 +55,10 @@ def write_card(path: Path, text: str) -> None:
         TrainingError: see `check_card`.
         WriteError: it could not be written.
     """
-    write_whole(path, insert(_read(path), text).encode())
+    write_whole(path, insert(_read(path), text, path.name).encode())
 
 
-def insert(card: str, text: str) -> str:
+def insert(card: str, text: str, name: str = "the model card") -> str:
     """Return a card with a summary between its two comments; at its end, under a heading, where it has none.
 
     Raises:
@@ -71,7 +71,7 @@ def insert(card: str, text: str) -> str:
         return f"{card}{gap}{HEADING}{line}{line}{block}{line}"
     start, end = card.find(START), card.find(END)
     if card.count(START) != 1 or card.count(END) != 1 or end < start:
-        raise TrainingError(f"the model card needs {START} and {END} behind it, once each, or neither")
+        raise TrainingError(f"{name}: needs {START} and {END} behind it, once each, or neither")
     return f"{card[:start]}{block}{card[end + len(END) :]}"
 
 
@@ -85,7 +85,7 @@ def _read(path: Path) -> str:
 
 
 def _table(grid: Grid) -> str:
-    """Return a table in Markdown, of the last layer of each kind of map."""
+    """Return a table in Markdown, of the last layer of each kind of map, which stands first."""
     seen: set[str] = set()
     lines = [
         "| |" + "".join(f" {word.name} |" for word in grid.columns.values()),

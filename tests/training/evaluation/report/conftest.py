@@ -10,11 +10,11 @@ from torch import Tensor
 
 from model.contract.geometry import Resize
 from training.data.samples import Attributes, Dataset
-from training.evaluation.annotations import Annotation
 from training.evaluation.evaluate import Evaluation
 from training.evaluation.figures import Figure, mean
+from training.evaluation.maps.annotations import Annotation
+from training.evaluation.maps.regions import Point
 from training.evaluation.predictors import Prediction
-from training.evaluation.regions import Point
 from training.evaluation.report.page import Contents
 from training.evaluation.tables import figures_of, map_rows
 

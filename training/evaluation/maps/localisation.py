@@ -1,7 +1,7 @@
 """Do the maps lie on the object? Each photo's map against its box or mask, one number a photo.
 
-Read every figure beside its chance rows (`training.evaluation.chance`): photographers put their object in the middle,
-so a figure that does not beat a centred Gaussian says nothing for the map.
+Read every figure beside the rows of chance: photographers put their object in the middle, so a figure that does not
+beat a centred Gaussian says nothing for the map.
 
 Source: Zhang et al. 2018, arXiv:1608.00507 (pointing game, tolerance 15 px); Arras et al. 2022, arXiv:2003.07258
 (relevance mass and rank); Choe et al. 2020, arXiv:2001.07437 (MaxBoxAccV2).
@@ -15,7 +15,7 @@ import torch
 from scipy import ndimage
 from torch.nn.functional import interpolate
 
-from training.evaluation.regions import Booleans, Floats, box_of_region
+from training.evaluation.maps.regions import Booleans, Floats, box_of_region
 
 TOLERANCE_PX = 15
 """Of the tolerant pointing game: its source's, on the network's input."""

@@ -9,7 +9,7 @@ from PIL import Image
 from model.contract.geometry import Resize
 from training.data.samples import Sample
 from training.errors import DatasetError
-from training.evaluation.annotations import annotation_of, boxes_of
+from training.evaluation.maps.annotations import annotation_of, boxes_of
 
 SHORTER = Resize(mode="shorter_side", size=80, crop=64)
 STRETCH = Resize(mode="stretch", size=64, crop=64)

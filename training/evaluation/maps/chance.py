@@ -1,6 +1,6 @@
 """Maps that know nothing of the photo: what any figure of a map has to beat.
 
-Random weights are the fourth such row; they need a network and come from `training.evaluation.sanity`.
+Random weights are the fourth such row; they need a network and come from `training.evaluation.maps.sanity`.
 """
 
 import numpy as np

@@ -6,7 +6,7 @@ import torch
 from scipy.sparse import lil_matrix
 from scipy.sparse.linalg import spsolve
 
-from training.evaluation.imputation import NOISE, impute
+from training.evaluation.maps.imputation import NOISE, impute
 
 WEIGHTS = {(r, c): 1 / 6 if r * c == 0 else 1 / 12 for r in (-1, 0, 1) for c in (-1, 0, 1) if (r, c) != (0, 0)}
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from training.evaluation.parts import contrast_score, part_differences, pointed_part
-from training.evaluation.regions import Point
+from training.evaluation.maps.parts import contrast_score, part_differences, pointed_part
+from training.evaluation.maps.regions import Point
 
 SIZE = 80
 POINTS = [Point(part, 5 + 10 * part, 40) for part in range(8)]

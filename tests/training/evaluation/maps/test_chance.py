@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from training.evaluation.chance import SIGMA, chance_maps
-from training.evaluation.localisation import peak
+from training.evaluation.maps.chance import SIGMA, chance_maps
+from training.evaluation.maps.localisation import peak
 
 
 def test_rows_and_their_grids() -> None:

@@ -14,9 +14,9 @@ import service
 from model.contract.graph import codes_of_best, feeds
 from model.contract.manifest import Manifest
 from training.data.store import as_served
-from training.evaluation.chance import chance_maps
-from training.evaluation.classifier import Classifier, classifier_of
-from training.evaluation.faithfulness import (
+from training.evaluation.maps.chance import chance_maps
+from training.evaluation.maps.classifier import Classifier, classifier_of
+from training.evaluation.maps.faithfulness import (
     SHARES,
     area,
     blurred,
@@ -28,7 +28,7 @@ from training.evaluation.faithfulness import (
     importance_ranks,
     road,
 )
-from training.evaluation.localisation import enlarge
+from training.evaluation.maps.localisation import enlarge
 from training.fit.job import Job
 from training.fit.loop import fit
 

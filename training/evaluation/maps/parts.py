@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.stats import spearmanr
 
-from training.evaluation.localisation import peak
-from training.evaluation.regions import Floats, Point, value_at
+from training.evaluation.maps.localisation import peak
+from training.evaluation.maps.regions import Floats, Point, value_at
 
 LEAST_PARTS = 6
 """Fewest visible parts at which a rank correlation says something."""

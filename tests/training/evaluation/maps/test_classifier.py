@@ -14,7 +14,7 @@ from model.contract.graph import codes_of_best, feeds, softmax
 from model.contract.manifest import ManifestError
 from training.checkpoint import load_selected
 from training.data.transforms import Normalise
-from training.evaluation.classifier import classifier_of, classifying_graph
+from training.evaluation.maps.classifier import classifier_of, classifying_graph
 from training.fit.job import Job
 from training.fit.loop import fit
 

@@ -19,11 +19,11 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 from tqdm import tqdm
 
-from training.evaluation.chance import chance_maps
-from training.evaluation.classifier import Classifier, classifier_of
 from training.evaluation.figures import Figure, mean, share
-from training.evaluation.imputation import impute
-from training.evaluation.localisation import enlarge
+from training.evaluation.maps.chance import chance_maps
+from training.evaluation.maps.classifier import Classifier, classifier_of
+from training.evaluation.maps.imputation import impute
+from training.evaluation.maps.localisation import enlarge
 
 Floats = npt.NDArray[np.floating]
 Values = dict[str, dict[str, Floats]]

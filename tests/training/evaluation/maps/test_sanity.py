@@ -14,7 +14,7 @@ from model.export.export import load_network
 from model.network.network import Network, NetworkConfig, build_network
 from training.data.store import as_served
 from training.data.transforms import Normalise
-from training.evaluation.sanity import (
+from training.evaluation.maps.sanity import (
     cascade,
     cascade_figures,
     gradcam_of,

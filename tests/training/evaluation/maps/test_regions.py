@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
-from training.evaluation.regions import box_of_region, region_of_box, value_at
+from training.evaluation.maps.regions import box_of_region, region_of_box, value_at
 
 
 def test_box_holds_the_pixels_whose_centre_it_holds() -> None:

@@ -9,7 +9,7 @@ from model.contract.geometry import Resize
 from training.data.samples import Sample
 from training.data.transforms import box_on_input
 from training.errors import DatasetError
-from training.evaluation.regions import Booleans, Floats, Point, box_of_region, region_of_box
+from training.evaluation.maps.regions import Booleans, Floats, Point, box_of_region, region_of_box
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.training.evaluation.peers.make_reference import made_maps
-from training.evaluation.localisation import (
+from training.evaluation.maps.localisation import (
     BOX_GRID,
     best_threshold,
     boxes_of,
@@ -17,9 +17,9 @@ from training.evaluation.localisation import (
     overlaps,
     peak,
 )
-from training.evaluation.regions import region_of_box
+from training.evaluation.maps.regions import region_of_box
 
-REFERENCE = json.loads((Path(__file__).parent / "peers" / "reference.json").read_text())
+REFERENCE = json.loads((Path(__file__).parents[1] / "peers" / "reference.json").read_text())
 SIZE = BOX_GRID
 
 
