@@ -6,14 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from model.contract.geometry import Resize
+from tests.service.tiny_model import tiny_model
 from training import cli
 from training.data.samples import Dataset, Sample
 from training.data.transforms import box_on_input
 from training.errors import DatasetError
 from training.evaluation.evaluate import with_labels
+from training.evaluation.predictors import pair_maps
 from training.fit.job import Job
 from training.fit.loop import fit
 
@@ -47,6 +52,11 @@ def test_an_exported_run_has_the_same_figures(
     in_onnx = command("evaluate", str(file), *data)
     command("export", str(file), "--out", str(again), "--name=again", "--data", str(cub_like), "--json")
     held_out = command("evaluate", str(again), *data, "--part=held-out")
+    images = torch.randint(0, 256, (2, 3, 48, 48), dtype=torch.uint8)
+    first, second = np.array([0, 2]), np.array([1, 0])
+    pairs = pair_maps(run, images, first, second)
+    np.testing.assert_allclose(pairs[:, 1], pair_maps(run, images, second, first)[:, 0])
+    np.testing.assert_allclose(pairs, pair_maps(file, images, first, second), atol=1e-3 * float(pairs.max()))
     assert in_onnx["images"] == len(birds.test)
     for name in ("top1", "top5", "mean_per_class", "ece", "pointing_game", "centred_gaussian"):
         assert in_onnx[name] == pytest.approx(in_torch[name], abs=1e-4), name
@@ -62,6 +72,28 @@ def test_an_exported_run_has_the_same_figures(
     assert written.endswith("\n<!-- /evaluation -->\n\nMore.\n")
     assert f"\nfieldmark-train evaluate {run} --data" in written
     assert cli.main(["evaluate", str(tmp_path / "nothing"), *data]) == 1
+
+
+def test_a_classifier_trained_elsewhere_is_evaluated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its file holds no recipe, the data no boxes: report and card say nothing of either."""
+    colours = {"Red bird": (250, 10, 10), "Green bird": (10, 250, 10), "Blue bird": (10, 10, 250)}
+    for name, colour in colours.items():
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for number in range(3):
+            Image.new("RGB", (40, 40 + number), colour).save(tmp_path / "data" / name / f"{number}.png")
+    Image.new("RGB", (50, 40), colours["Red bird"]).save(tmp_path / "data" / "Blue bird" / "wrong.png")
+    file, out, card = tmp_path / "tiny.onnx", tmp_path / "out", tmp_path / "CARD.md"
+    file.write_bytes(tiny_model())
+    where = ["--data", str(tmp_path / "data"), "--part=all", "--out", str(out), "--card", str(card)]
+    assert cli.main(["evaluate", str(file), *where, "--workers=0", "--quiet", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["top1"]["value"], answer["top1"]["n"], answer["maps"]) == (0.9, 10, [])
+    page = (out / "report.html").read_text()
+    assert "The data say nothing of where things are" in page
+    assert "does not say by which recipe" in page
+    assert "speaks for Red bird, not Blue bird" in page
+    assert "| Top-1 | 90.0% | 59.6–98.2% | 10 |" in card.read_text()
+    assert "Where the maps look" not in card.read_text()
 
 
 def test_classes_are_found_by_name() -> None:
