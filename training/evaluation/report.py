@@ -81,7 +81,8 @@ def overlay(image: Image.Image, values: Floats) -> Image.Image:
 
 def reliability_bars(probabilities: Floats, labels: Ints) -> list[dict[str, float]]:
     """Return for each bin of confidence its lower end and width, its number of photos, and their accuracy."""
-    bins, _, correct = bins_of(probabilities, labels)
+    bins = bins_of(probabilities.max(axis=1))
+    correct = probabilities.argmax(axis=1) == labels
     return [
         {
             "low": index / BINS,

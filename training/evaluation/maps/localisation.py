@@ -107,9 +107,12 @@ def overlaps(maps: Floats, boxes: Floats, size: int, thresholds: int = THRESHOLD
 
 
 def max_box_accuracy(overlap: Floats, chosen: npt.NDArray[np.integer] | None = None) -> float:
-    """Return MaxBoxAccV2 of `overlaps`, (n, thresholds), optionally of some photos: mean over `OVERLAPS`, each at its
-    best threshold.
-    """  # noqa: D205
+    """Return MaxBoxAccV2: the mean over `OVERLAPS` of the share of boxes found, each at its best threshold.
+
+    Args:
+        overlap: of `overlaps`, (n, thresholds).
+        chosen: indices of the photos to count; None: all.
+    """
     part = overlap if chosen is None else overlap[chosen]
     return float(np.mean([(part >= least).mean(axis=0).max() for least in OVERLAPS]))
 
