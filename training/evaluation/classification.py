@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from training.evaluation.figures import Figure, mean, share, statistic
-from training.evaluation.scores import BINS, Floats, Ints
+from training.evaluation.scores import BINS, Floats, Ints, bins_of, calibration_error, mean_recall
 
 Booleans = npt.NDArray[np.bool_]
 
@@ -95,30 +95,12 @@ def classification_figures(probabilities: Floats, labels: Ints) -> dict[str, Fig
     return figures
 
 
-def mean_recall(predicted: Ints, labels: Ints) -> float:
-    """Return top-1 accuracy averaged over the classes that have photos."""
-    photos = np.bincount(labels)
-    hits = np.bincount(labels[predicted == labels], minlength=len(photos))
-    return float((hits[photos > 0] / photos[photos > 0]).mean())
-
-
 def macro_f1(predicted: Ints, labels: Ints) -> float:
     """Return F1 averaged over the classes that have photos or are named."""
     classes = max(int(predicted.max()), int(labels.max())) + 1
     hits = np.bincount(labels[predicted == labels], minlength=classes)
     both = np.bincount(predicted, minlength=classes) + np.bincount(labels, minlength=classes)
     return float((2 * hits[both > 0] / both[both > 0]).mean())
-
-
-def calibration_error(confidence: Floats, right: Booleans) -> float:
-    """Return the mean gap between confidence and accuracy over `BINS` bins of equal width."""
-    gaps = np.bincount(bins_of(confidence), weights=confidence - right, minlength=BINS)
-    return float(np.abs(gaps).sum() / len(right))
-
-
-def bins_of(confidence: Floats) -> Ints:
-    """Return each photo's bin of confidence, of `BINS` of equal width, (n,)."""
-    return np.asarray(np.minimum((confidence * BINS).astype(int), BINS - 1))
 
 
 def adaptive_calibration_error(confidence: Floats, right: Booleans) -> float:

@@ -20,10 +20,11 @@ def top_k_accuracy(logits: Floats, labels: Ints, k: int) -> float:
     return float((highest == labels[:, None]).any(axis=1).mean())
 
 
-def mean_per_class_accuracy(logits: Floats, labels: Ints) -> float:
-    """Return top-1 accuracy averaged over the classes that have images."""
-    correct = logits.argmax(axis=1) == labels
-    return float(np.mean([correct[labels == label].mean() for label in np.unique(labels)]))
+def mean_recall(predicted: Ints, labels: Ints) -> float:
+    """Return top-1 accuracy averaged over the classes that have photos, (n,) both."""
+    photos = np.bincount(labels)
+    hits = np.bincount(labels[predicted == labels], minlength=len(photos))
+    return float((hits[photos > 0] / photos[photos > 0]).mean())
 
 
 def negative_log_likelihood(logits: Floats, labels: Ints, temperature: float = 1.0) -> float:
@@ -37,19 +38,19 @@ def expected_calibration_error(logits: Floats, labels: Ints, temperature: float 
 
     Source: Guo et al. 2017, "On calibration of modern neural networks", arXiv:1706.04599, eq. 3.
     """
-    bins, confidence, correct = bins_of(softmax(logits, temperature), labels)
-    gaps = [
-        abs(correct[bins == index].mean() - confidence[bins == index].mean()) * (bins == index).mean()
-        for index in np.unique(bins)
-    ]
-    return float(sum(gaps))
+    probabilities = softmax(logits, temperature)
+    return calibration_error(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels)
 
 
-def bins_of(probabilities: Floats, labels: Ints) -> tuple[Ints, Floats, npt.NDArray[np.bool_]]:
-    """Return each image's bin of confidence, its confidence, and whether it is classified right, (n,) each."""
-    confidence = probabilities.max(axis=1)
-    correct: npt.NDArray[np.bool_] = probabilities.argmax(axis=1) == labels
-    return np.minimum((confidence * BINS).astype(int), BINS - 1), confidence, correct
+def calibration_error(confidence: Floats, right: npt.NDArray[np.bool_]) -> float:
+    """Return the mean gap between confidence and accuracy over `BINS` bins of equal width, (n,) both."""
+    gaps = np.bincount(bins_of(confidence), weights=confidence - right, minlength=BINS)
+    return float(np.abs(gaps).sum() / len(right))
+
+
+def bins_of(confidence: Floats) -> Ints:
+    """Return each photo's bin of confidence, (n,)."""
+    return np.asarray(np.minimum((confidence * BINS).astype(int), BINS - 1))
 
 
 def fit_temperature(logits: Floats, labels: Ints) -> float:
@@ -73,7 +74,7 @@ def accuracy_figures(logits: Floats, labels: Ints, temperature: float) -> dict[s
         "images": float(len(labels)),
         "top1": top_k_accuracy(logits, labels, 1),
         "top5": top_k_accuracy(logits, labels, min(5, logits.shape[1])),
-        "mean_per_class": mean_per_class_accuracy(logits, labels),
+        "mean_per_class": mean_recall(logits.argmax(axis=1), labels),
         "nll": negative_log_likelihood(logits, labels, temperature),
         "ece": expected_calibration_error(logits, labels, temperature),
         "ece_uncalibrated": expected_calibration_error(logits, labels),

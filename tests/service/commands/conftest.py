@@ -1,5 +1,8 @@
 """A model and a photo for the commands."""
 
+import logging
+from collections.abc import Iterator
+
 import pytest
 from PIL import Image
 
@@ -20,3 +23,12 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("photos") / "red.png"
     Image.new("RGB", (40, 20), (250, 10, 10)).save(path)
     return str(path)
+
+
+@pytest.fixture(autouse=True)
+def untouched_logs() -> Iterator[None]:
+    """Restore the level of the logger that the commands silence."""
+    logger = logging.getLogger("service.inference.models")
+    level = logger.level
+    yield
+    logger.setLevel(level)

@@ -11,7 +11,6 @@ from tests.training.evaluation.peers.make_reference import made_logits
 from training.evaluation.classification import (
     adaptive_calibration_error,
     area_under_risk_coverage,
-    calibration_error,
     class_rows,
     classification_figures,
     confused_pairs,
@@ -20,6 +19,7 @@ from training.evaluation.classification import (
     reliability,
     risk_coverage,
 )
+from training.evaluation.scores import calibration_error
 
 REFERENCE = json.loads((Path(__file__).parent / "peers" / "reference.json").read_text())
 

@@ -20,11 +20,14 @@ from training.evaluation.maps.regions import Booleans, Floats, box_of_region
 TOLERANCE_PX = 15
 """Of the tolerant pointing game: its source's, on the network's input."""
 THRESHOLDS = 100
-"""Of the boxes drawn around a map. The source takes 1,000; on 911 photos that changes MaxBoxAccV2 by less than 0.1."""
+"""Of the boxes drawn around a map. The source takes 1,000: on 911 photos MaxBoxAccV2 is then 66.7% instead of 66.5%."""
 OVERLAPS = (0.3, 0.5, 0.7)
 """Least intersection over union at which a box counts as found; MaxBoxAccV2 is their mean."""
+CHUNK = 64
+"""Maps that are enlarged at a time."""
 BOX_GRID = 96
-"""Side of the grid on which boxes are drawn around maps: at the input's full size this takes six times as long."""
+"""Side of the grid on which boxes are drawn around maps. On all 288 pixels of the input it takes six times as long, and
+MaxBoxAccV2 of 304 photos is 66.8% instead of 66.9%."""
 
 
 def localised(maps: Floats, regions: Sequence[Booleans | None]) -> dict[str, Floats]:
@@ -42,14 +45,14 @@ def localised(maps: Floats, regions: Sequence[Booleans | None]) -> dict[str, Flo
     """
     names = ("pointing", "pointing_tolerant", "energy", "enrichment", "rank")
     found = {name: np.full(len(maps), np.nan) for name in names}
-    for index, (values, region) in enumerate(zip(maps, regions, strict=True)):
+    size = next((len(region) for region in regions if region is not None), 1)
+    shown = (enlarged for at in range(0, len(maps), CHUNK) for enlarged in enlarge(maps[at : at + CHUNK], size))
+    for index, (values, region, enlarged) in enumerate(zip(maps, regions, shown, strict=True)):
         if region is None or not region.any():
             continue
-        size = len(region)
-        enlarged = enlarge(values[None], size)[0].astype(np.float64)
         x, y = peak(values, size)
-        total = enlarged.sum()
-        energy = enlarged[region].sum() / total if total > 0 else 0.0
+        total = enlarged.sum(dtype=np.float64)
+        energy = enlarged[region].sum(dtype=np.float64) / total if total > 0 else 0.0
         count = int(region.sum())
         highest = np.argpartition(-enlarged.ravel(), count - 1)[:count]
         alive = float(values.max() > 0)
@@ -104,9 +107,12 @@ def overlaps(maps: Floats, boxes: Floats, size: int, thresholds: int = THRESHOLD
 
 
 def max_box_accuracy(overlap: Floats, chosen: npt.NDArray[np.integer] | None = None) -> float:
-    """Return MaxBoxAccV2 of `overlaps`, (n, thresholds), optionally of some photos: mean over `OVERLAPS`, each at its
-    best threshold.
-    """  # noqa: D205
+    """Return MaxBoxAccV2: the mean over `OVERLAPS` of the share of boxes found, each at its best threshold.
+
+    Args:
+        overlap: of `overlaps`, (n, thresholds).
+        chosen: indices of the photos to count; None: all.
+    """
     part = overlap if chosen is None else overlap[chosen]
     return float(np.mean([(part >= least).mean(axis=0).max() for least in OVERLAPS]))
 
