@@ -175,8 +175,8 @@ def test_the_service_refuses_what_it_refused(served: dict[Path, Served | Fieldma
 def test_a_file_is_evaluated_on_what_the_service_sees(shown: dict[Path, Served], model_file: Path) -> None:
     """`evaluate FILE.onnx`: every byte of the network's input is the service's."""
     dataset = dataset_of(list(shown))
-    judged = evaluate_file(model_file, dataset, dataset.test, 0, visible=False, threads=1)
-    for path, pixels in zip(shown, unpacked(judged.gradcam), strict=True):
+    evaluation = evaluate_file(model_file, dataset, dataset.test, 0, visible=False, threads=1)
+    for path, pixels in zip(shown, unpacked(next(iter(evaluation.prediction.gradcam.values()))), strict=True):
         assert np.array_equal(shown[path].network_input, pixels), path.name
 
 
@@ -188,11 +188,11 @@ def test_a_run_is_evaluated_on_what_the_service_sees(shown: dict[Path, Served], 
     selected = Selected(RECIPE, LABELS, network.state_dict(), 1, 1.0, {}, {})
     dataset, cpu = dataset_of(list(shown)), torch.device("cpu")
     cache = tmp_path if kept else None
-    judged = evaluate_run(selected, dataset, dataset.test, cpu, 0, visible=False, cache=cache)
-    ask = torch_predictor(network, Normalise(RECIPE.data.mean, RECIPE.data.std, cpu))
+    evaluation = evaluate_run(selected, dataset, dataset.test, cpu, 0, visible=False, cache=cache)
+    predict = torch_predictor(network, Normalise(RECIPE.data.mean, RECIPE.data.std, cpu))
     inputs = torch.from_numpy(np.stack([seen.network_input for seen in shown.values()])).permute(0, 3, 1, 2)
-    expected = np.concatenate([ask(part)[0] for part in torch.split(inputs, 32)])
-    np.testing.assert_allclose(judged.logits, expected, atol=1e-5)
+    expected = np.concatenate([predict(part).logits for part in torch.split(inputs, 32)])
+    np.testing.assert_allclose(evaluation.prediction.logits, expected, atol=1e-5)
     assert np.abs(expected[0] - expected[1]).max() > 1e-4, "the network depends on its input"
 
 

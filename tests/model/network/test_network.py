@@ -58,7 +58,7 @@ def test_config_refuses_what_is_not_offered(field: str, value: object) -> None:
 def test_unknown_arm_lists_the_known_ones() -> None:
     """A typo is reported with the existing names."""
     with pytest.raises(ValueError, match=r"attention 'guide'.*guided"):
-        NetworkConfig("resnet50", "guide", 10)
+        NetworkConfig("resnet50", "guide", num_classes=10)
 
 
 def test_config_refuses_unknown_keys() -> None:
