@@ -34,8 +34,10 @@ def summary(figures: Mapping[str, Value], rows: list[MapRow], provenance: Mappin
             value, ends = number(figure.value, percent=word.percent), interval(figure, percent=word.percent)
             lines.append(f"| {word.name} | {value} | {ends}{'%' if word.percent else ''} | {figure.n} |")
     parts.append("\n".join(lines))
-    grids = map_grids(rows)[:1]
-    parts += ["Where the maps look, beside maps that know nothing of the photo:", *map(_table, grids)] if grids else []
+    parts.append("Chance widens a calibration error, in resampled photos once more: its interval lies high.")
+    grids = map_grids(rows)
+    if grids:
+        parts += ["Where the maps look, beside maps that know nothing of the photo:", _table(grids[0])]
     return "\n\n".join(parts)
 
 
@@ -85,7 +87,8 @@ def _read(path: Path) -> str:
 
 
 def _table(grid: Grid) -> str:
-    """Return a table in Markdown, of the last layer of each kind of map, which stands first."""
+    """Return a table in Markdown, of the last layer of each kind of map, which stands first; n where some photos do not count."""
+    photos = max(figure.n for line in grid.lines for figure in line.figures.values())
     seen: set[str] = set()
     lines = [
         "| |" + "".join(f" {word.name} |" for word in grid.columns.values()),
@@ -96,12 +99,13 @@ def _table(grid: Grid) -> str:
             continue
         seen.add(line.name)
         cells = [
-            f" {_cell(line.figures[name], word.percent)} |" if name in line.figures else " – |"
+            f" {_cell(line.figures[name], photos, percent=word.percent)} |" if name in line.figures else " – |"
             for name, word in grid.columns.items()
         ]
         lines.append(f"| {line.name}{' (chance)' if line.chance else ''} |{''.join(cells)}")
     return "\n".join(lines)
 
 
-def _cell(figure: Figure, percent: bool) -> str:
-    return f"{number(figure.value, percent=percent)} ({interval(figure, percent=percent)})"
+def _cell(figure: Figure, photos: int, *, percent: bool) -> str:
+    of = "" if figure.n == photos else f", n = {figure.n}"
+    return f"{number(figure.value, percent=percent)} ({interval(figure, percent=percent)}{of})"
