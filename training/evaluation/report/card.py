@@ -87,7 +87,7 @@ def _read(path: Path) -> str:
 
 
 def _table(grid: Grid) -> str:
-    """Return a table in Markdown, of the last layer of each kind of map, which stands first; n where some photos do not count."""
+    """Return a table in Markdown: the first line of each kind of map, its last layer; n where photos do not count."""
     photos = max(figure.n for line in grid.lines for figure in line.figures.values())
     seen: set[str] = set()
     lines = [

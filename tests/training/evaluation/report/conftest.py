@@ -81,7 +81,7 @@ def make(birds: Dataset) -> Make:
 
 @pytest.fixture
 def further() -> dict[str, Figure]:
-    """Return figures as faithfulness and sanity name them, and one that nobody knows."""
+    """Return figures as faithfulness and sanity name them, and an unknown one."""
     names = (
         "deletion_gradcam",
         "deletion_random",

@@ -54,7 +54,7 @@ def test_a_card_without_comments_gets_it_at_its_end(tmp_path: Path, card: str, g
 
 @pytest.mark.parametrize("card", [START, END, f"{END}{START}", f"{START}{START}{END}", f"{START}{END}{END}"])
 def test_comments_that_are_no_pair_are_refused(card: str) -> None:
-    """Nobody can say what would be replaced."""
+    """It is not clear what they would replace."""
     with pytest.raises(TrainingError, match="once each, or neither"):
         insert(card, "text")
 

@@ -93,7 +93,7 @@ def test_sure_is_said_only_of_sure_photos(make: Make) -> None:
 
 
 def test_further_figures_have_tables(make: Make, further: dict[str, Figure]) -> None:
-    """Faithfulness, sanity, and what nobody has foreseen."""
+    """Faithfulness, sanity, and figures without a table of their own."""
     contents = make()
     page = render(make(figures={**contents.figures, **further}))
     for text in ("Does the network use what the maps show?", "Do the maps depend on what was learnt?", "something new"):
