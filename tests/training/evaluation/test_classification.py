@@ -38,12 +38,10 @@ def test_torchmetrics_agrees(answers: tuple[np.ndarray, np.ndarray], name: str) 
 
 
 def test_every_figure_lies_in_its_interval(answers: tuple[np.ndarray, np.ndarray]) -> None:
-    """Accuracies hold their value; errors of calibration can only be pushed up by resampling, and stay above zero."""
+    """Also errors of calibration, which photos drawn twice would push up."""
     for name, figure in classification_figures(*answers).items():
-        assert figure.low < figure.high, name
+        assert figure.low < figure.value < figure.high, name
         assert figure.n == (300 if "surest" not in name else round(3 * int(name[-2:]))), name
-        if "ece" not in name:
-            assert figure.low < figure.value < figure.high, name
 
 
 def test_calibration_error_by_its_formula() -> None:

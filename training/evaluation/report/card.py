@@ -34,7 +34,6 @@ def summary(figures: Mapping[str, Value], rows: list[MapRow], provenance: Mappin
             value, ends = number(figure.value, percent=word.percent), interval(figure, percent=word.percent)
             lines.append(f"| {word.name} | {value} | {ends}{'%' if word.percent else ''} | {figure.n} |")
     parts.append("\n".join(lines))
-    parts.append("Chance widens a calibration error, in resampled photos once more: its interval lies high.")
     grids = map_grids(rows)
     if grids:
         parts += ["Where the maps look, beside maps that know nothing of the photo:", _table(grids[0])]

@@ -33,7 +33,7 @@ FIGURES = {
     "macro_f1": Word("Macro F1", "Recall and precision in one, averaged over the classes; 100% is perfect."),
     "ece": Word(
         "Calibration error",
-        "How far stated probabilities lie from how often they are right. Chance widens gaps: the interval lies high.",
+        "How far stated probabilities lie from how often they are right.",
     ),
     "adaptive_ece": Word("Adaptive calibration error", "The same with equally many photos in every bin."),
     "ece_uncalibrated": Word("Error before calibration", "The calibration error without the fitted temperature."),
