@@ -53,10 +53,12 @@ def mean(values: npt.ArrayLike) -> Figure:
     """Return the mean over photos, (n,), with a bootstrap interval; NaN marks a photo that does not count."""
     known = np.asarray(values, dtype=np.float64)
     known = known[np.isfinite(known)]
-    return statistic(lambda chosen: float(known[chosen].mean()), len(known))
+    return statistic(lambda chosen: float(known[chosen].mean()), len(known), (-np.inf, np.inf))
 
 
-def statistic(of: Callable[[npt.NDArray[np.integer]], float], n: int) -> Figure:
+def statistic(
+    of: Callable[[npt.NDArray[np.integer]], float], n: int, within: tuple[float, float] = (0.0, 1.0)
+) -> Figure:
     """Return a statistic of n photos with a bootstrap interval.
 
     Photos that are drawn twice bias some statistics, an error of calibration upwards, F1 downwards: the interval is
@@ -65,6 +67,7 @@ def statistic(of: Callable[[npt.NDArray[np.integer]], float], n: int) -> Figure:
     Args:
         of: the statistic of the photos with these indices, which may repeat.
         n: photos there are.
+        within: least and greatest value that the statistic can have; the interval is clipped to them.
     """
     if n == 0:
         return Figure(float("nan"), float("nan"), float("nan"), 0)
@@ -72,4 +75,4 @@ def statistic(of: Callable[[npt.NDArray[np.integer]], float], n: int) -> Figure:
     drawn = [of(rng.integers(n, size=n)) for _ in range(RESAMPLES)]
     value = of(np.arange(n))
     low, high = np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) - (np.nanmean(drawn) - value)
-    return Figure(value, float(low), float(high), n)
+    return Figure(value, float(np.clip(low, *within)), float(np.clip(high, *within)), n)

@@ -40,10 +40,17 @@ def test_photos_without_a_value_do_not_count() -> None:
 def test_statistic_is_of_the_photos_as_they_are() -> None:
     """The value is of every photo once, the interval holds it, and both are the same every time."""
     values = np.random.default_rng(0).normal(size=50)
-    found = statistic(lambda chosen: float(np.median(values[chosen])), 50)
+    found, again = (statistic(lambda chosen: float(np.median(values[chosen])), 50, (-9, 9)) for _ in range(2))
     assert found.value == np.median(values)
     assert found.low < found.value < found.high
-    assert found == statistic(lambda chosen: float(np.median(values[chosen])), 50)
+    assert found == again
+
+
+def test_interval_stays_within_what_can_be() -> None:
+    """The shift that takes the bias out never leads below zero or above one."""
+    confidence, right = np.full(40, 0.97), np.arange(40) > 0
+    found = statistic(lambda chosen: abs(float((confidence - right)[chosen].mean())), 40)
+    assert 0 <= found.low <= found.value <= found.high <= 1
 
 
 @pytest.mark.parametrize("found", [share([]), mean([]), mean([np.nan])])
