@@ -45,11 +45,10 @@ def _fit_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _count(text: str) -> int:
-    """Read a number of photos, 0 or more."""
-    number = int(text)
-    if number < 0:
-        raise ValueError(text)
-    return number
+    """Return a number of photos, 0 or more."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of photos")
+    return int(text)
 
 
 def _evaluate_options(parser: argparse.ArgumentParser) -> None:

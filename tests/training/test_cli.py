@@ -90,3 +90,12 @@ def test_help_loads_no_torch() -> None:
     program = "import sys, training.cli; print(sorted({'torch', 'onnx', 'onnxruntime', 'scipy'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("option", ["--faithfulness", "--sanity"])
+@pytest.mark.parametrize("number", ["-1", "all", "1.5"])
+def test_numbers_of_photos_are_numbers(capsys: pytest.CaptureFixture[str], option: str, number: str) -> None:
+    """The message repeats what was given, in words."""
+    with pytest.raises(SystemExit):
+        main(["evaluate", "run", "--data", ".", f"{option}={number}"])
+    assert f"argument {option}: '{number}' is not a number of photos" in capsys.readouterr().err

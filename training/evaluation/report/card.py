@@ -56,6 +56,7 @@ def write_card(path: Path, text: str) -> None:
         TrainingError: see `check_card`.
         WriteError: it could not be written.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, insert(_read(path), text, path.name).encode())
 
 

@@ -64,3 +64,9 @@ def test_a_card_in_another_encoding_is_refused(tmp_path: Path) -> None:
     (tmp_path / "CARD.md").write_bytes("é".encode("latin-1"))
     with pytest.raises(TrainingError, match="not UTF-8"):
         check_card(tmp_path / "CARD.md")
+
+
+def test_folder_of_a_new_card_is_made(tmp_path: Path) -> None:
+    """A card may be the first file of its folder."""
+    write_card(tmp_path / "models" / "CARD.md", "| top-1 |")
+    assert "| top-1 |" in (tmp_path / "models" / "CARD.md").read_text(encoding="utf-8")
