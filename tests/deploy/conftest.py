@@ -72,7 +72,7 @@ def wait_until(true: Callable[[], bool], what: str, within_s: float = READY_WITH
 
 
 def answers(url: str) -> bool:
-    """Tell whether the address answers 200."""
+    """Return whether the address answers 200."""
     try:
         return httpx.get(url, timeout=5).status_code == 200
     except httpx.TransportError:

@@ -170,8 +170,8 @@ def test_holds_no_torch(container: str) -> None:
 def test_runs_as_user_10001_who_owns_the_models(container: str) -> None:
     """The image's user is 10001, and the folder of models is his."""
     script = "id -u; stat -c %u /models /models/*"
-    told = _buildah("run", "--isolation", "chroot", container, "--", "sh", "-c", script)
-    assert set(told.split()) == {"10001"}
+    printed = _buildah("run", "--isolation", "chroot", container, "--", "sh", "-c", script)
+    assert set(printed.split()) == {"10001"}
 
 
 def test_answers_a_photo(running: Running, bird: Path) -> None:

@@ -217,7 +217,7 @@ def test_real_prometheus_answers_every_query_of_the_dashboard(
 
 
 def _is_up(prometheus: str) -> bool:
-    """Tell whether Prometheus has reached the service."""
+    """Return whether Prometheus has reached the service."""
     try:
         if httpx.get(f"{prometheus}/-/ready").status_code != 200:  # it reads its own storage first
             return False

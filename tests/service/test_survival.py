@@ -141,7 +141,7 @@ def test_who_left_the_queue_is_not_run(gated: tuple[Running, GatedEngine], red_p
 
 
 def test_two_hundred_slow_senders(tmp_path: Path, red_png: bytes) -> None:
-    """While two hundred clients send next to nothing, all others are answered; then the slow ones are told so."""
+    """While two hundred clients send next to nothing, all others are answered; then the slow ones get 408."""
     with running(tiny_settings(tmp_path, body_timeout_s=20)) as server, contextlib.ExitStack() as stack:
         slow = [stack.enter_context(server.connect()) for _ in range(200)]
         for connection in slow:
