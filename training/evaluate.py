@@ -20,8 +20,8 @@ from model.export.export import load_network
 from model.files import write_whole
 from model.network.network import Network
 from training.checkpoint import SELECTED, load_selected
+from training.data.prepared import prepared_images
 from training.data.samples import Dataset, spread
-from training.data.store import as_served
 from training.data.transforms import Normalise
 from training.errors import DatasetError
 from training.evaluation.classification import class_rows, confused_pairs
@@ -98,12 +98,14 @@ class Result:
         evaluation: the answers for every photo.
         figures: by their names in JSON.
         rows: the table of maps; empty where nothing is known of where things are.
+        provenance: what makes the figures repeatable.
     """
 
     question: Question
     evaluation: Evaluation
     figures: dict[str, Value]
     rows: list[MapRow]
+    provenance: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `--json` prints; a figure is `{"value", "low", "high", "n"}`, a 95% interval."""
@@ -112,7 +114,7 @@ class Result:
         found |= {name: _plain(value) for name, value in self.figures.items()}
         if asked.dataset.skipped:
             found["skipped_damaged"] = asked.dataset.skipped
-        return found | {"maps": [row.to_dict() for row in self.rows], "provenance": provenance(asked)}
+        return found | {"maps": [row.to_dict() for row in self.rows], "provenance": self.provenance}
 
 
 def evaluate(asked: Question) -> Result:
@@ -138,7 +140,7 @@ def evaluate(asked: Question) -> Result:
         figures |= photos.faithfulness(asked.model, asked.faithfulness)
     if network is not None:
         figures |= photos.sanity(network, asked.sanity)
-    return Result(asked, evaluation, figures, rows)
+    return Result(asked, evaluation, figures, rows, provenance(asked))
 
 
 def write(result: Result, out: Path) -> None:
@@ -165,7 +167,7 @@ def write(result: Result, out: Path) -> None:
         figures=result.figures,
         rows=result.rows,
         pair_maps=partial(pair_maps, asked.model),
-        provenance=provenance(asked),
+        provenance=result.provenance,
         recipe=None if asked.recipe is None else asked.recipe.to_dict(),
         banner=asked.dataset.banner,
     )
@@ -181,7 +183,7 @@ def add_to_card(result: Result, card: Path) -> None:
     """
     asked = result.question
     photos = f"{len(result.evaluation.samples)} photos of {asked.dataset.name}, part `{asked.part}`"
-    write_card(card, summary(result.figures, result.rows, provenance(asked), photos))
+    write_card(card, summary(result.figures, result.rows, result.provenance, photos))
 
 
 def provenance(asked: Question) -> dict[str, Any]:
@@ -228,14 +230,13 @@ class Photos:
     """
 
     def __init__(self, evaluation: Evaluation, banner: int, visible: bool) -> None:
-        self._evaluation, self._visible = evaluation, visible
-        self._preparation = as_served(evaluation.resize, banner)
+        self._evaluation, self._banner, self._visible = evaluation, banner, visible
 
     def images(self, chosen: Iterable[int]) -> Tensor:
         """Return photos as the service prepares them, uint8 (n, 3, S, S)."""
-        samples = self._evaluation.samples
-        pixels = (self._preparation.load(samples[index].path)[0] for index in chosen)
-        return torch.stack([torch.from_numpy(np.array(photo)).permute(2, 0, 1) for photo in pixels])
+        samples = [self._evaluation.samples[index] for index in chosen]
+        pixels = prepared_images(samples, self._evaluation.resize, self._banner)
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
     def faithfulness(self, model: Path, count: int) -> dict[str, Figure]:
         """Return how faithful the maps are, on some of the photos."""

@@ -112,14 +112,11 @@ def adaptive_calibration_error(confidence: Floats, right: Booleans) -> float:
 
 def area_under_risk_coverage(confidence: Floats, right: Booleans) -> float:
     """Return the mean error rate of the surest 1, 2, … n photos: 0 is best, the error rate what guessing gets."""
-    order = np.argsort(-confidence, kind="stable")
-    wrong = np.cumsum(~right[order])
-    return float((wrong / np.arange(1, len(wrong) + 1)).mean())
+    return float(risk_coverage(confidence, right).mean())
 
 
-def risk_coverage(probabilities: Floats, labels: Ints) -> Floats:
+def risk_coverage(confidence: Floats, right: Booleans) -> Floats:
     """Return the error rate of the surest 1, 2, … n photos, (n,)."""
-    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     wrong = np.cumsum(~right[np.argsort(-confidence, kind="stable")])
     return np.asarray(wrong / np.arange(1, len(wrong) + 1))
 

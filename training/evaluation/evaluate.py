@@ -6,7 +6,7 @@ Every test image counts, one view each, prepared exactly as the service does.
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from training.data.store import PhotoFiles, Photos, as_served
 from training.data.transforms import Normalise
 from training.errors import DatasetError, TrainingError
 from training.evaluation.maps.annotations import Annotation, annotation_of
+from training.evaluation.maps.parts import part_differences
 from training.evaluation.predictors import Predict, Prediction, joined, onnx_predictor, torch_predictor
 from training.evaluation.scores import Floats, Ints
 from training.recipe import Recipe
@@ -73,6 +74,13 @@ class Evaluation:
     def right(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         """Whether each image gets its class, (n,)."""
         return np.asarray(self.prediction.logits.argmax(axis=1) == self.labels)
+
+    @cached_property
+    def part_differences(self) -> Floats | None:
+        """How much two classes differ at each part, (K, K, P); None where no table or no part says so."""
+        if self.attributes is None or not self.parts:
+            return None
+        return part_differences(self.attributes.table, self.attributes.names, self.parts)
 
 
 def part_of(dataset: Dataset, recipe: Recipe | None, part: str) -> Sequence[Sample]:

@@ -83,15 +83,6 @@ def torch_predictor(network: Network, normalise: Callable[[Tensor], Tensor], ste
     return predict
 
 
-def predictor_of(model: Path) -> Predict:
-    """Return the function of a run's folder or of an exported file, on the CPU."""
-    if model.suffix == ".onnx":
-        return onnx_predictor(model)[0]
-    selected = load_selected(model)
-    data = selected.recipe.data
-    return torch_predictor(selected.network(), Normalise(data.mean, data.std, torch.device("cpu")))
-
-
 def onnx_predictor(path: Path, threads: int = 0, *, every_layer: bool = False) -> tuple[Predict, Manifest]:
     """Return a function that classifies and explains with an exported file, and the file's manifest.
 

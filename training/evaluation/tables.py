@@ -14,7 +14,7 @@ from training.evaluation.figures import Figure, mean, share, statistic
 from training.evaluation.maps.annotations import boxes_of
 from training.evaluation.maps.chance import chance_maps
 from training.evaluation.maps.localisation import best_threshold, localised, max_box_accuracy, overlaps
-from training.evaluation.maps.parts import contrast_score, part_differences, pointed_part
+from training.evaluation.maps.parts import contrast_score, pointed_part
 from training.evaluation.maps.regions import Floats
 from training.evaluation.scores import accuracy_figures, expected_calibration_error
 
@@ -204,16 +204,14 @@ def _measured(
         pairs = zip(maps, annotations, strict=True)
         measured["part_pointing"] = np.array([pointed_part(m, known.parts, known.box, size) for m, known in pairs])
     # One pixel ranks parts only where it touches one: three photos of 911.
-    if evaluation.attributes is not None and evaluation.parts and name != "centre":
-        measured["contrast"] = _contrasts(evaluation, maps)
+    if evaluation.part_differences is not None and name != "centre":
+        measured["contrast"] = _contrasts(evaluation, evaluation.part_differences, maps)
     return {name: values for name, values in measured.items() if np.isfinite(values).any()}
 
 
-def _contrasts(evaluation: Evaluation, maps: Floats) -> Floats:
+def _contrasts(evaluation: Evaluation, differences: Floats, maps: Floats) -> Floats:
     """Return the contrast score of each photo that is classified rightly, (n,); NaN for the others."""
-    assert evaluation.attributes is not None  # noqa: S101 - the caller has looked
-    attributes, size = evaluation.attributes, evaluation.resize.crop
-    differences = part_differences(attributes.table, attributes.names, evaluation.parts)
+    size = evaluation.resize.crop
     likeliest = np.argsort(-evaluation.prediction.logits, axis=1, kind="stable")[:, :2]
     scores = np.full(len(maps), np.nan)
     for index in np.flatnonzero(evaluation.right):

@@ -65,7 +65,9 @@ def test_risk_and_coverage_by_their_formula() -> None:
     """Surest first: right, wrong, right → error rates 0, 1/2, 1/3."""
     probabilities = np.array([[0.6, 0.4], [0.9, 0.1], [0.2, 0.8]])
     labels = np.array([0, 0, 0])
-    assert [0, 1 / 2, 1 / 3] == risk_coverage(probabilities, labels).tolist()
+    assert [0, 1 / 2, 1 / 3] == risk_coverage(
+        probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    ).tolist()
     found = area_under_risk_coverage(np.array([0.6, 0.9, 0.8]), np.array([True, True, False]))
     assert found == pytest.approx((0 + 1 / 2 + 1 / 3) / 3)
 

@@ -67,7 +67,7 @@ def _parts(folder: Path) -> tuple[tuple[str, ...], dict[str, list[tuple[int, flo
 def _attributes(folder: Path, classes: int) -> Attributes | None:
     """Return the table class × attribute, or None where there is none.
 
-    CUB is distributed with the names beside its folder or inside `attributes/`, by whoever packed it.
+    Copies of CUB have the file of names in `attributes/`, in the data set's folder, or beside that folder.
     """
     path = folder / "attributes" / "class_attribute_labels_continuous.txt"
     lists = (folder / "attributes" / "attributes.txt", folder / "attributes.txt", folder.parent / "attributes.txt")

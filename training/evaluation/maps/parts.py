@@ -1,6 +1,6 @@
 """Do the maps find the parts that matter? Maps against the places of parts, and the contrast against a field guide.
 
-The contrast score asks what no box can: where class A was told from class B, does the map of "A, not B" light up the
+The contrast score asks what no box can: where class A was named and not B, does the map of "A, not B" light up the
 parts in which A and B differ? How much they differ at a part comes from the table class × attribute alone.
 """
 

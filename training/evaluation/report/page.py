@@ -106,7 +106,7 @@ def render(contents: Contents) -> str:
         further=grids.further_grid(figures),
         reliability=plots.reliability_plot(reliability(probabilities, labels)),
         risk=plots.risk_plot(
-            risk_coverage(probabilities, labels),
+            risk_coverage(probabilities.max(axis=1), evaluation.right),
             [(share, figure) for share, figure in surest.items() if isinstance(figure, Figure)],
         ),
         pairs=confused_pairs(predicted, labels, names)[:CONFUSED],
