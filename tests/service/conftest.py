@@ -9,12 +9,24 @@ from PIL import Image
 
 from service.settings import Settings
 from tests.service.running import PATIENCE_S, Running, running, tiny_settings
+from tests.service.tiny_model import marked_manifest, tiny_model
 
 
 @pytest.fixture(scope="session")
 def tiny_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """Return a server of the tiny model."""
     with running(tiny_settings(tmp_path_factory.mktemp("models"))) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def marked_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Return a server of the tiny model with marks."""
+    folder = tmp_path_factory.mktemp("marked")
+    settings = tiny_settings(folder)
+    (folder / "tiny" / "1.onnx").unlink()
+    (folder / "tiny" / "2.onnx").write_bytes(tiny_model(marked_manifest()))
+    with running(settings) as server:
         yield server
 
 
