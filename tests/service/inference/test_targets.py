@@ -94,7 +94,10 @@ def test_unknown_layers_name_the_known(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "code"),
-    [("red crown", 0), ("RED  Crown", 0), ("red_wing", 3), ("ЧЁРНЫЙ глаз", 4), ("mark:2", 2), ("rank:1", -1), ("rank:5", -5)],
+    [
+        ("red crown", 0), ("RED  Crown", 0), ("red_wing", 3), ("ЧЁРНЫЙ глаз", 4), ("mark:2", 2), ("rank:1", -1),
+        ("rank:5", -5),
+    ],
 )  # fmt: skip
 def test_known_marks(text: str, code: int) -> None:
     """A mark is its name, as a class is its label, its index, or its rank."""
