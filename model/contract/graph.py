@@ -34,9 +34,13 @@ INPUTS: Mapping[str, Value] = MappingProxyType(
         "target": Value("int64", "NT"),
         "versus": Value("int64", "NT"),
         "layer": Value("int64", ""),
+        "mark": Value("int64", "NM"),
     }
 )
-"""Name → input, in the graph's order: RGB (N, S, S, 3), codes (N, T) twice, index of a layer."""
+"""Name → input, in the graph's order: RGB (N, S, S, 3), codes (N, T) twice, index of a layer, codes (N, M).
+
+Only a model with marks has `mark`.
+"""
 
 OUTPUTS: Mapping[str, Value] = MappingProxyType(
     {
@@ -45,11 +49,18 @@ OUTPUTS: Mapping[str, Value] = MappingProxyType(
         "attention": Value("float32", "N"),
         "gradcam": Value("float32", "NT"),
         "explained": Value("int64", "NT"),
+        "embedding": Value("float32", "N"),
+        "novelty": Value("float32", "N"),
+        "marks": Value("float32", "N"),
+        "mark_maps": Value("float32", "NM"),
+        "marked": Value("int64", "NM"),
     }
 )
-"""Name → output, in the graph's order: (N, K) twice, (N, h, w), (N, T, h, w), (N, T).
+"""Name → output, in the graph's order: (N, K) twice, (N, h, w), (N, T, h, w), (N, T), (N, D), (N), (N, A),
+(N, M, h, w), (N, M).
 
-A model without a spatial map has no `attention`; its manifest says so.
+What a model does not have is absent, as its manifest says: `attention` without a spatial map, `embedding` and
+`novelty` where the file was made without photos, and the last three where no table of marks was trained on.
 """
 
 MAX_TARGETS = 8
@@ -58,6 +69,12 @@ BEST = -1
 """Code of the class of rank 1; the class of rank r has the code -r, and a class its index."""
 UNKNOWN = -1
 """Value of `explained` for a code that names no class; its map is NaN."""
+MAX_MARKS = 8
+"""Most marks whose maps are requested of one image (M of the graph contract), and the last rank of a mark.
+
+The code of the mark of rank r is -r. Marks are ranked by how surely they are seen times how much more typical they are
+of the first target than of the first versus, or how typical of the first target where there is no versus.
+"""
 LAST_LAYER = 0
 """The layer behind which the head begins; the manifest lists the others after it."""
 
@@ -67,13 +84,20 @@ def no_class(num_classes: int) -> int:
     return num_classes
 
 
+def no_mark(num_marks: int) -> int:
+    """Return the code of `mark` for none, and the value of `marked` for a code that names none: A. Its map is NaN."""
+    return num_marks
+
+
 def codes_of_best(count: int, num_classes: int) -> tuple[Codes, Codes]:
     """Return `target` and `versus` that request the class of rank 1 for each of n images, (n, 1) each."""
     target = np.full((count, 1), BEST, dtype=np.int64)
     return target, np.full_like(target, no_class(num_classes))
 
 
-def feeds(image: Images | Sequence[Images], target: Codes, versus: Codes, layer: int = LAST_LAYER) -> dict[str, Any]:
+def feeds(
+    image: Images | Sequence[Images], target: Codes, versus: Codes, layer: int = LAST_LAYER, mark: Codes | None = None
+) -> dict[str, Any]:
     """Return the inputs of one run by name.
 
     Args:
@@ -81,13 +105,10 @@ def feeds(image: Images | Sequence[Images], target: Codes, versus: Codes, layer:
         target: codes of the classes to explain, (N, T).
         versus: codes of the classes to contrast them with, K for none, (N, T).
         layer: index into the manifest's layers.
+        mark: codes of the marks whose maps are requested, (N, M); None for a model without marks.
     """
-    return dict(zip(INPUTS, (image, target, versus, np.asarray(layer, dtype=np.int64)), strict=True))
-
-
-def expected_outputs(has_attention: bool) -> list[str]:
-    """Return the names of the outputs that a model has, in the graph's order."""
-    return [name for name in OUTPUTS if name != "attention" or has_attention]
+    values = (image, target, versus, np.asarray(layer, dtype=np.int64), mark)
+    return {name: value for name, value in zip(INPUTS, values, strict=True) if value is not None}
 
 
 def softmax(logits: npt.NDArray[np.floating[Any]], temperature: float = 1.0) -> npt.NDArray[np.float64]:

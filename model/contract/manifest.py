@@ -13,10 +13,13 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from model.contract.geometry import Resize
+from model.contract.graph import INPUTS, OUTPUTS
 from model.contract.labels import label_fault
+from model.contract.marks import read_table
 
 MANIFEST_KEY = "fieldmark.manifest"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Version 1 had neither embedding, novelty nor marks, and no centres of cells; its files load as they are."""
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Triple = tuple[Finite, Finite, Finite]
@@ -37,11 +40,95 @@ class Layer(_Frozen):
         name: module path inside the network; requests can select the layer by it.
         channels: C of the feature map.
         grid: (h, w) of the map at the network's input size, cells.
+        centres: where the cells look, as measured: (x, y) of the first cell's centre, and the steps right and down
+            to the next ones, pixels of the input; None where the file does not say.
     """
 
     name: str
     channels: int = Field(ge=1)
     grid: tuple[int, int]
+    centres: tuple[Finite, Finite, Finite, Finite] | None = None
+
+
+class Embedding(_Frozen):
+    """The vector of a photo, of length 1: alike for photos that look alike.
+
+    Attributes:
+        size: D.
+        num_photos: training photos whose principal axes it is on; 0 where the network's vector is short enough as it is.
+    """
+
+    size: int = Field(ge=1, le=256)
+    num_photos: int = Field(default=0, ge=0)
+
+
+class Novelty(_Frozen):
+    """How unlike the training photos a photo is.
+
+    Attributes:
+        method: how it is computed.
+        threshold: photos above it are like none of the classes.
+        quantiles: of photos that were not trained on, ascending, evenly spaced from the lowest to the highest.
+        num_photos: these photos.
+    """
+
+    method: str
+    threshold: Finite
+    quantiles: tuple[Finite, ...] = Field(min_length=2)
+    num_photos: int = Field(ge=1)
+
+
+class Mark(_Frozen):
+    """A field mark, in words.
+
+    Attributes:
+        name: as shown to people: `yellow crown`.
+        part: where it is: `crown`.
+        source: as the data set wrote it: `has_crown_color::yellow`.
+        located: whether its map points at a place; a part that is alike in all classes cannot be found.
+    """
+
+    name: str
+    part: str
+    source: str = ""
+    located: bool = True
+
+
+class Marks(_Frozen):
+    """The marks of a model, in the order of its outputs.
+
+    Attributes:
+        marks: A of them.
+        table: share of observers who see a mark on a class, (K, A), base64 of float16 in little-endian rows; NaN where
+            nobody said. A constant of the graph, too, where an unknown share is 0.
+        grid: (h, w) of the maps: a regular grid over the network's input.
+        maps: what the maps are: `weights` sum to 1, and say where the part's marks are read; `contributions` are the
+            positive ones of each place to the mark's logit.
+        seen: the least probability of a mark that counts as seen.
+        missing: whether a typical mark that is not seen may be called missing: the marks passed the tests of being
+            seen rather than guessed from the class.
+    """
+
+    marks: tuple[Mark, ...] = Field(min_length=1)
+    table: str
+    grid: tuple[int, int]
+    maps: Literal["weights", "contributions"] = "weights"
+    seen: float = Field(default=0.5, gt=0, lt=1)
+    missing: bool = False
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        names = [mark.name for mark in self.marks]
+        if len(set(names)) != len(names):
+            raise ValueError("two marks have the same name")
+        if any(label_fault(text) for mark in self.marks for text in (mark.name, mark.part)):
+            raise ValueError("a mark's name or part is empty or has unprintable characters")
+        return self
+
+    @property
+    def num_marks(self) -> int:
+        """A."""
+        return len(self.marks)
 
 
 class Provenance(_Frozen):
@@ -104,6 +191,10 @@ class Manifest(_Frozen):
         metrics: measured figures, e.g. held-out top-1 and ECE.
         parity: what the export's parity check measured.
         self_check: expected answers for synthetic images.
+        embedding: of the `embedding` output; None where there is none.
+        novelty: of the `novelty` output; None where there is none.
+        marks: of the marks; None where there are none.
+        placed_by_centres: whether the class's maps are drawn by the layers' true centres of cells instead of evenly.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -124,6 +215,10 @@ class Manifest(_Frozen):
     metrics: dict[str, float] = Field(default_factory=dict)
     parity: dict[str, float] = Field(default_factory=dict)
     self_check: SelfCheck | None = None
+    embedding: Embedding | None = None
+    novelty: Novelty | None = None
+    marks: Marks | None = None
+    placed_by_centres: bool = False
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
@@ -135,6 +230,8 @@ class Manifest(_Frozen):
             raise ValueError("std must be positive")
         if self.self_check is not None and any(len(row) != self.num_classes for row in self.self_check.logits):
             raise ValueError("the self check has another number of classes than there are labels")
+        if self.marks is not None:
+            read_table(self.marks.table, self.num_classes, self.marks.num_marks)
         return self
 
     @property
@@ -146,6 +243,22 @@ class Manifest(_Frozen):
     def input_size(self) -> int:
         """Side S of the square input, pixels."""
         return self.resize.crop
+
+    @property
+    def inputs(self) -> list[str]:
+        """Names of the graph's inputs, in its order."""
+        return [name for name in INPUTS if name != "mark" or self.marks is not None]
+
+    @property
+    def outputs(self) -> list[str]:
+        """Names of the graph's outputs, in its order."""
+        has = {
+            "attention": self.has_attention,
+            "embedding": self.embedding is not None,
+            "novelty": self.novelty is not None,
+            **dict.fromkeys(("marks", "mark_maps", "marked"), self.marks is not None),
+        }
+        return [name for name in OUTPUTS if has.get(name, True)]
 
     def to_metadata(self) -> dict[str, str]:
         """Return the entry for the `metadata_props` of an ONNX file."""

@@ -27,7 +27,7 @@ from model.export.decompositions import DECOMPOSITIONS
 
 Example = tuple[Tensor, Tensor, Tensor, Tensor]
 """What is recorded: images, targets, contrasts and the layer."""
-FREE_AXES = tuple(len(value.free) for value in INPUTS.values())
+FREE_AXES = tuple(len(value.free) for name, value in INPUTS.items() if name != "mark")
 """How many leading axes of each input are free: images, or images and targets."""
 
 

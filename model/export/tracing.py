@@ -20,7 +20,7 @@ from onnx import GraphProto, ModelProto, TensorProto, helper
 from torch._export.verifier import SpecViolationError
 from torch.export import ExportedProgram
 
-from model.contract.graph import INPUTS, LAST_LAYER, OUTPUTS, expected_outputs, no_class
+from model.contract.graph import INPUTS, LAST_LAYER, OUTPUTS, no_class
 from model.explain.explainer import Explainer
 from model.export.branches import Branch, branch_by_layer
 from model.export.diagnose import describe_failure, module_stack
@@ -64,7 +64,9 @@ def _trace(explainer: Explainer, input_size: int) -> ModelProto:
         except Exception as error:  # torch and the module itself raise many kinds
             raise GraphError(describe_failure(network, blank, error, running)) from error
     earlier = range(1, len(explainer.classifier.layers))
-    always = expected_outputs(explainer.classifier.has_attention)
+    always = (
+        [*OUTPUTS][:5] if explainer.classifier.has_attention else ["logits", "probabilities", "gradcam", "explained"]
+    )
     branches = [[f"{kind}.{index}" for index in earlier] for kind in ("gradcam", "feature_map", "copies")]
     # Of tensors that share their memory the first name counts.
     names = {tensor.data_ptr(): name for name, tensor in reversed([*explainer.named_constants()])}
@@ -138,7 +140,7 @@ def _translate(program: ExportedProgram, outputs: list[str]) -> ModelProto:
             program,
             dynamo=True,
             dynamic_shapes=shapes,
-            input_names=tuple(INPUTS),
+            input_names=tuple(INPUTS)[:4],
             output_names=outputs,
             opset_version=OPSET,
             optimize=False,

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from model.contract.graph import INPUTS, expected_outputs
+from model.contract.graph import INPUTS
 from model.contract.manifest import Manifest, ManifestError
 from service.inference.external_data import MalformedFile, has_external_data
 from service.settings import Settings
@@ -54,9 +54,9 @@ def check_graph(session: Any, manifest: Manifest) -> None:
         ModelRejected: they disagree; the message names the first difference.
     """
     inputs = {node.name: node for node in session.get_inputs()}
-    if sorted(inputs) != sorted(INPUTS):
-        raise ModelRejected(f"the graph's inputs are {sorted(inputs)}, not {sorted(INPUTS)}")
-    for name, kind in ((name, f"tensor({value.dtype})") for name, value in INPUTS.items()):
+    if sorted(inputs) != sorted(manifest.inputs):
+        raise ModelRejected(f"the graph's inputs are {sorted(inputs)}, not {sorted(manifest.inputs)}")
+    for name, kind in ((name, f"tensor({INPUTS[name].dtype})") for name in manifest.inputs):
         if inputs[name].type != kind:
             raise ModelRejected(f"input `{name}` is a {inputs[name].type}, not a {kind}")
     size = manifest.input_size
@@ -64,7 +64,7 @@ def check_graph(session: Any, manifest: Manifest) -> None:
     if len(shape) != 4 or isinstance(shape[0], int) or list(shape[1:]) != [size, size, 3]:
         raise ModelRejected(f"input `image` is {shape}, not [N, {size}, {size}, 3] with a free N")
     outputs = {node.name: node for node in session.get_outputs()}
-    if missing := [name for name in expected_outputs(manifest.has_attention) if name not in outputs]:
+    if missing := [name for name in manifest.outputs if name not in outputs]:
         raise ModelRejected(f"the graph lacks the outputs {missing}")
     classes = outputs["logits"].shape[-1]
     if isinstance(classes, int) and classes != manifest.num_classes:
