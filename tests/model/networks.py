@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from model.contract.geometry import Resize
 from model.contract.manifest import Layer, Manifest, synthetic_images
 from model.contract.marks import write_table
-from model.explain.embedding import principal_axes
+from model.explain.embedding import PrincipalAxes
 from model.explain.fitted import Fitted
 from model.explain.marks import MarkCalibration
 from model.export.parity import ParityReport
@@ -52,7 +52,8 @@ MARKS = (
     *("tail: black", "bill: hooked", "bill: short", "back: black", "back: yellow"),
 )
 """Names of the A marks of `make_marked`, as a network's config has them."""
-MARK_GRID = 12
+MARK_GRID, EMBEDDING = 12, 29
+"""Side of the maps' grid, cells, and D."""
 
 
 def make_marked(
@@ -68,7 +69,8 @@ def make_marked(
     ]
     marks = {"marks": listed, "table": write_table(table), "grid": (1, 1), "maps": maps}
     calibration = MarkCalibration(torch.rand(num_marks) + 0.5, torch.rand(num_marks) - 0.5)
-    axes = principal_axes(torch.randn(30, network.in_channels))
+    directions = torch.linalg.qr(torch.randn(network.in_channels, EMBEDDING)).Q.T
+    axes = PrincipalAxes(torch.rand(network.in_channels), directions, num_photos=30)
     return network, make_manifest(marks=marks), Fitted(calibration, axes)
 
 

@@ -48,7 +48,7 @@ def test_inputs_and_outputs_are_the_contracts(marked: Exported, capfd: pytest.Ca
     assert manifest.outputs == [value.name for value in marked.runtime.get_outputs()]
     shapes = {value.name: value.shape for value in (*marked.runtime.get_inputs(), *marked.runtime.get_outputs())}
     assert (["N", "M"], ["N", "M"]) == (shapes["mark"], shapes["marked"])
-    assert (["N", 29], ["N", NONE]) == (shapes["embedding"], shapes["marks"])
+    assert (["N", EMBEDDING], ["N", NONE]) == (shapes["embedding"], shapes["marks"])
     assert ["N", "M", MARK_GRID, MARK_GRID] == shapes["mark_maps"]
     model = read(marked.path)
     assert [""] == [entry.domain for entry in model.opset_import]
@@ -64,7 +64,7 @@ def test_manifest_says_what_there_is(marked: Exported) -> None:
     assert given.marks is not None
     assert given.marks.model_copy(update={"grid": (MARK_GRID, MARK_GRID)}) == manifest.marks
     assert manifest.embedding is not None
-    assert (29, 30) == (manifest.embedding.size, manifest.embedding.num_photos)
+    assert (EMBEDDING, 30) == (manifest.embedding.size, manifest.embedding.num_photos)
     assert manifest.novelty is None
     assert {"marks", "mark_ranks", "mark_maps", "embedding"} <= manifest.parity.keys()
 
