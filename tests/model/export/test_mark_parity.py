@@ -16,6 +16,7 @@ from model.export.running import ParityError, run
 from model.export.tracing import initializers, trace
 from tests.model.networks import (
     CLASSES,
+    EMBEDDING,
     MARK_GRID,
     MARKS,
     SIZE,
