@@ -9,7 +9,7 @@ from model.contract.manifest import Manifest
 from model.terminal import plain
 from service.inference.engine import OnnxEngine
 from service.inference.sessions import ModelRejected, read_file
-from service.inference.verify import check_layers, self_check
+from service.inference.verify import check_layers, check_marks, self_check
 from service.settings import Settings
 
 _SHOWN_LABELS = 6
@@ -26,6 +26,7 @@ def inspect(file: Path, *, as_json: bool) -> int:
         engine = OnnxEngine(data, Settings(device="cpu"))
         self_check(engine)
         check_layers(engine)
+        check_marks(engine)
     except ModelRejected as error:
         raise error if file.name and file.name in str(error) else ModelRejected(f"{file}: {error}") from error
     manifest = engine.manifest
