@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from model.contract.manifest import Manifest, ManifestError, synthetic_images
 from model.export.export import ExportError, export, load_network, read
-from model.export.parity import ParityError, run
+from model.export.running import ParityError, run
 from model.export.tracing import count_operators, initializers
 from model.network.attention import Attended
-from model.network.network import Network
+from model.network.network import Network, NetworkConfig
 from tests.model.networks import CLASSES, SIZE, Exported, make_manifest, make_network, textbook_map
 
 NONE = CLASSES
@@ -175,10 +175,11 @@ def test_nothing_of_this_machine_is_in_the_file(tiny: Exported) -> None:
 def test_manifest_says_what_the_file_is(tiny: Exported) -> None:
     """What only the exporter knows is filled in; what the caller said is kept."""
     manifest = Manifest.from_metadata({e.key: e.value for e in read(tiny.path).metadata_props})
-    assert manifest.network == tiny.network.config.to_dict()
+    assert NetworkConfig.from_dict(manifest.network) == tiny.network.config
     assert (manifest.attention, manifest.has_attention) == ("guided", True)
     assert (manifest.precision, manifest.weights_dtype) == ("fp32", "fp16")
-    assert manifest.layers[0].model_dump() == {"name": "features.12", "channels": 512, "grid": (3, 3)}
+    last = manifest.layers[0]
+    assert (last.name, last.channels, last.grid) == ("features.12", 512, (3, 3))
     assert manifest.operators == count_operators(read(tiny.path).graph)
     assert manifest.parity == tiny.report.to_metrics()
     assert set(manifest.provenance.tools) == {"torch", "torchvision", "onnx"}
