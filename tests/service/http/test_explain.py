@@ -12,8 +12,8 @@ from PIL import Image
 
 from service.http.api.schemas import Explanation, Explanations
 from tests.service.http.test_routes import RAW, problem
-from tests.service.running import Running
-from tests.service.tiny_model import MARKS, SIDE
+from tests.service.running import Running, running, tiny_settings
+from tests.service.tiny_model import MARKS, SIDE, marked_manifest, tiny_model
 
 AS_JSON = RAW | {"Accept": "application/json"}
 
@@ -148,3 +148,27 @@ def test_several_photos(marked_client: httpx.Client, red_png: bytes, blue_jpeg: 
     results = Explanations.model_validate(answer.raise_for_status().json()).results
     assert ["red crown", "blue wing"] == [results[index].marks[0].name for index in (0, 2)]  # type: ignore[union-attr,index]
     assert {"blue wing"} == {results[index].mark.name for index in (0, 2)}  # type: ignore[union-attr]
+
+
+def test_maps_are_drawn_where_their_cells_look(
+    tmp_path_factory: pytest.TempPathFactory, marked_client: httpx.Client, spotted: bytes
+) -> None:
+    """Where the manifest says so: the colours move, the raw values stay, and the marks' own maps too."""
+    folder = tmp_path_factory.mktemp("placed")
+    settings = tiny_settings(folder)
+    plain = marked_manifest()
+    layers = (plain.layers[0].model_copy(update={"centres": (2.0, 2.0, 1.0, 1.0)}),)
+    placed = plain.model_copy(update={"layers": layers, "placed_by_centres": True})
+    (folder / "tiny" / "1.onnx").write_bytes(tiny_model(placed))
+    with running(settings) as server, server.client() as client:
+        here, there = (explained(one, spotted, "values=true&mark=red crown") for one in (client, marked_client))
+        views = [
+            one.post("/explain?view=gradcam", content=spotted, headers=RAW).content for one in (client, marked_client)
+        ]
+    for name in ("gradcam", "attention"):
+        assert here[name]["png"] != there[name]["png"]
+        assert [here[name][key] for key in ("min", "max", "values")] == [
+            there[name][key] for key in ("min", "max", "values")
+        ]
+    assert here["mark"]["png"] == there["mark"]["png"]
+    assert views[0] != views[1]
