@@ -4,7 +4,7 @@ Every test image counts, one view each, prepared exactly as the service does.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from training.data.transforms import Normalise
 from training.errors import DatasetError, TrainingError
 from training.evaluation.maps.annotations import Annotation, annotation_of
 from training.evaluation.maps.parts import part_differences
+from training.evaluation.marks.readings import MarkList, Readings, joined_readings, read
 from training.evaluation.predictors import Predict, Prediction, joined, onnx_predictor, torch_predictor
 from training.evaluation.scores import Floats, Ints
 from training.recipe import Recipe
@@ -49,6 +50,8 @@ class Evaluation:
         names: labels of the K classes.
         parts: names of the parts.
         attributes: of the K classes, NaN in the rows of classes that the data set has not; None without a table.
+        marks: that the network was trained on; None: it has none.
+        readings: what it says of them; None likewise.
     """
 
     samples: tuple[Sample, ...]
@@ -59,6 +62,8 @@ class Evaluation:
     names: tuple[str, ...]
     parts: tuple[str, ...] = ()
     attributes: Attributes | None = None
+    marks: MarkList | None = None
+    readings: Readings | None = None
 
     @property
     def labels(self) -> Ints:
@@ -140,7 +145,8 @@ def evaluate_run(
             features, normalise = kept.prepared(photos, samples), partial(as_floats, device=device)
     annotated = AnnotatedPhotos(samples, photos, data.resize, features)
     predict = torch_predictor(network, normalise, step)
-    prediction, annotations = _predict(predict, annotated, workers, visible)
+    answers = _predict(predict, annotated, workers, visible)
+    prediction, annotations, readings = _kept(answers, None, len(dataset.parts), data.resize.crop)
     return Evaluation(
         tuple(samples),
         prediction,
@@ -183,7 +189,11 @@ def evaluate_file(
     photos = _photo_files(samples, manifest.resize, dataset.banner)
     annotated = AnnotatedPhotos(samples, photos, manifest.resize)
     batch = BATCH_OF_EVERY_LAYER if every_layer else BATCH
-    prediction, annotations = _predict(predict, annotated, workers, visible, batch)
+    marks = None
+    if manifest.marks is not None and not every_layer:
+        marks = MarkList.of_manifest(manifest.marks, manifest.num_classes)
+    answers = _predict(predict, annotated, workers, visible, batch)
+    prediction, annotations, readings = _kept(answers, marks, len(dataset.parts), manifest.input_size)
     return Evaluation(
         tuple(samples),
         prediction,
@@ -193,6 +203,8 @@ def evaluate_file(
         manifest.labels,
         dataset.parts,
         with_classes(manifest.labels, dataset),
+        marks,
+        readings,
     )
 
 
@@ -229,14 +241,25 @@ class AnnotatedPhotos(TorchDataset[tuple[Tensor, Annotation]]):
 
 def _predict(
     predict: Predict, photos: AnnotatedPhotos, workers: int, visible: bool, batch: int = BATCH
-) -> tuple[Prediction, tuple[Annotation, ...]]:
+) -> Iterator[tuple[Prediction, list[Annotation]]]:
+    """Yield the answers for the photos, a batch at a time, with what is known of them."""
     loader = DataLoader(photos, batch, num_workers=workers, worker_init_fn=one_thread, collate_fn=_batch)
     bar = tqdm(loader, desc="evaluating", unit="batch", disable=None if visible else True, leave=False)
-    predictions, annotations = [], []
     for images, known in bar:
-        predictions.append(predict(images))
+        yield predict(images), known
+
+
+def _kept(
+    answers: Iterable[tuple[Prediction, list[Annotation]]], marks: MarkList | None, parts: int, size: int
+) -> tuple[Prediction, tuple[Annotation, ...], Readings | None]:
+    """Return the answers for all photos, what is known of them, and what is kept of their marks."""
+    predictions, annotations, readings = [], [], []
+    for prediction, known in answers:
+        if marks is not None and prediction.marks is not None:
+            readings.append(read(prediction.marks, prediction.logits, marks, known, parts, size))
+        predictions.append(replace(prediction, marks=None))
         annotations += known
-    return joined(predictions), tuple(annotations)
+    return joined(predictions), tuple(annotations), joined_readings(readings) if readings else None
 
 
 def _batch(items: Sequence[tuple[Tensor, Annotation]]) -> tuple[Tensor, list[Annotation]]:

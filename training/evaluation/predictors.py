@@ -9,13 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.contract.graph import BEST, LAST_LAYER, feeds, no_class
+from model.contract.graph import BEST, LAST_LAYER, Codes, feeds, no_class, no_mark
 from model.contract.manifest import MANIFEST_KEY, Manifest, ManifestError
 from model.explain.gradcam import activation_map, channel_gradients
 from model.network.network import Network
 from training.checkpoint import load_selected
 from training.data.transforms import Normalise
 from training.evaluation.maps.regions import Floats
+from training.evaluation.marks.blur import Ask
+from training.evaluation.marks.readings import MarkAnswer
 from training.evaluation.scores import Ints
 
 SECOND = BEST - 1
@@ -31,12 +33,15 @@ class Prediction:
         gradcam: of the predicted class by layer, last layer first, (n, h, w) each.
         contrast: of the predicted class against the next likely one, likewise.
         attention: (n, h, w), or None where the arm has no map.
+        marks: with the maps of all of them, of a few photos at a time; None where the network has none, and in the
+            answers for all photos.
     """
 
     logits: Floats
     gradcam: dict[str, Floats]
     contrast: dict[str, Floats]
     attention: Floats | None
+    marks: MarkAnswer | None = None
 
 
 Predict = Callable[[Tensor], Prediction]
@@ -44,7 +49,7 @@ Predict = Callable[[Tensor], Prediction]
 
 
 def joined(parts: list[Prediction]) -> Prediction:
-    """Return the answers for all photos, from those for some of them."""
+    """Return the answers for all photos, from those for some of them, without marks: their maps would not fit."""
     first = parts[0]
     return Prediction(
         np.concatenate([part.logits for part in parts]),
@@ -89,13 +94,15 @@ def onnx_predictor(path: Path, threads: int = 0, *, every_layer: bool = False) -
     Args:
         path: of the file.
         threads: of a run; 0: as many as cores.
-        every_layer: explain at every layer; else at the last, which costs next to nothing.
+        every_layer: explain at every layer, and read no marks; else at the last, which costs next to nothing.
 
     Raises:
         ManifestError: the file has none, or cannot be loaded.
     """
     session, manifest = _session(path, threads)
+    count = manifest.marks.num_marks if manifest.marks is not None and not every_layer else 0
     outputs = ["gradcam", "logits", *(["attention"] if manifest.has_attention else [])]
+    outputs += ["marks", "mark_maps"] if count else []
     names = [layer.name for layer in manifest.layers[: None if every_layer else 1]]
     # Two maps a photo: of the likeliest class, and of it against the next.
     target, versus = [[BEST, BEST]], [[no_class(manifest.num_classes), SECOND if manifest.num_classes > 1 else BEST]]
@@ -103,15 +110,41 @@ def onnx_predictor(path: Path, threads: int = 0, *, every_layer: bool = False) -
     def predict(images: Tensor) -> Prediction:
         pixels = np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy())
         asked, against = (np.repeat(np.array(code, np.int64), len(pixels), axis=0) for code in (target, versus))
-        first, logits, *rest = session.run(outputs, feeds(pixels, asked, against, LAST_LAYER))
-        maps = [first]
+        every = np.tile(np.arange(count), (len(pixels), 1)) if count else no_marks(manifest, len(pixels))
+        found = dict(zip(outputs, session.run(outputs, feeds(pixels, asked, against, LAST_LAYER, every)), strict=True))
+        maps = [found["gradcam"]]
         for layer in range(1, len(names)):
-            maps += session.run(["gradcam"], feeds(pixels, asked, against, layer))
+            maps += session.run(["gradcam"], feeds(pixels, asked, against, layer, every))
         gradcam = {name: values[:, 0] for name, values in zip(names, maps, strict=True)}
         contrast = {name: values[:, 1] for name, values in zip(names, maps, strict=True)}
-        return Prediction(logits, gradcam, contrast, rest[0] if rest else None)
+        marks = MarkAnswer(found["marks"], found["mark_maps"]) if count else None
+        return Prediction(found["logits"], gradcam, contrast, found.get("attention"), marks)
 
     return predict, manifest
+
+
+def marks_asker(model: Path) -> Ask:
+    """Return a function from uint8 images to logits and marks, of a run or an exported file that has marks, on the CPU.
+
+    Args:
+        model: folder of a run, or an exported file.
+    """
+    session, manifest = _session(model)
+
+    def ask(images: Tensor) -> tuple[Floats, Floats]:
+        pixels = np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy())
+        codes = np.full((len(pixels), 1), BEST, np.int64)
+        none = np.full_like(codes, no_class(manifest.num_classes))
+        fed = feeds(pixels, codes, none, LAST_LAYER, no_marks(manifest, len(pixels)))
+        logits, seen = session.run(["logits", "marks"], fed)
+        return logits, seen
+
+    return ask
+
+
+def no_marks(manifest: Manifest, count: int) -> Codes | None:
+    """Return codes that request no mark's map of n photos, (n, 1); None for a model without marks."""
+    return None if manifest.marks is None else np.full((count, 1), no_mark(manifest.marks.num_marks), np.int64)
 
 
 def pair_maps(model: Path, images: Tensor, first: Ints, second: Ints) -> Floats:
@@ -128,9 +161,10 @@ def pair_maps(model: Path, images: Tensor, first: Ints, second: Ints) -> Floats:
     """
     classes = np.stack([first, second], axis=1).astype(np.int64)
     if model.suffix == ".onnx":
-        session, _ = _session(model)
+        session, manifest = _session(model)
         pixels = np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy())
-        maps: Floats = session.run(["gradcam"], feeds(pixels, classes, classes[:, ::-1].copy(), LAST_LAYER))[0]
+        fed = feeds(pixels, classes, classes[:, ::-1].copy(), LAST_LAYER, no_marks(manifest, len(pixels)))
+        maps: Floats = session.run(["gradcam"], fed)[0]
         return maps
     selected = load_selected(model)
     network, data = selected.network(), selected.recipe.data
