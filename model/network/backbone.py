@@ -35,11 +35,14 @@ class Stage(NamedTuple):
         name: module path inside the backbone, torchvision's.
         channels: C of the feature map.
         stride: input pixels a cell, nominal (pooling without padding loses a border).
+        centre: pixel that the first cell is centred on; the next cells are a stride apart. Where odd kernels have
+            symmetric padding it is pixel 0, not the middle of the first stride.
     """
 
     name: str
     channels: int
     stride: int
+    centre: float = 0.0
 
 
 def _resnet(*channels: int) -> tuple[Stage, ...]:
@@ -50,18 +53,27 @@ def _features(*stages: tuple[int, int, int]) -> tuple[Stage, ...]:
     return tuple(Stage(f"features.{index}", channels, stride) for index, channels, stride in stages)
 
 
+def _patches(*stages: tuple[int, int, int]) -> tuple[Stage, ...]:
+    """Return stages whose cells stand side by side: pooling and patches without padding or overlap."""
+    return tuple(stage._replace(centre=(stage.stride - 1) / 2) for stage in _features(*stages))
+
+
 STAGES: Mapping[str, tuple[Stage, ...]] = {
     "resnet18": _resnet(64, 128, 256, 512),
     "resnet34": _resnet(64, 128, 256, 512),
     "resnet50": _resnet(256, 512, 1024, 2048),
     "resnet101": _resnet(256, 512, 1024, 2048),
     # Ends before the last max-pool: the method's VGG-16 map is 14×14 at 224 px.
-    "vgg16_bn": _features((5, 64, 1), (12, 128, 2), (22, 256, 4), (32, 512, 8), (42, 512, 16)),
+    "vgg16_bn": _patches((5, 64, 1), (12, 128, 2), (22, 256, 4), (32, 512, 8), (42, 512, 16)),
     "mobilenet_v2": _features((1, 16, 2), (3, 24, 4), (6, 32, 8), (13, 96, 16), (18, 1280, 32)),
     "mobilenet_v3_large": _features((1, 16, 2), (3, 24, 4), (6, 40, 8), (12, 112, 16), (16, 960, 32)),
     "efficientnet_b0": _features((1, 16, 2), (2, 24, 4), (3, 40, 8), (5, 112, 16), (8, 1280, 32)),
-    "convnext_tiny": _features((1, 96, 4), (3, 192, 8), (5, 384, 16), (7, 768, 32)),
-    "squeezenet1_1": _features((1, 64, 2), (4, 128, 4), (7, 256, 8), (12, 512, 16)),
+    "convnext_tiny": _patches((1, 96, 4), (3, 192, 8), (5, 384, 16), (7, 768, 32)),
+    # Without padding at its strides, so that each cell is centred where its window ends up.
+    "squeezenet1_1": tuple(
+        stage._replace(centre=stage.stride - 1)
+        for stage in _features((1, 64, 2), (4, 128, 4), (7, 256, 8), (12, 512, 16))
+    ),
 }
 """Backbone name → its stages, first to last."""
 

@@ -21,6 +21,10 @@ class NetworkOptions:
         head: `mlp` is the method's BatchNorm → Linear → BatchNorm → ELU → Linear, `linear` one layer.
         hidden: units of the mlp.
         dropout: probability, before the last Linear.
+        mark_grid: side of the grid that marks are read on, cells.
+        mark_width: number of features that are read at a place.
+        mark_places: stages that say where a part is, by index; negative ones count from the last.
+        mark_values: stages that are read there: fine ones, which look at little of the image each.
 
     Raises:
         ValidationError: a ValueError; a value that is not offered.
@@ -32,3 +36,7 @@ class NetworkOptions:
     head: Literal["mlp", "linear"] = "mlp"
     hidden: int = Field(default=512, ge=1)
     dropout: BelowOne = 0.0
+    mark_grid: int = Field(default=36, ge=2)
+    mark_width: int = Field(default=32, ge=1)
+    mark_places: tuple[int, ...] = Field(default=(-2, -1), min_length=1)
+    mark_values: tuple[int, ...] = Field(default=(-4, -3), min_length=1)

@@ -1,7 +1,7 @@
 """Backbone, attention and head as one classifier, described by one small config that travels with its weights."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from model.network.attention import ARMS, Attended
 from model.network.backbone import STAGES, Backbone, Weights, create_backbone
 from model.network.config import STRICT, NetworkOptions
+from model.network.marks import MarkHead, MarkReading, split_mark
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -20,6 +21,7 @@ class NetworkConfig(NetworkOptions):
 
     Attributes:
         num_classes: K.
+        marks: names of the A marks, `part: value`; none: the network has no mark head.
 
     Raises:
         ValidationError: a ValueError; a value that is not offered.
@@ -27,11 +29,18 @@ class NetworkConfig(NetworkOptions):
 
     _: KW_ONLY
     num_classes: int = Field(ge=2)
+    marks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, allowed in (("backbone", STAGES), ("attention", ARMS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}; there are {', '.join(allowed)}")
+        for mark in self.marks:
+            split_mark(mark)
+        stages = len(STAGES[self.backbone])
+        for name in ("mark_places", "mark_values"):
+            if self.marks and (beyond := [i for i in getattr(self, name) if not -stages <= i < stages]):
+                raise ValueError(f"{name} names stage {beyond[0]}; {self.backbone} has {stages}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for a checkpoint or a manifest."""
@@ -45,7 +54,11 @@ class NetworkConfig(NetworkOptions):
             ValueError: an unknown or missing key, or a value that is not offered.
         """
         try:
-            return cls(**values)
+            # A manifest's lists stand for tuples.
+            plain: dict[str, Any] = {
+                name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+            }
+            return cls(**plain)
         except ValidationError as error:
             faults = [": ".join([*map(str, each["loc"]), each["msg"]]) for each in error.errors()]
             raise ValueError(f"not a network's config: {'; '.join(faults)}") from error
@@ -57,6 +70,7 @@ class Network(nn.Module):
     Attributes:
         config: what it was built from.
         in_channels: of the head: C' of the map behind the attention.
+        mark_head: reads the marks; None where it was built without any.
     """
 
     def __init__(self, config: NetworkConfig, backbone: Backbone) -> None:
@@ -66,6 +80,7 @@ class Network(nn.Module):
         self.attention = ARMS[config.attention](backbone.out_channels)
         self.in_channels = self.attention.out_channels
         self.head = _create_head(config, self.in_channels)
+        self.mark_head = _create_mark_head(config, backbone)
 
     @property
     def has_attention(self) -> bool:
@@ -100,6 +115,17 @@ class Network(nn.Module):
         logits: Tensor = self.head(pooled)
         return logits
 
+    def read_marks(self, maps: Sequence[Tensor]) -> MarkReading:
+        """Return the marks of the backbone's stage maps, first to last.
+
+        Raises:
+            ValueError: the network has no mark head.
+        """
+        if self.mark_head is None:
+            raise ValueError("the network has no marks")
+        reading: MarkReading = self.mark_head(maps)
+        return reading
+
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits, (N, K), of normalised images, (N, 3, H, W)."""
         return self.forward_head(self.forward_features(x).feature_map)
@@ -129,3 +155,11 @@ def _create_head(config: NetworkConfig, in_channels: int) -> nn.Sequential:
         nn.Dropout(config.dropout),
         nn.Linear(config.hidden, config.num_classes),
     )
+
+
+def _create_mark_head(config: NetworkConfig, backbone: Backbone) -> MarkHead | None:
+    if not config.marks:
+        return None
+    count = len(backbone.stages)
+    places, values = ([index % count for index in indices] for indices in (config.mark_places, config.mark_values))
+    return MarkHead(config.marks, backbone.stages, places, values, config.mark_grid, config.mark_width)

@@ -8,6 +8,8 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from training.data.marks import Marks
+
 Box = tuple[float, float, float, float]
 Item = TypeVar("Item")
 
@@ -62,6 +64,7 @@ class Dataset:
         skipped: damaged photos that were left out.
         parts: names of the parts that samples refer to.
         attributes: of the classes; None where the data set has none.
+        marks: of the classes, with readable names; None where the data set has none.
     """
 
     name: str
@@ -74,6 +77,7 @@ class Dataset:
     skipped: int = 0
     parts: tuple[str, ...] = ()
     attributes: Attributes | None = None
+    marks: Marks | None = None
 
     @property
     def num_classes(self) -> int:

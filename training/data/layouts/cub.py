@@ -4,8 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
+from training.data.layouts.cub_marks import mark_of
 from training.data.layouts.labels import shown_labels
 from training.data.layouts.tables import NON_COMMERCIAL, read_numbers, read_table
+from training.data.marks import Marks
 from training.data.samples import Attributes, Box, Dataset, Sample
 from training.errors import DatasetError
 
@@ -37,6 +39,7 @@ def load_cub(folder: Path) -> Dataset:
     for key, path in paths.items():
         sample = Sample(folder / "images" / path, labels[key], boxes.get(key), tuple(parts.get(key, ())))
         (train if is_train[key] else test).append(sample)
+    attributes = _attributes(folder, len(classes))
     return Dataset(
         f"CUB-200-2011 ({folder.name})",
         shown_labels(list(classes.values()), [folder / "classes.txt"] * len(classes), cub=True),
@@ -44,7 +47,8 @@ def load_cub(folder: Path) -> Dataset:
         tuple(test),
         licence=NON_COMMERCIAL,
         parts=part_names,
-        attributes=_attributes(folder, len(classes)),
+        attributes=attributes,
+        marks=None if attributes is None else Marks(tuple(map(mark_of, attributes.names)), attributes.table),
     )
 
 

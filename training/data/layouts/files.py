@@ -33,6 +33,8 @@ PICTURE_SUFFIXES = frozenset(_RAW.split()) | frozenset(_OTHER.split()) | frozens
 """Suffixes of all pictures, whether decoded here or not."""
 HEAD = 512
 """Bytes that are read to recognise a format."""
+MARKS = "marks.csv"
+"""Table of the classes' marks, beside the class folders; read by itself."""
 _SYSTEM = {"__macosx", "__pycache__", "lost+found", "system volume information", "thumbnails", "thumbnail"}
 _SYSTEM_STARTS = (".", "@", "$", "~", "#recycle", "#snapshot")
 
@@ -97,6 +99,8 @@ def read_tree(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> 
                 folders.append(read_tree(path, above | {here}))
         elif not path.is_file():
             tree.others["broken links"] += 1
+        elif path.name == MARKS:
+            continue
         elif is_system(path.name):
             if is_picture(suffix := path.suffix.lower()):  # other hidden files are of no interest
                 tree.hidden[f"hidden {suffix}"] += 1

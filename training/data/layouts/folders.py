@@ -7,6 +7,7 @@ from pathlib import Path
 
 from training.data.layouts.files import Tree, is_picture, passed_over
 from training.data.layouts.labels import shown_labels
+from training.data.layouts.marks_csv import marks_beside
 from training.data.layouts.splits import Division, divide
 from training.data.samples import Box, Dataset, Sample, hold_out
 from training.errors import DatasetError
@@ -39,13 +40,16 @@ def load_folder(folder: Path, layout: str = "auto") -> Dataset:
         root = next(above for above in masked[0].parents if above.name == "masks")
         notices = [notice for notice in notices if not notice.startswith(f"{root} is left aside")]
         notices.append(f"{len(masked)} photos have a mask of their object in {root}")
+    labels = shown_labels(names, [places[name] for name in names])
+    marks, gaps = marks_beside(folder, names, labels, [tree.path for tree in trees])
     return Dataset(
         folder.resolve().name,
-        shown_labels(names, [places[name] for name in names]),
+        labels,
         tuple(train),
         tuple(test),
         licence="as the user's own data",
-        notices=tuple(notices),
+        notices=(*notices, *gaps),
+        marks=marks,
     )
 
 

@@ -35,12 +35,12 @@ def shown_labels(names: Sequence[str], places: Sequence[object], *, cub: bool = 
     shown = tuple(map(display_label, names))
     if cub or _numbered_as_cub(names):
         bare = tuple(display_label(re.sub(r"^\d+[._]", "", name)) for name in names)
-        shown = bare if len(set(map(_key, bare))) == len(bare) else shown
+        shown = bare if len(set(map(label_key, bare))) == len(bare) else shown
     first: dict[str, int] = {}
     for number, label in enumerate(shown):
         if fault := label_fault(label):
             raise DatasetError(f"{places[number]!s}: the name of the class, {names[number]!r}, {fault}")
-        other = first.setdefault(_key(label), number)
+        other = first.setdefault(label_key(label), number)
         if other != number:
             raise DatasetError(
                 f"the classes {names[other]!r} ({places[other]!s}) and {names[number]!r} ({places[number]!s}) "
@@ -56,7 +56,7 @@ def _numbered_as_cub(names: Sequence[str]) -> bool:
     return len(numbers) == len(names) > 1 and sorted(numbers) == list(range(min(numbers), max(numbers) + 1))
 
 
-def _key(label: str) -> str:
+def label_key(label: str) -> str:
     """Return a key that labels which look alike share."""
     folded = unicodedata.normalize("NFC", label).casefold()
     return "".join(letter for letter in folded if letter != " " and unicodedata.category(letter) != "Cf")

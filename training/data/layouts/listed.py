@@ -5,6 +5,7 @@ from pathlib import Path
 
 from training.data.layouts.files import read_tree
 from training.data.layouts.labels import shown_labels
+from training.data.layouts.marks_csv import marks_beside
 from training.data.layouts.places import CLASS_COLUMNS, FILE_COLUMNS, column
 from training.data.layouts.tables import Entry, must_exist, read_csv, without_doubles
 from training.data.samples import Box, Dataset, Sample, hold_out
@@ -77,13 +78,16 @@ def _dataset(
         train = [sample for entry, sample in zip(entries, samples, strict=True) if entry.part != "test"]
     else:
         train, test = hold_out(samples, 0.2, seed=0)
+    labels = shown_labels(names, [first[name] for name in names])
+    marks, gaps = marks_beside(folder, names, labels)
     return Dataset(
         folder.resolve().name,
-        shown_labels(names, [first[name] for name in names]),
+        labels,
         tuple(train),
         tuple(test),
         licence="as the user's own data",
-        notices=tuple(notices),
+        notices=(*notices, *gaps),
+        marks=marks,
     )
 
 

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Iterable, Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -106,12 +107,22 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     Raises:
         DatasetError: the file cannot be read as such a table.
     """
+    header, *rows = [row for row in read_rows(path)[0] if row] or [[]]
+    return [dict(zip_longest(header, row[: len(header)], fillvalue="")) for row in rows]
+
+
+def read_rows(path: Path) -> tuple[list[list[str]], str]:
+    """Read the cells of a table, and by which of comma, semicolon and tab its first line is separated.
+
+    Raises:
+        DatasetError: the file cannot be read as such a table.
+    """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             header = file.readline()
             file.seek(0)
-            reader = csv.DictReader(file, delimiter=max(",;\t", key=header.count), strict=True)
-            return [{key: value or "" for key, value in row.items() if isinstance(key, str)} for row in reader]
+            separator = max(",;\t", key=header.count)
+            return list(csv.reader(file, delimiter=separator, strict=True)), separator
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"{path} cannot be read: {error}") from error
 

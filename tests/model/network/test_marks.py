@@ -1,0 +1,97 @@
+"""The mark head: a mark's logit is a sum over places, and the places are true."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.network.backbone import STAGES, create_backbone
+from model.network.marks import grid_matrix, input_size
+from model.network.network import Network, NetworkConfig, build_network
+
+MARKS = ("crown: yellow", "crown: black", "wing: yellow", "wing: striped", "tail: forked")
+
+
+def _network(**options: object) -> Network:
+    torch.manual_seed(3)
+    return build_network(NetworkConfig("mobilenet_v2", num_classes=4, marks=MARKS, **options)).eval()  # type: ignore[arg-type]
+
+
+def test_logit_is_a_sum_over_places() -> None:
+    """Weights, values and bias give the logit of every mark, and every part's weights are a distribution."""
+    network = _network()
+    head = network.mark_head
+    assert head is not None
+    with torch.no_grad():
+        reading = head(network.backbone.forward_stages(torch.rand(2, 3, 96, 96)))
+    weight, bias = head.readout
+    values = torch.einsum("ad,ndhw->nahw", weight, reading.features)
+    expected = bias + (reading.weights[:, head.part_of] * values).sum((2, 3))
+    torch.testing.assert_close(reading.logits, expected)
+    assert reading.weights.shape == (2, 3, 36, 36)
+    assert reading.weights.min() >= 0
+    torch.testing.assert_close(reading.weights.sum((2, 3)), torch.ones(2, 3))
+
+
+def test_parts_share_the_reading_of_a_value() -> None:
+    """Yellow is read alike on crown and wing; only the bias is a mark's own."""
+    head = _network().mark_head
+    assert head is not None
+    assert head.parts == ("crown", "wing", "tail")
+    assert head.values == ("yellow", "black", "striped", "forked")
+    weight = head.readout.weight
+    assert torch.equal(weight[0], weight[2])
+    assert not torch.equal(weight[0], weight[1])
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18", "squeezenet1_1"])
+def test_cells_look_where_the_stages_say(name: str) -> None:
+    """The input gradient of a cell is centred on the pixel that its stage's stride and centre give."""
+    torch.manual_seed(0)
+    backbone = create_backbone(name).eval()
+    images = torch.rand(2, 3, 256, 256, requires_grad=True)
+    for index, feature_map in enumerate(backbone.forward_stages(images)):
+        stage, cell = STAGES[name][index], feature_map.shape[-1] // 2
+        (gradient,) = torch.autograd.grad(feature_map[:, :, cell, cell].sum(), images, retain_graph=True)
+        mass = gradient.abs().sum((0, 1))
+        found = (mass.sum(0) * torch.arange(256)).sum() / mass.sum()
+        assert abs(found.item() - (cell * stage.stride + stage.centre)) < stage.stride / 4 + 0.5
+
+
+def test_grid_is_regular_over_the_input() -> None:
+    """A map that holds each cell's own pixel reads, on the grid, the pixel in the middle of each grid cell."""
+    stage = STAGES["mobilenet_v2"][2]
+    cells, grid = 36, 18
+    size = input_size(cells, stage)
+    pixels: Tensor = stage.centre + stage.stride * torch.arange(cells, dtype=torch.float32)
+    found = grid_matrix(cells, stage, grid, size) @ pixels
+    torch.testing.assert_close(found[:-1], (torch.arange(grid - 1) + 0.5) * size / grid - 0.5)
+
+
+def test_network_without_marks_has_no_head() -> None:
+    """A config of before there were marks builds the network it always built."""
+    network = build_network(NetworkConfig.from_dict({"backbone": "squeezenet1_1", "num_classes": 4}))
+    assert network.mark_head is None
+    with pytest.raises(ValueError, match="no marks"):
+        network.read_marks([])
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("marks", ("yellow",), "part: value"),
+        ("mark_places", (5,), "mobilenet_v2 has 5"),
+        ("mark_grid", 1, "mark_grid"),
+    ],
+)
+def test_config_refuses_what_cannot_be_built(field: str, value: object, message: str) -> None:
+    """A wrong mark or stage is an error when the config is made."""
+    good = NetworkConfig("mobilenet_v2", num_classes=4, marks=MARKS).to_dict()
+    with pytest.raises(ValueError, match=message):
+        NetworkConfig.from_dict(good | {field: value})
+
+
+def test_config_with_marks_survives_json() -> None:
+    """A manifest holds lists where the config has tuples."""
+    config = NetworkConfig("mobilenet_v2", num_classes=4, marks=MARKS, mark_values=(0, 1))
+    values = {name: list(value) if isinstance(value, tuple) else value for name, value in config.to_dict().items()}
+    assert NetworkConfig.from_dict(values) == config
