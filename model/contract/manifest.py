@@ -41,7 +41,7 @@ class Layer(_Frozen):
         channels: C of the feature map.
         grid: (h, w) of the map at the network's input size, cells.
         centres: where the cells look, as measured: (x, y) of the first cell's centre, and the steps right and down
-            to the next ones, pixels of the input; None where the file does not say.
+            to the next ones, pixels of the input, whose first pixel's middle is 0; None where the file does not say.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Embedding(_Frozen):
 
     Attributes:
         size: D.
-        num_photos: training photos whose principal axes it is on; 0 where the network's vector is short enough as it is.
+        num_photos: training photos whose principal axes it is on; 0 where the network's own vector is short enough.
     """
 
     size: int = Field(ge=1, le=256)

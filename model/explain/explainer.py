@@ -1,4 +1,4 @@
-"""The graph contract as a torch module: uint8 images and class codes in, logits, attention and Grad-CAM out.
+"""The graph contract as a torch module: uint8 images and class codes in, logits, maps, marks and vectors out.
 
 It runs eagerly, in any float type, as the reference of the parity check, and `model.export.tracing` traces it.
 """
@@ -9,8 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from model.contract.graph import UNKNOWN
+from model.contract.graph import INPUTS, OUTPUTS, UNKNOWN
 from model.contract.manifest import Manifest
+from model.explain.embedding import Embedding
+from model.explain.marks import MarkReader
+from model.network.marks import MarkReading
 from model.network.network import Network
 
 
@@ -21,11 +24,15 @@ class Passed(NamedTuple):
         logits: (N, K).
         maps: feature map of every explainable layer, (N, C, h, w) each; last stage first.
         attention: spatial attention in [0, 1], (N, h, w), or None.
+        pooled: the vector before the head, (N, C), or None where it is not known.
+        reading: of the marks, or None where there are none.
     """
 
     logits: Tensor
     maps: tuple[Tensor, ...]
     attention: Tensor | None
+    pooled: Tensor | None = None
+    reading: MarkReading | None = None
 
 
 class Gradients(NamedTuple):
@@ -105,9 +112,12 @@ class ExplainableNetwork(ExplainableClassifier):
         dtype = next(self.network.backbone.parameters()).dtype  # head and attention have the input's
         *earlier, last = self.network.backbone.forward_stages(x.to(dtype))
         attended = self.network.attend(last.to(x.dtype))
-        logits = self.network.forward_head(attended.feature_map)
+        pooled = self.network.pool(attended.feature_map)
         maps = (attended.feature_map, *reversed(earlier))[: len(self.layers)]
-        return Passed(logits, maps, attended.attention)
+        reading = None
+        if self.network.mark_head is not None:
+            reading = self.network.read_marks([stage.to(x.dtype) for stage in (*earlier, last)])
+        return Passed(self.network.classify(pooled), maps, attended.attention, pooled, reading)
 
     def last_gradients(self, x: Tensor, passed: Passed, cotangent: Tensor) -> Tensor:
         """Return `mean_hw(dy/dX')` at the cost of the head on one vector a target."""
@@ -134,14 +144,23 @@ class Explainer(nn.Module):
     Args:
         classifier: the classifier.
         manifest: for the labels, normalisation and temperature.
+        marks: what reads the classifier's marks; None where it has none.
+        embedding: of what the classifier pools; None where there is none.
     """
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, classifier: ExplainableClassifier, manifest: Manifest) -> None:
+    def __init__(
+        self,
+        classifier: ExplainableClassifier,
+        manifest: Manifest,
+        marks: MarkReader | None = None,
+        embedding: Embedding | None = None,
+    ) -> None:
         super().__init__()
         self.classifier = classifier
+        self.marks, self.embedding = marks, embedding
         self.num_classes = manifest.num_classes
         self.temperature = manifest.temperature
         deviation = torch.tensor(manifest.std, dtype=torch.float64)[:, None, None]
@@ -149,7 +168,25 @@ class Explainer(nn.Module):
         shift = -torch.tensor(manifest.mean, dtype=torch.float64)[:, None, None] / deviation
         self.register_buffer("shift", shift.float(), persistent=False)
 
-    def forward(self, image: Tensor, target: Tensor, versus: Tensor, layer: Tensor) -> tuple[Tensor, ...]:
+    @property
+    def inputs(self) -> list[str]:
+        """Names of the arguments of `forward`, as the graph has them."""
+        return [name for name in INPUTS if name != "mark" or self.marks is not None]
+
+    @property
+    def outputs(self) -> list[str]:
+        """Names of what every request computes, in the graph's order."""
+        has = {
+            "attention": self.classifier.has_attention,
+            "embedding": self.embedding is not None,
+            "novelty": False,
+            **dict.fromkeys(("marks", "mark_maps", "marked"), self.marks is not None),
+        }
+        return [name for name in OUTPUTS if has.get(name, True)]
+
+    def forward(
+        self, image: Tensor, target: Tensor, versus: Tensor, layer: Tensor, mark: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
         """Answer the graph contract, with one `gradcam` for every layer and what the branches are cut at.
 
         Args:
@@ -157,16 +194,16 @@ class Explainer(nn.Module):
             target: class to explain, or -1…-K for the class of rank 1…K, int64, (N, T).
             versus: class to contrast it with, by the same code, or K for none, int64, (N, T).
             layer: index, int64, scalar; only checked, because the maps of all layers are returned.
+            mark: mark whose map is requested, or -1…-8 for that of rank 1…8, int64, (N, M); None without marks.
 
         Returns:
-            logits (N, K); probabilities (N, K); attention (N, h, w) if there is one; the last stage's map
-            (N, T, h, w), NaN where a code is invalid; explained (N, T), -1 where a code is invalid; a map of each
+            `outputs`, where `gradcam` is the last stage's map, (N, T, h, w), NaN where a code is invalid; a map of each
             earlier layer; its feature map (N, C, h, w); its copies (N·T, C, h, w).
         """
         x = self.normalise(image)
         passed: Passed = self.classifier(x)
-        target, versus, valid = self._resolve(passed.logits, target, versus)
-        valid = valid & (layer >= 0) & (layer < len(self.classifier.layers))
+        target, versus, named = self._resolve(passed.logits, target, versus)
+        valid = named & (layer >= 0) & (layer < len(self.classifier.layers))
         cotangent = self.cotangent(target, versus)
         weights = [self.classifier.last_gradients(x, passed, cotangent)]
         copies: tuple[Tensor, ...] = ()
@@ -175,10 +212,15 @@ class Explainer(nn.Module):
             weights.extend(earlier)
         maps = [activation_maps(alpha, a) for alpha, a in zip(weights, passed.maps, strict=True)]
         last, *others = [torch.where(valid[:, :, None, None], a, torch.nan) for a in maps]
-        attention = () if passed.attention is None else (passed.attention,)
-        probabilities = torch.softmax(passed.logits / self.temperature, dim=1)
-        explained = torch.where(valid, target, UNKNOWN)
-        return passed.logits, probabilities, *attention, last, explained, *others, *passed.maps[1:], *copies
+        found = [passed.logits, torch.softmax(passed.logits / self.temperature, dim=1)]
+        if passed.attention is not None:
+            found.append(passed.attention)
+        found += [last, torch.where(valid, target, UNKNOWN)]
+        if self.embedding is not None:
+            found.append(self.embedding(passed.pooled))
+        if self.marks is not None:
+            found += self.marks(passed.reading, cotangent[:, 0], named[:, 0], mark)
+        return *found, *others, *passed.maps[1:], *copies
 
     def named_constants(self) -> Iterator[tuple[str, Tensor]]:
         """Yield every parameter and buffer; the network's under the names of its own state dict."""
@@ -186,6 +228,9 @@ class Explainer(nn.Module):
         yield from self.classifier.network.named_buffers()
         yield "normalise.scale", self.scale
         yield "normalise.shift", self.shift
+        for name, part in (("marks", self.marks), ("embedding", self.embedding)):
+            if part is not None:
+                yield from ((f"{name}.{own}", tensor) for own, tensor in part.named_buffers(recurse=False))
 
     def normalise(self, image: Tensor) -> Tensor:
         """Return uint8 images, (N, S, S, 3), as the classifier takes them, (N, 3, S, S)."""

@@ -15,15 +15,21 @@ import torchvision
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnxruntime import InferenceSession
 from torch import nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
 from model.contract.graph import codes_of_best
-from model.contract.manifest import Layer, Manifest, ManifestError, SelfCheck, synthetic_images
+from model.contract.manifest import SCHEMA_VERSION, Layer, Manifest, ManifestError, SelfCheck, synthetic_images
+from model.contract.manifest import Embedding as EmbeddingFacts
+from model.explain.embedding import Embedding, PrincipalAxes
 from model.explain.explainer import ExplainableClassifier, ExplainableNetwork, Explainer
+from model.explain.fitted import NOTHING, Fitted
 from model.explain.foreign import ExplainableModule, check_separates
+from model.explain.marks import MarkCalibration, MarkReader
 from model.export.parity import ParityReport, check_parity, run, session
 from model.export.peers import compare_with_peers
 from model.export.tracing import count_operators, initializers, subgraphs, trace
 from model.files import write_whole
+from model.network.centres import cell_centres
 from model.network.network import Network, NetworkConfig, build_network
 
 WeightsDtype = Literal["fp32", "fp16"]
@@ -31,6 +37,9 @@ SELF_CHECK_SEED, SELF_CHECK_IMAGES = 1, 2
 SELF_CHECK_TOLERANCE = 0.02
 """Of the largest logit: above what providers differ by (TF32 included), far below what other weights give."""
 STORED_SUFFIX = ".fp32"
+TABLE, SCALE, SHIFT = "marks.table", "marks.scale", "marks.shift"
+MEAN, AXES = "embedding.mean", "embedding.axes"
+"""Names of the tensors that a file holds beside the network's."""
 
 
 class ExportError(ValueError):
@@ -46,6 +55,7 @@ def export(
     layer: str | Sequence[str] = (),
     weights_dtype: WeightsDtype = "fp16",
     peers: bool = False,
+    fitted: Fitted = NOTHING,
 ) -> ParityReport:
     """Write a network as one self-describing ONNX file, if it computes what the network computes.
 
@@ -53,7 +63,8 @@ def export(
         network: trained; is not changed. A `Network` of this project, or any module that takes normalised
             images, (N, 3, S, S), and returns logits, (N, K).
         manifest: what the exporter cannot know: name, labels, geometry, normalisation, temperature,
-            provenance, metrics. Layers, operators, parity and the like are replaced by the measured ones.
+            provenance, metrics, and the marks of a network that reads some. Layers, operators, parity and the like
+            are replaced by the measured ones.
         path: of the file; an old one is replaced, at once or not at all.
         images: real ones for the parity check, prepared as the manifest says, RGB, uint8, (n, S, S, 3).
         layer: of a module that was not built here: path of the module whose output is explained, or several,
@@ -61,6 +72,7 @@ def export(
         weights_dtype: of the stored weights; fp16 halves the file, computes in float32, and is compared with
             torch on the same rounded weights.
         peers: compare with captum, torchcam and pytorch-grad-cam too, as far as they are installed.
+        fitted: calibration of the marks, and the axes of the embedding.
 
     Raises:
         ExportError: network, manifest and images do not fit together.
@@ -69,10 +81,10 @@ def export(
         ParityError: the graph disagrees with torch; nothing was written.
     """
     check_images(images, manifest)
-    explainer = explainer_of(network, manifest, layer, weights_dtype)
+    explainer = explainer_of(network, manifest, layer, weights_dtype, fitted)
     model = trace(explainer, manifest.input_size)
     if weights_dtype == "fp16":
-        store_as_fp16(model, set(network.state_dict()))
+        store_as_fp16(model, {*network.state_dict(), TABLE, AXES})
     runtime = session(model.SerializeToString())
     report = check_parity(runtime, explainer, images)
     if peers:
@@ -83,12 +95,16 @@ def export(
 
 
 def explainer_of(
-    network: nn.Module, manifest: Manifest, layer: str | Sequence[str] = (), weights_dtype: WeightsDtype = "fp32"
+    network: nn.Module,
+    manifest: Manifest,
+    layer: str | Sequence[str] = (),
+    weights_dtype: WeightsDtype = "fp32",
+    fitted: Fitted = NOTHING,
 ) -> Explainer:
     """Return the torch side of an export: the network frozen, rounded as it will be stored, and its maps.
 
     Raises:
-        ExportError: labels and logits differ in number, or a layer is named for a network of this project.
+        ExportError: labels and logits, or marks, differ in number, or a layer is named for a network of this project.
         LayerError: a layer of a foreign module cannot be explained.
     """
     layers = (layer,) if isinstance(layer, str) else tuple(layer)
@@ -109,7 +125,24 @@ def explainer_of(
         raise ExportError(
             f"{manifest.num_classes} labels for logits of the shape (N, {', '.join(map(str, logits.shape[1:]))})"
         )
-    return Explainer(classifier, manifest)
+    embedding = None
+    if fitted.embedding is not None:
+        if not isinstance(frozen, Network):
+            raise ExportError("only a network of this project has an embedding")
+        axes = fitted.embedding.axes
+        embedding = Embedding(fitted.embedding._replace(axes=axes.half().float() if weights_dtype == "fp16" else axes))
+    return Explainer(classifier, manifest, _mark_reader(frozen, manifest, fitted), embedding)
+
+
+def _mark_reader(network: nn.Module, manifest: Manifest, fitted: Fitted) -> MarkReader | None:
+    """Return what reads the network's marks, if the manifest lists as many."""
+    head = network.mark_head if isinstance(network, Network) else None
+    read, listed = 0 if head is None else len(head.part_of), 0 if manifest.marks is None else manifest.marks.num_marks
+    if read != listed:
+        raise ExportError(f"the manifest lists {listed} marks for a network that reads {read}")
+    if head is None or manifest.marks is None:
+        return None
+    return MarkReader(head, manifest.marks, manifest.num_classes, fitted.marks)
 
 
 def architecture(network: nn.Module) -> dict[str, object]:
@@ -142,6 +175,25 @@ def load_network(path: Path) -> tuple[Network, Manifest]:
             raise ExportError(f"{path.name} holds no weights named {name}")
     network.load_state_dict(state)
     return network, manifest
+
+
+def load_fitted(path: Path) -> Fitted:
+    """Return what was fitted beside the network of an exported file.
+
+    Raises:
+        ManifestError: the file has no valid manifest.
+    """
+    model = read(path)
+    manifest = Manifest.from_metadata({entry.key: entry.value for entry in model.metadata_props})
+    stored = initializers(model)
+
+    def tensor(name: str) -> torch.Tensor:
+        return torch.from_numpy(numpy_helper.to_array(stored[name]).astype(np.float32))
+
+    return Fitted(
+        MarkCalibration(tensor(SCALE), tensor(SHIFT)) if manifest.marks else None,
+        PrincipalAxes(tensor(MEAN), tensor(AXES), manifest.embedding.num_photos) if manifest.embedding else None,
+    )
 
 
 def read(path: Path) -> ModelProto:
@@ -216,7 +268,12 @@ def complete(
             "tools": {"torch": torch.__version__, "torchvision": torchvision.__version__, "onnx": onnx.__version__},
         }
     )
+    embedding, reader = explainer.embedding, explainer.marks
     found = {
+        "schema_version": SCHEMA_VERSION,
+        "embedding": embedding and EmbeddingFacts(size=len(embedding.axes), num_photos=embedding.num_photos),
+        "novelty": None,
+        "marks": manifest.marks and reader and manifest.marks.model_copy(update={"grid": reader.grid}),
         "has_attention": explainer.classifier.has_attention,
         "layers": _layers(explainer, manifest.input_size),
         "operators": count_operators(model.graph),
@@ -241,9 +298,13 @@ def _layers(explainer: Explainer, size: int) -> tuple[Layer, ...]:
     ).float()  # torch has not every float16 kernel on the CPU
     with torch.no_grad():
         maps = classifier(torch.zeros(1, 3, size, size)).maps
+    try:
+        centres = cell_centres(lambda x: classifier(x).maps, size)
+    except (DataDependentOutputException, DynamicOutputShapeException):  # what it does depends on the image
+        centres = (None,) * len(maps)
     return tuple(
-        Layer(name=name, channels=a.shape[1], grid=(a.shape[2], a.shape[3]))
-        for name, a in zip(explainer.classifier.layers, maps, strict=True)
+        Layer(name=name, channels=a.shape[1], grid=(a.shape[2], a.shape[3]), centres=centre)
+        for name, a, centre in zip(explainer.classifier.layers, maps, centres, strict=True)
     )
 
 

@@ -11,7 +11,7 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from model.contract.graph import LAST_LAYER, Codes, Images, feeds, no_class
+from model.contract.graph import LAST_LAYER, Codes, Images, feeds, no_class, no_mark
 from model.explain.explainer import Explainer, Passed, activation_maps, gradient_scale
 
 TOLERANCE = 1e-4
@@ -89,11 +89,18 @@ def session(model: Runnable) -> onnxruntime.InferenceSession:
 
 
 def run(
-    runtime: onnxruntime.InferenceSession, images: Images, target: Codes, versus: Codes, layer: int = LAST_LAYER
+    runtime: onnxruntime.InferenceSession,
+    images: Images,
+    target: Codes,
+    versus: Codes,
+    layer: int = LAST_LAYER,
+    mark: Codes | None = None,
 ) -> dict[str, Array]:
-    """Run a graph and return its outputs by name."""
-    names = [output.name for output in runtime.get_outputs()]
-    return dict(zip(names, runtime.run(names, feeds(images, target, versus, layer)), strict=True))
+    """Run a graph and return its outputs by name; of a graph with marks the map of none is requested by default."""
+    shapes = {output.name: output.shape for output in runtime.get_outputs()}
+    if mark is None and "marks" in shapes:
+        mark = np.full((len(images), 1), no_mark(shapes["marks"][1]), dtype=np.int64)
+    return dict(zip(shapes, runtime.run([*shapes], feeds(images, target, versus, layer, mark)), strict=True))
 
 
 def check_parity(

@@ -25,10 +25,8 @@ from model.contract.graph import INPUTS
 from model.explain.explainer import Explainer
 from model.export.decompositions import DECOMPOSITIONS
 
-Example = tuple[Tensor, Tensor, Tensor, Tensor]
-"""What is recorded: images, targets, contrasts and the layer."""
-FREE_AXES = tuple(len(value.free) for name, value in INPUTS.items() if name != "mark")
-"""How many leading axes of each input are free: images, or images and targets."""
+Example = tuple[Tensor, ...]
+"""What is recorded: the explainer's inputs, that is images, targets, contrasts, the layer, and marks if it has any."""
 
 
 def record(explainer: Explainer, example: Example) -> fx.GraphModule:
@@ -40,12 +38,13 @@ def record(explainer: Explainer, example: Example) -> fx.GraphModule:
     table = {**core_aten_decompositions(), **DECOMPOSITIONS}
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
     stand_ins = []
-    for tensor, free in zip(example, FREE_AXES, strict=True):
+    for tensor, name in zip(example, explainer.inputs, strict=True):
+        free = len(INPUTS[name].free)
         sizes = [DimDynamic.DYNAMIC if axis < free else DimDynamic.STATIC for axis in range(tensor.dim())]
         stand_ins.append(mode.from_tensor(tensor, symbolic_context=StatelessSymbolicContext(dynamic_sizes=sizes)))
 
-    def explain(image: Tensor, target: Tensor, versus: Tensor, layer: Tensor) -> tuple[Tensor, ...]:
-        return explainer.forward(image, target, versus, layer)  # make_fx counts arguments: no bound method
+    def explain(*inputs: Tensor) -> tuple[Tensor, ...]:
+        return explainer.forward(*inputs)  # make_fx counts arguments: no bound method
 
     # Operations in place are written as those that return a new tensor: dead ones can be dropped.
     recorder = make_fx(dispatch_functionalize(explain), decomposition_table=table, _allow_non_fake_inputs=True)

@@ -11,7 +11,6 @@ import itertools
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
 
 import onnx
 import onnxscript.optimizer
@@ -27,7 +26,7 @@ from model.export.diagnose import describe_failure, module_stack
 from model.export.recording import Example, as_program, record
 
 OPSET = 20
-EXAMPLE_IMAGES, EXAMPLE_TARGETS = 6, 5
+EXAMPLE_IMAGES, EXAMPLE_TARGETS, EXAMPLE_MARKS = 6, 5, 7
 """Sizes of the example batch: neither 1, which broadcasts, nor equal to each other."""
 
 
@@ -43,7 +42,7 @@ def trace(explainer: Explainer, input_size: int) -> ModelProto:
         input_size: side S of the images, pixels.
 
     Raises:
-        GraphError: an operation has no ONNX form, or the number of images or targets was frozen.
+        GraphError: an operation has no ONNX form, or the number of images, targets or marks was frozen.
     """
     # A trace makes millions of objects and hardly any garbage: collecting takes a tenth of the time.
     collects = gc.isenabled()
@@ -64,15 +63,13 @@ def _trace(explainer: Explainer, input_size: int) -> ModelProto:
         except Exception as error:  # torch and the module itself raise many kinds
             raise GraphError(describe_failure(network, blank, error, running)) from error
     earlier = range(1, len(explainer.classifier.layers))
-    always = (
-        [*OUTPUTS][:5] if explainer.classifier.has_attention else ["logits", "probabilities", "gradcam", "explained"]
-    )
+    always = explainer.outputs
     branches = [[f"{kind}.{index}" for index in earlier] for kind in ("gradcam", "feature_map", "copies")]
     # Of tensors that share their memory the first name counts.
     names = {tensor.data_ptr(): name for name, tensor in reversed([*explainer.named_constants()])}
     try:
         program = as_program(recording, names)
-        model = _translate(program, [*always, *itertools.chain(*branches)])
+        model = _translate(program, explainer.inputs, [*always, *itertools.chain(*branches)])
     except SpecViolationError as error:
         raise GraphError(f"the network modifies one of its own tensors when it classifies: {error}") from error
     except torch.onnx.OnnxExporterError as error:
@@ -126,13 +123,13 @@ def drop_unused_initializers(model: ModelProto) -> None:
 def _example(explainer: Explainer, size: int) -> Example:
     image = torch.zeros((EXAMPLE_IMAGES, size, size, 3), dtype=torch.uint8)
     codes = torch.zeros((EXAMPLE_IMAGES, EXAMPLE_TARGETS), dtype=torch.int64)
-    return image, codes, codes + no_class(explainer.num_classes), torch.tensor(LAST_LAYER)
+    mark = () if explainer.marks is None else (torch.zeros((EXAMPLE_IMAGES, EXAMPLE_MARKS), dtype=torch.int64),)
+    return image, codes, codes + no_class(explainer.num_classes), torch.tensor(LAST_LAYER), *mark
 
 
-def _translate(program: ExportedProgram, outputs: list[str]) -> ModelProto:
-    images, targets = torch.export.Dim("N"), torch.export.Dim("T")
-    codes = {0: images, 1: targets}
-    shapes: tuple[dict[int, Any], ...] = ({0: images}, codes, codes, {})
+def _translate(program: ExportedProgram, inputs: list[str], outputs: list[str]) -> ModelProto:
+    axes = {name: torch.export.Dim(name) for name in "NTM"}
+    shapes = tuple({axis: axes[free] for axis, free in enumerate(INPUTS[name].free)} for name in inputs)
     # The exporter prints its progress on stdout and warns of deprecations inside itself.
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
@@ -140,7 +137,7 @@ def _translate(program: ExportedProgram, outputs: list[str]) -> ModelProto:
             program,
             dynamo=True,
             dynamic_shapes=shapes,
-            input_names=tuple(INPUTS)[:4],
+            input_names=inputs,
             output_names=outputs,
             opset_version=OPSET,
             optimize=False,
@@ -178,7 +175,7 @@ def _static_shape(graph: GraphProto, output: str) -> tuple[int, int, int]:
 
 
 def _check_symbolic(graph: GraphProto) -> None:
-    """Raise unless N and T are free in every input and output."""
+    """Raise unless N, T and M are free in every input and output."""
     contract = {**INPUTS, **OUTPUTS}
     for value in (*graph.input, *graph.output):
         wanted = contract[value.name].free

@@ -1,0 +1,108 @@
+"""Marks in the graph: how surely each is seen, and the maps of those that are asked for, by index or by rank."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from model.contract.graph import MAX_MARKS
+from model.contract.manifest import Marks
+from model.contract.marks import read_table
+from model.network.marks import MarkHead, MarkReading
+
+
+class MarkCalibration(NamedTuple):
+    """What makes probabilities of the logits of marks: sigmoid(scale · logit + shift).
+
+    Attributes:
+        scale: (A,), positive.
+        shift: (A,).
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+
+class MarkAnswer(NamedTuple):
+    """The outputs about marks.
+
+    Attributes:
+        seen: probability that each mark is seen, (N, A).
+        maps: of the marks asked for, (N, M, h, w), not negative; NaN where a code names none.
+        marked: the mark each map is of, (N, M); A where a code names none.
+    """
+
+    seen: Tensor
+    maps: Tensor
+    marked: Tensor
+
+
+class MarkReader(nn.Module):
+    """Turns a reading into the graph's outputs.
+
+    A calibrated logit is still a sum over places: scale · bias + shift + Σ weight(part, place) · scale · value(place).
+
+    Args:
+        head: that reads.
+        marks: of the manifest, for the table and for what the maps are.
+        num_classes: K.
+        calibration: of the logits; None to take them as they are.
+    """
+
+    table: Tensor
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(
+        self, head: MarkHead, marks: Marks, num_classes: int, calibration: MarkCalibration | None = None
+    ) -> None:
+        super().__init__()
+        self.head, self.contributions = head, marks.maps == "contributions"
+        self.num_marks, self.grid = marks.num_marks, (head.grid, head.grid)
+        table = torch.from_numpy(read_table(marks.table, num_classes, marks.num_marks))
+        scale, shift = calibration or (torch.ones(self.num_marks), torch.zeros(self.num_marks))
+        # An unknown share says nothing for or against a mark.
+        self.register_buffer("table", table.nan_to_num(0), persistent=False)
+        self.register_buffer("scale", scale.float().clone(), persistent=False)
+        self.register_buffer("shift", shift.float().clone(), persistent=False)
+
+    def forward(self, reading: MarkReading, difference: Tensor, valid: Tensor, mark: Tensor) -> MarkAnswer:
+        """Answer codes of marks.
+
+        Args:
+            reading: of the head.
+            difference: +1 at the first target, -1 at the first versus, (N, K).
+            valid: whether both are classes, or the latter none, (N,).
+            mark: codes, (N, M).
+        """
+        seen = torch.sigmoid(self.logits(reading))
+        marked = self.resolve(self.scores(seen, difference), valid, mark)
+        chosen = marked[:, :, None] == torch.arange(self.num_marks)
+        maps = self.maps(reading, chosen.to(seen.dtype))
+        return MarkAnswer(seen, torch.where((marked < self.num_marks)[:, :, None, None], maps, torch.nan), marked)
+
+    def logits(self, reading: MarkReading) -> Tensor:
+        """Return the calibrated logits, (N, A)."""
+        return reading.logits * self.scale + self.shift
+
+    def scores(self, seen: Tensor, difference: Tensor) -> Tensor:
+        """Return what marks are ranked by, (N, A): seen, and typical of the one class rather than of the other."""
+        return seen * (difference @ self.table)
+
+    def resolve(self, scores: Tensor, valid: Tensor, mark: Tensor) -> Tensor:
+        """Turn codes into marks, (N, M); A for a code that names none."""
+        ranks = min(MAX_MARKS, self.num_marks)
+        order = torch.topk(scores, ranks, dim=1).indices
+        ranked = torch.gather(order, 1, (-mark - 1).clamp(0, ranks - 1))
+        named = (mark >= -ranks) & (mark < self.num_marks) & ((mark >= 0) | valid[:, None])
+        return torch.where(named, torch.where(mark < 0, ranked, mark), self.num_marks)
+
+    def maps(self, reading: MarkReading, chosen: Tensor) -> Tensor:
+        """Return the maps, (N, M, h, w), of marks chosen by weights of 1, (N, M, A)."""
+        # Products with ones and zeros, not indices: every runtime has them, and they cost next to nothing.
+        of_part = (self.head.part_of[:, None] == torch.arange(reading.weights.shape[1])).to(chosen.dtype)
+        maps = torch.bmm(chosen @ of_part, reading.weights.flatten(2))
+        if self.contributions:
+            readout = self.head.readout.weight * self.scale[:, None]
+            maps = maps * torch.relu(torch.bmm(chosen @ readout, reading.features.flatten(2)))
+        return maps.view(*maps.shape[:2], *reading.weights.shape[2:])
