@@ -3,9 +3,10 @@
 Every test image counts, one view each, prepared exactly as the service does.
 """
 
+import copy
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from tqdm import tqdm
 
 from model.contract.geometry import Resize
 from model.contract.graph import softmax
+from model.contract.manifest import Marks
+from model.explain.marks import MarkCalibration, MarkReader
 from training.checkpoint import Selected
 from training.data.batches import Items, one_thread, served_photos
 from training.data.features import FeatureCache, as_floats, cached_step
@@ -27,6 +30,7 @@ from training.data.transforms import Normalise
 from training.errors import DatasetError, TrainingError
 from training.evaluation.maps.annotations import Annotation, annotation_of
 from training.evaluation.maps.parts import part_differences
+from training.evaluation.maps.placing import Centres
 from training.evaluation.marks.readings import MarkList, Readings, joined_readings, read
 from training.evaluation.predictors import Predict, Prediction, joined, onnx_predictor, torch_predictor
 from training.evaluation.scores import Floats, Ints
@@ -50,6 +54,8 @@ class Evaluation:
         names: labels of the K classes.
         parts: names of the parts.
         attributes: of the K classes, NaN in the rows of classes that the data set has not; None without a table.
+        centres: where the cells of layers look, by layer; those where it is known.
+        placed_by_centres: whether the service draws the class's maps by them.
         marks: that the network was trained on; None: it has none.
         readings: what it says of them; None likewise.
     """
@@ -62,6 +68,8 @@ class Evaluation:
     names: tuple[str, ...]
     parts: tuple[str, ...] = ()
     attributes: Attributes | None = None
+    centres: Mapping[str, Centres] = field(default_factory=dict)
+    placed_by_centres: bool = False
     marks: MarkList | None = None
     readings: Readings | None = None
 
@@ -115,6 +123,8 @@ def evaluate_run(
     workers: int,
     visible: bool,
     cache: Path | None = None,
+    marks: Marks | None = None,
+    calibration: MarkCalibration | None = None,
 ) -> Evaluation:
     """Evaluate a run's network, in torch.
 
@@ -126,6 +136,8 @@ def evaluate_run(
         workers: processes that decode photos.
         visible: show progress.
         cache: keep decoded photos (and features of a frozen part) there, to evaluate many networks on them.
+        marks: of the network, as its file would list them; without, and from cached features, they are not read.
+        calibration: of the marks.
 
     Raises:
         DatasetError: the data set has a class that the network does not know.
@@ -144,9 +156,13 @@ def evaluate_run(
             kept = FeatureCache(network, step, recipe, cache, device, workers, progress=visible)
             features, normalise = kept.prepared(photos, samples), partial(as_floats, device=device)
     annotated = AnnotatedPhotos(samples, photos, data.resize, features)
-    predict = torch_predictor(network, normalise, step)
-    answers = _predict(predict, annotated, workers, visible)
-    prediction, annotations, readings = _kept(answers, None, len(dataset.parts), data.resize.crop)
+    reader = listed = None
+    if marks is not None and network.mark_head is not None and step is None:
+        listed = MarkList.of_manifest(marks, len(selected.labels))
+        head = copy.deepcopy(network.mark_head).cpu()  # the graph it is written for has no device
+        reader = MarkReader(head, marks, len(selected.labels), calibration)
+    answers = _predict(torch_predictor(network, normalise, step, reader), annotated, workers, visible)
+    prediction, annotations, readings = _kept(answers, listed, len(dataset.parts), data.resize.crop)
     return Evaluation(
         tuple(samples),
         prediction,
@@ -156,6 +172,8 @@ def evaluate_run(
         selected.labels,
         dataset.parts,
         with_classes(selected.labels, dataset),
+        marks=listed,
+        readings=readings,
     )
 
 
@@ -203,6 +221,8 @@ def evaluate_file(
         manifest.labels,
         dataset.parts,
         with_classes(manifest.labels, dataset),
+        {layer.name: layer.centres for layer in manifest.layers if layer.centres is not None},
+        manifest.placed_by_centres,
         marks,
         readings,
     )

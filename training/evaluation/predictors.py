@@ -12,6 +12,8 @@ from torch import Tensor
 from model.contract.graph import BEST, LAST_LAYER, Codes, feeds, no_class, no_mark
 from model.contract.manifest import MANIFEST_KEY, Manifest, ManifestError
 from model.explain.gradcam import activation_map, channel_gradients
+from model.explain.marks import MarkReader
+from model.network.marks import MarkReading
 from model.network.network import Network
 from training.checkpoint import load_selected
 from training.data.transforms import Normalise
@@ -61,31 +63,45 @@ def joined(parts: list[Prediction]) -> Prediction:
     )
 
 
-def torch_predictor(network: Network, normalise: Callable[[Tensor], Tensor], step: str | None = None) -> Predict:
+def torch_predictor(
+    network: Network, normalise: Callable[[Tensor], Tensor], step: str | None = None, reader: MarkReader | None = None
+) -> Predict:
     """Return a function that classifies and explains with a torch network, at its last layer.
 
     Args:
         network: in evaluation mode.
         normalise: from the images, or the features, to floats.
         step: of the backbone whose cached features are the input; None: images are.
+        reader: of the network's marks; None: they are not read. It needs images.
     """
     layer = network.backbone.stages[-1].name
 
     def predict(images: Tensor) -> Prediction:
         with torch.no_grad():
-            attended = network.forward_features(normalise(images), step)
+            x = normalise(images)
+            stages = [network.backbone(x, step)] if reader is None else network.backbone.forward_stages(x)
+            attended = network.attend(stages[-1])
             features = attended.feature_map
             logits = network.forward_head(features)
+            marks = None if reader is None else _read(reader, network.read_marks(stages))
             likeliest = logits.topk(min(2, logits.shape[1]), dim=1).indices
             alpha = channel_gradients(network, attended, likeliest[:, 0])
             other = channel_gradients(network, attended, likeliest[:, -1])
             gradcam, contrast = activation_map(alpha, features), activation_map(alpha - other, features)
         attention = None if attended.attention is None else attended.attention.cpu().numpy()
         return Prediction(
-            logits.cpu().numpy(), {layer: gradcam.cpu().numpy()}, {layer: contrast.cpu().numpy()}, attention
+            logits.cpu().numpy(), {layer: gradcam.cpu().numpy()}, {layer: contrast.cpu().numpy()}, attention, marks
         )
 
     return predict
+
+
+def _read(reader: MarkReader, reading: MarkReading) -> MarkAnswer:
+    """Return how surely each mark is seen, and the maps of all of them."""
+    reading = MarkReading(*(part.cpu() for part in reading))
+    seen = torch.sigmoid(reader.logits(reading))
+    maps = reader.maps(reading, torch.eye(reader.num_marks).expand(len(seen), -1, -1))
+    return MarkAnswer(seen.numpy(), maps.numpy())
 
 
 def onnx_predictor(path: Path, threads: int = 0, *, every_layer: bool = False) -> tuple[Predict, Manifest]:
@@ -123,13 +139,9 @@ def onnx_predictor(path: Path, threads: int = 0, *, every_layer: bool = False) -
     return predict, manifest
 
 
-def marks_asker(model: Path) -> Ask:
-    """Return a function from uint8 images to logits and marks, of a run or an exported file that has marks, on the CPU.
-
-    Args:
-        model: folder of a run, or an exported file.
-    """
-    session, manifest = _session(model)
+def file_asker(path: Path, threads: int = 0) -> Ask:
+    """Return a function from uint8 images to logits and marks, of an exported file that has marks."""
+    session, manifest = _session(path, threads)
 
     def ask(images: Tensor) -> tuple[Floats, Floats]:
         pixels = np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy())
@@ -138,6 +150,19 @@ def marks_asker(model: Path) -> Ask:
         fed = feeds(pixels, codes, none, LAST_LAYER, no_marks(manifest, len(pixels)))
         logits, seen = session.run(["logits", "marks"], fed)
         return logits, seen
+
+    return ask
+
+
+def network_asker(network: Network, normalise: Callable[[Tensor], Tensor], reader: MarkReader) -> Ask:
+    """Return the same of a torch network, in evaluation mode, and the reader of its marks."""
+
+    def ask(images: Tensor) -> tuple[Floats, Floats]:
+        with torch.no_grad():
+            stages = network.backbone.forward_stages(normalise(images))
+            logits = network.forward_head(network.attend(stages[-1]).feature_map)
+            seen = torch.sigmoid(reader.logits(network.read_marks(stages)))
+        return logits.cpu().numpy(), seen.cpu().numpy()
 
     return ask
 

@@ -1,8 +1,8 @@
 """Evidence in place: does the place where a mark was read carry the decision for its class?
 
 Photos that are named rightly; A is the class, B the next likely one. The mark is the first in the graph's own order
-that is typical of A: surely seen, and in favour of A against B. Its place is blurred, and, apart from that, an equal disc
-at another visible part that does not overlap it: the margin of A's logit over B's must fall more for the first.
+that is typical of A: surely seen, and in favour of A against B. Its place is blurred, and, apart from that, an equal
+disc at another visible part that does not overlap it: the margin of A's logit over B's must fall more for the first.
 Other places stand beside it: the highest of Grad-CAM and of the contrast map, and the middle of the true box.
 """
 
@@ -89,6 +89,8 @@ def evidence_figures(
     figures: dict[str, Figure] = {}
     for number, row in enumerate(places):
         of_row = further[[pair.row == row for pair in pairs]]
+        if not len(of_row):
+            continue
         name = f"_{row}" if number else ""
         figures |= {f"evidence_in_place{name}": share(of_row > 0), f"evidence_margin{name}": mean(of_row)}
     return figures

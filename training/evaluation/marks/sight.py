@@ -73,8 +73,8 @@ def sight_rows(
 ) -> list[SightRow]:
     """Return the table of blurred parts: all of them, then part by part; empty where no part can be blurred.
 
-    Counted are visible parts with marks typical of the photo's class, where another part with such marks lies apart: its
-    discs overlap none of those that are blurred.
+    Counted are visible parts with marks typical of the photo's class, where another part with such marks lies apart:
+    its discs overlap none of those that are blurred.
 
     Args:
         ask: the network.
