@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tests.training.evaluation.marks.conftest import Made
+from tests.training.evaluation.marks.made import Made
 from training.evaluation.marks.blur import Trial, ask_blurred, blur_discs, margins, scenes_of
 
 

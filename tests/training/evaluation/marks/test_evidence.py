@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tests.training.evaluation.marks.conftest import Made
+from tests.training.evaluation.marks.made import Made
 from training.evaluation.marks.evidence import chosen_marks, evidence_figures, likeliest_other
 from training.evaluation.marks.readings import MarkList
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.training.evaluation.marks.conftest import Made
+from tests.training.evaluation.marks.made import Made
 from training.evaluation.marks.readings import MarkList
 from training.evaluation.marks.sight import SightRow, sight_rows
 
