@@ -68,16 +68,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def fit_command(options: argparse.Namespace) -> int:
     """Train, or resume training."""
+    from training.fit.folds import fit_folds
     from training.fit.loop import fit
 
-    outcome = fit(_job(options, recipe_of(options)))
+    job = dataclasses.replace(_job(options, recipe_of(options)), keep_outputs=True)
+    outcome = fit_folds(job, options.folds) if options.folds else fit(job)
     result: dict[str, Any] = {"run": str(options.out), "finished": outcome.finished, "epochs": outcome.epoch}
     result |= {f"held_out_{name}": value for name, value in outcome.metrics.items()}
+    result |= {"folds": outcome.folds} if outcome.folds else {}
     if outcome.leads:
         _print(result, options.json)
     if outcome.finished:
         return 0
-    _say(f"stopped after epoch {outcome.epoch}; the same command resumes")
+    where = f" of fold {outcome.fold} of {options.folds}" if outcome.fold else ""
+    _say(f"stopped after epoch {outcome.epoch}{where}; the same command resumes")
     return INTERRUPTED if outcome.interrupted else UNFINISHED
 
 

@@ -72,6 +72,7 @@ def manifest_of(selected: Selected, name: str) -> Manifest:
     """Return the manifest of a run; the exporter adds what depends on the graph."""
     recipe, facts = selected.recipe, selected.facts
     run = {key: facts[key] for key in ("skipped_damaged",) if key in facts}
+    run |= {"folds": facts["folds"]["count"]} if "folds" in facts else {}
     return Manifest(
         name=name,
         labels=selected.labels,

@@ -42,6 +42,20 @@ def _fit_options(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, help="of weights, order and augmentation (default: the recipe's)")
     add("--out", type=Path, required=True, metavar="RUN", help="folder of the run; a run in it is resumed")
     add("--fresh", action="store_true", help="start over even if the folder holds a run")
+    add(
+        "--folds",
+        type=_folds,
+        metavar="K",
+        help="train K networks, each without a K-th of the photos, then one on all photos to its last epoch, "
+        "calibrated and measured by the K; a class needs two photos",
+    )
+
+
+def _folds(text: str) -> int:
+    """Return a number of folds, 2 or more."""
+    if not text.isdecimal() or int(text) < 2:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of folds from 2")
+    return int(text)
 
 
 def _count(text: str) -> int:

@@ -1,13 +1,9 @@
-"""The vector of a photo: what the network pooled, on its principal axes over training photos, of length 1."""
+"""The vector of a photo: what the network pooled, on the principal axes of training photos, of length 1."""
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
-
-MAX_SIZE = 256
-"""D at most."""
 
 
 class PrincipalAxes(NamedTuple):
@@ -15,30 +11,13 @@ class PrincipalAxes(NamedTuple):
 
     Attributes:
         mean: of the pooled vectors, (C,).
-        axes: orthonormal directions, (D, C), that of the largest variance first.
-        num_photos: of how many photos they are.
+        axes: orthonormal directions, (D, C).
+        num_photos: of how many photos they are; 0 where the vector is left as it is.
     """
 
     mean: Tensor
     axes: Tensor
     num_photos: int
-
-
-def principal_axes(pooled: Tensor) -> PrincipalAxes:
-    """Return the principal axes of pooled vectors, (n, C), at most `MAX_SIZE`.
-
-    Raises:
-        ValueError: there are fewer than two vectors, or they are all the same.
-    """
-    vectors = pooled.double()
-    mean = vectors.mean(0)
-    if len(vectors) < 2 or not bool((vectors != vectors[0]).any()):
-        raise ValueError("principal axes need photos that differ")
-    _, _, axes = torch.linalg.svd(vectors - mean, full_matrices=False)
-    axes = axes[: min(MAX_SIZE, len(vectors) - 1)]
-    # Either direction is right: the one is taken whose largest entry is positive, on every machine.
-    largest = axes.gather(1, axes.abs().argmax(1, keepdim=True))
-    return PrincipalAxes(mean.float(), (axes * largest.sign()).float(), len(vectors))
 
 
 class Embedding(nn.Module):

@@ -99,10 +99,24 @@ class MarkReader(nn.Module):
 
     def maps(self, reading: MarkReading, chosen: Tensor) -> Tensor:
         """Return the maps, (N, M, h, w), of marks chosen by weights of 1, (N, M, A)."""
+        maps = self._weights(reading, chosen)
+        if self.contributions:
+            maps = maps * torch.relu(torch.bmm(chosen @ self._readout(), reading.features.flatten(2)))
+        return maps.view(*maps.shape[:2], *reading.weights.shape[2:])
+
+    def largest_terms(self, reading: MarkReading, chosen: Tensor) -> Tensor:
+        """Return the largest sum of absolute terms in each map, (N, M, 1, 1): errors are measured by it."""
+        terms = self._weights(reading, chosen)
+        if self.contributions:
+            terms = terms * torch.bmm(chosen @ self._readout().abs(), reading.features.abs().flatten(2))
+        return terms.amax(2)[:, :, None, None]
+
+    def _weights(self, reading: MarkReading, chosen: Tensor) -> Tensor:
+        """Return where the marks' parts are read, (N, M, h·w)."""
         # Products with ones and zeros, not indices: every runtime has them, and they cost next to nothing.
         of_part = (self.head.part_of[:, None] == torch.arange(reading.weights.shape[1])).to(chosen.dtype)
-        maps = torch.bmm(chosen @ of_part, reading.weights.flatten(2))
-        if self.contributions:
-            readout = self.head.readout.weight * self.scale[:, None]
-            maps = maps * torch.relu(torch.bmm(chosen @ readout, reading.features.flatten(2)))
-        return maps.view(*maps.shape[:2], *reading.weights.shape[2:])
+        return torch.bmm(chosen @ of_part, reading.weights.flatten(2))
+
+    def _readout(self) -> Tensor:
+        """Return how the features make the calibrated logits, (A, D)."""
+        return self.head.readout.weight * self.scale[:, None]

@@ -25,8 +25,9 @@ from model.explain.explainer import ExplainableClassifier, ExplainableNetwork, E
 from model.explain.fitted import NOTHING, Fitted
 from model.explain.foreign import ExplainableModule, check_separates
 from model.explain.marks import MarkCalibration, MarkReader
-from model.export.parity import ParityReport, check_parity, run, session
+from model.export.parity import ParityReport, check_parity
 from model.export.peers import compare_with_peers
+from model.export.running import run, session
 from model.export.tracing import count_operators, initializers, subgraphs, trace
 from model.files import write_whole
 from model.network.centres import cell_centres

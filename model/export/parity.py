@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +10,19 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from model.contract.graph import LAST_LAYER, Codes, Images, feeds, no_class, no_mark
+from model.contract.graph import Images, no_class
 from model.explain.explainer import Explainer, Passed, activation_maps, gradient_scale
+from model.export.mark_parity import MarkRow, ask_marks, compare_embedding, compare_marks
+from model.export.running import (
+    Array,
+    ParityError,
+    Row,
+    Runnable,
+    largest_difference,
+    rows_of,
+    run,
+    session,
+)
 
 TOLERANCE = 1e-4
 """Largest error of an export that is still written; see `ParityReport` for the units."""
@@ -24,16 +34,6 @@ be; see `check_parity`."""
 EARLIER_IMAGES = 2
 """Of how many images the earlier layers' maps are compared: in float64 they take seconds each."""
 
-Array = npt.NDArray[np.generic]
-Runnable: TypeAlias = bytes | onnxruntime.InferenceSession
-"""A graph: serialised ONNX, or a session of it, which takes seconds to make."""
-Row = dict[str, Array]
-"""A graph's outputs for one image by name, (1, …)."""
-
-
-class ParityError(RuntimeError):
-    """The exported graph does not compute what the network computes; nothing was written."""
-
 
 @dataclass(frozen=True)
 class ParityReport:
@@ -43,7 +43,7 @@ class ParityReport:
         images: how many were compared.
         errors: name → error. `logits`: relative to the largest logit or 1; `probabilities` and `attention`:
             absolute; `gradcam.LAYER`: relative to the largest sum of its absolute terms, for the map is a sum
-            whose terms cancel.
+            whose terms cancel; of marks and embedding as `model.export.mark_parity` says.
         tolerance: that no error exceeds, except where `limits` names another.
         limits: name → the limit of an error that cannot be held to the tolerance in float32; see `check_parity`.
         peers: name of another implementation → largest difference from its maps, both scaled to [0, 1].
@@ -77,40 +77,14 @@ class ParityReport:
         )
 
 
-def session(model: Runnable) -> onnxruntime.InferenceSession:
-    """Return a CPU session with as many threads as torch takes; a session is returned as it is."""
-    if isinstance(model, onnxruntime.InferenceSession):
-        return model
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-
-def run(
-    runtime: onnxruntime.InferenceSession,
-    images: Images,
-    target: Codes,
-    versus: Codes,
-    layer: int = LAST_LAYER,
-    mark: Codes | None = None,
-) -> dict[str, Array]:
-    """Run a graph and return its outputs by name; of a graph with marks the map of none is requested by default."""
-    shapes = {output.name: output.shape for output in runtime.get_outputs()}
-    if mark is None and "marks" in shapes:
-        mark = np.full((len(images), 1), no_mark(shapes["marks"][1]), dtype=np.int64)
-    return dict(zip(shapes, runtime.run([*shapes], feeds(images, target, versus, layer, mark)), strict=True))
-
-
 def check_parity(
     model: Runnable, explainer: Explainer, images: npt.NDArray[np.uint8], tolerance: float = TOLERANCE
 ) -> ParityReport:
     """Compare a graph with the network it was made of.
 
-    The images are sent in batches of 1, 2 and 7 in turn; of each the first two ranks and their contrast are
-    explained, on the last stage, and of the first `EARLIER_IMAGES` the second rank and the contrast on every other
-    layer.
+    The images are sent in batches of 1, 2 and 7 in turn, where there are marks with 1, 3 and 8 of these; of each the
+    first two ranks and their contrast are explained, on the last stage, and of the first `EARLIER_IMAGES` the second
+    rank and the contrast on every other layer.
 
     The last stage's maps are held to the tolerance. On the way back to an earlier stage the gradient passes the
     network's ReLUs, and is not continuous there: among millions of units a few lie within rounding of the kink,
@@ -132,9 +106,13 @@ def check_parity(
     runtime = session(model)
     reference = copy.deepcopy(explainer).double().eval()
     rows: list[list[Row]] = [[] for _ in images]
-    for batch in _batches(len(images)):
+    of_marks: list[list[MarkRow]] = [[] for _ in images]
+    for turn, batch in enumerate(_batches(len(images))):
         for index, row in zip(batch, _outputs_of(runtime, images[batch], reference.num_classes, 0), strict=True):
             rows[index].append(row)
+        asked = ask_marks(runtime, reference, images[batch], turn)
+        for place, found in enumerate(asked):
+            of_marks[batch[place // (len(asked) // len(batch))]].append(found)
     few = images[:EARLIER_IMAGES]
     earlier = [
         _outputs_of(runtime, few, reference.num_classes, layer) for layer in range(1, len(reference.classifier.layers))
@@ -149,6 +127,8 @@ def check_parity(
         for layer, row in (*((0, row) for row in rows[index]), *enumerate(of_earlier, 1)):
             _keep_larger(errors, _compare_classes(reference, exact.passed, row))
             _keep_larger(errors, _compare_map(exact, layer, row))
+        for answer in of_marks[index]:
+            _keep_larger(errors, compare_marks(reference, exact.passed, answer))
         for name, error in _rounding(explainer, exact, of_earlier, errors, always).items():
             limits[name] = max(limits[name], KINKS * error)
     report = ParityReport(len(images), errors, tolerance, limits=limits)
@@ -166,11 +146,7 @@ def _outputs_of(runtime: onnxruntime.InferenceSession, images: Images, num_class
     target = np.tile(np.array([-1, -2, -1][start:], dtype=np.int64), (len(images), 1))
     none = no_class(num_classes)
     versus = np.tile(np.array([none, none, -2][start:], dtype=np.int64), (len(images), 1))
-    outputs = run(runtime, images, target, versus, layer)
-    for name, value in outputs.items():
-        if len(value) != len(images):
-            raise ParityError(f"the output {name} has {len(value)} rows for {len(images)} images")
-    return [{name: value[[index]] for name, value in outputs.items()} for index in range(len(images))]
+    return rows_of(run(runtime, images, target, versus, layer), len(images))
 
 
 class _Answer:
@@ -239,20 +215,20 @@ def _compare_classes(reference: Explainer, passed: Passed, row: Row) -> dict[str
     logits = passed.logits.detach()
     largest = float(logits.abs().max().clamp_min(1))
     errors = {
-        "logits": _largest(row["logits"], logits) / largest,
+        "logits": largest_difference(row["logits"], logits) / largest,
         # By how much the logits of the explained classes are out of order.
         "ranks": _disorder(logits, torch.from_numpy(row["explained"])) / largest,
-        "probabilities": _largest(row["probabilities"], torch.softmax(logits / reference.temperature, 1)),
+        "probabilities": largest_difference(row["probabilities"], torch.softmax(logits / reference.temperature, 1)),
     }
     if passed.attention is not None:
-        errors["attention"] = _largest(row["attention"], passed.attention.detach())
-    return errors
+        errors["attention"] = largest_difference(row["attention"], passed.attention.detach())
+    return errors | compare_embedding(reference, passed, row)
 
 
 def _compare_map(exact: _Answer, layer: int, row: Row) -> dict[str, float]:
     """Return the error of one layer's maps of one image."""
     maps, scale = exact.maps(layer, _targets(exact.explainer, row))
-    return {_name(exact.explainer, layer): _largest(row["gradcam"] / scale.numpy(), maps / scale)}
+    return {_name(exact.explainer, layer): largest_difference(row["gradcam"] / scale.numpy(), maps / scale)}
 
 
 def _rounding(
@@ -266,7 +242,7 @@ def _rounding(
     for layer, row in inexact.items():
         targets = _targets(explainer, row)
         maps, scale = exact.maps(layer, targets)
-        found[_name(explainer, layer)] = _largest((own.maps(layer, targets)[0] / scale).numpy(), maps / scale)
+        found[_name(explainer, layer)] = largest_difference((own.maps(layer, targets)[0] / scale).numpy(), maps / scale)
     return found
 
 
@@ -284,12 +260,6 @@ def _keep_larger(largest: dict[str, float], found: dict[str, float]) -> None:
     """Keep the larger figure of each name; NaN is kept."""
     for name, value in found.items():
         largest[name] = float(np.maximum(largest.get(name, 0.0), value))
-
-
-def _largest(found: Array, expected: Tensor) -> float:
-    if found.shape != tuple(expected.shape):
-        raise ParityError(f"an output has the shape {found.shape} instead of {tuple(expected.shape)}")
-    return float(np.abs(found - expected.numpy()).max())
 
 
 def _disorder(logits: Tensor, explained: Tensor) -> float:

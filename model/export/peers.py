@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from model.contract.graph import codes_of_best
 from model.explain.explainer import Explainer
 from model.explain.foreign import ExplainableModule
-from model.export.parity import Runnable, run, session
+from model.export.running import Runnable, run, session
 from model.network.network import Network
 
 EPSILON = 1e-7

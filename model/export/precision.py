@@ -19,8 +19,9 @@ from model.contract.graph import codes_of_best, feeds
 from model.contract.manifest import Manifest
 from model.explain.explainer import Explainer
 from model.export.export import ExportError, architecture, check_images, complete, explainer_of, write
-from model.export.parity import ParityReport, check_parity, session
+from model.export.parity import ParityReport, check_parity
 from model.export.quality_limits import HeldOut, check, measure
+from model.export.running import session
 from model.export.tracing import drop_unused_initializers, trace
 
 HALF_TOLERANCE = 0.05

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from model.contract.graph import codes_of_best
-from model.export.parity import Array, Runnable, run, session
+from model.export.running import Array, Runnable, run, session
 
 
 class QualityError(RuntimeError):

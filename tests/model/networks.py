@@ -11,6 +11,10 @@ from torch import Tensor, nn
 
 from model.contract.geometry import Resize
 from model.contract.manifest import Layer, Manifest, synthetic_images
+from model.contract.marks import write_table
+from model.explain.embedding import PrincipalAxes
+from model.explain.fitted import Fitted
+from model.explain.marks import MarkCalibration
 from model.export.parity import ParityReport
 from model.network.network import Network, NetworkConfig, build_network
 
@@ -41,6 +45,33 @@ def make_manifest(**fields: object) -> Manifest:
         "layers": (Layer(name="unknown", channels=1, grid=(1, 1)),),
     }
     return Manifest.model_validate(defaults | fields)
+
+
+MARKS = (
+    *("crown: yellow", "crown: black", "wing: yellow", "wing: striped", "tail: forked"),
+    *("tail: black", "bill: hooked", "bill: short", "back: black", "back: yellow"),
+)
+"""Names of the A marks of `make_marked`, as a network's config has them."""
+MARK_GRID, EMBEDDING = 12, 29
+"""Side of the maps' grid, cells, and D."""
+
+
+def make_marked(
+    num_marks: int = len(MARKS), maps: str = "weights", **options: object
+) -> tuple[Network, Manifest, Fitted]:
+    """Return a network with marks and an embedding, all random, and what its export needs."""
+    names = MARKS[:num_marks]
+    network = make_network(marks=names, mark_grid=MARK_GRID, mark_values=(0, 1), **options)
+    table = np.random.default_rng(5).random((CLASSES, num_marks))
+    table[1, 2] = np.nan
+    listed = [
+        {"name": " ".join(reversed(name.split(": "))), "part": name.split(":")[0], "source": name} for name in names
+    ]
+    marks = {"marks": listed, "table": write_table(table), "grid": (1, 1), "maps": maps}
+    calibration = MarkCalibration(torch.rand(num_marks) + 0.5, torch.rand(num_marks) - 0.5)
+    directions = torch.linalg.qr(torch.randn(network.in_channels, EMBEDDING)).Q.T
+    axes = PrincipalAxes(torch.rand(network.in_channels), directions, num_photos=30)
+    return network, make_manifest(marks=marks), Fitted(calibration, axes)
 
 
 def textbook_map(score: Tensor, feature_map: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import pytest
 from training.cli import main
 from training.data.store import cache_folder
 from training.errors import TrainingError
+from training.export import load_source
 
 COMMAND = """
 import sys
@@ -99,3 +100,58 @@ def test_numbers_of_photos_are_numbers(capsys: pytest.CaptureFixture[str], optio
     with pytest.raises(SystemExit):
         main(["evaluate", "run", "--data", ".", f"{option}={number}"])
     assert f"argument {option}: '{number}' is not a number of photos" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", ["-2", "1", "all"])
+def test_folds_are_two_or_more(capsys: pytest.CaptureFixture[str], number: str) -> None:
+    """One fold would hold out every photo."""
+    with pytest.raises(SystemExit):
+        main(["fit", "--data", ".", "--out", "run", f"--folds={number}"])
+    assert f"argument --folds: '{number}' is not a number of folds from 2" in capsys.readouterr().err
+
+
+def test_folds_of_real_birds_from_the_command_to_the_manifest(
+    cub_dir: Path, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Stopped by its time budget again and again, the same command ends; the run is evaluated and exported as any."""
+    data, run = tmp_path / "cub", tmp_path / "run"
+    _few_birds(cub_dir, data, classes=3, photos=14)
+    common = ["--data", str(data), "--device=cpu", "--workers=0", "--json", "--quiet"]
+    tiny = {"data.input_size": 48, "data.resize_size": 56, "optim.batch_size": 4, "network.hidden": 16}
+    fit = ["fit", *common, "--recipe=released", "--backbone=squeezenet1_1", "--weights=none", "--epochs=1", "--folds=2"]
+    fit += [f"--set={key}={value}" for key, value in tiny.items()]
+    fit += ["--cache", str(cache), "--out", str(run), "--time-budget-s=0"]
+    stops = []
+    while main(fit) == 75:
+        told = capsys.readouterr()
+        assert not json.loads(told.out)["finished"]
+        stops.append(told.err.splitlines()[-1])
+    assert {
+        "stopped after epoch 0 of fold 1 of 2; the same command resumes",
+        "stopped after epoch 1 of fold 2 of 2; the same command resumes",
+        "stopped after epoch 0; the same command resumes",
+    } <= set(stops)
+    result = json.loads(capsys.readouterr().out)
+    assert result["held_out_images"] == result["folds"]["top1"]["n"] > 20
+    assert result["folds"]["top1"]["low"] <= result["held_out_top1"] <= result["folds"]["top1"]["high"]
+    assert main(["evaluate", str(run), *common]) == 0
+    assert json.loads(capsys.readouterr().out)["images"] > 0
+    manifest = load_source(run).manifest
+    assert manifest.provenance.num_train == result["held_out_images"]
+    assert manifest.temperature == result["held_out_temperature"]
+    assert manifest.metrics["held_out_top1"] == result["held_out_top1"]
+    assert manifest.provenance.recipe["folds"] == 2
+
+
+def _few_birds(cub: Path, folder: Path, classes: int, photos: int) -> None:
+    """Write the lists of a few photos of the first classes, beside the real photos."""
+    folder.mkdir()
+    (folder / "images").symlink_to(cub / "images")
+    of_class = (line.split() for line in (cub / "image_class_labels.txt").read_text().splitlines())
+    labels = {key: int(label) for key, label in of_class if int(label) <= classes}
+    kept = {key for label in range(1, classes + 1) for key in [key for key in labels if labels[key] == label][:photos]}
+    for name in ("images.txt", "image_class_labels.txt", "train_test_split.txt", "bounding_boxes.txt"):
+        lines = (cub / name).read_text().splitlines(keepends=True)
+        (folder / name).write_text("".join(line for line in lines if line.split()[0] in kept))
+    lines = (cub / "classes.txt").read_text().splitlines(keepends=True)
+    (folder / "classes.txt").write_text("".join(lines[:classes]))

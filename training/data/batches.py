@@ -42,6 +42,24 @@ class Items(Dataset[tuple[Tensor, int]]):
         return self._load(index, seed), self._labels[index]
 
 
+def chosen(items: Items, samples: Sequence[Sample], part: Sequence[Sample]) -> Items:
+    """Return the items of some of the samples.
+
+    Args:
+        items: of all samples.
+        samples: all.
+        part: some of them, in the order of the result.
+    """
+    if part is samples:
+        return items
+    position = {sample.path: index for index, sample in enumerate(samples)}
+    return Items(partial(_chosen, items, [position[sample.path] for sample in part]), part)
+
+
+def _chosen(items: Items, positions: Sequence[int], index: int, seed: int) -> Tensor:
+    return items[positions[index], seed][0]
+
+
 def varied_photos(photos: Photos, samples: Sequence[Sample], transform: v2.Transform) -> Items:
     """Return training images, (3, S, S) uint8; the seed of an access sets their variation."""
     return Items(partial(_varied, photos, transform), samples)

@@ -1,1 +1,1 @@
-"""One training run: its loop, losses, optimiser, journal and processes."""
+"""One training run, and its folds: loop, losses, optimiser, journal and processes."""

@@ -1,11 +1,23 @@
 """The input of one call of `fit`, and its outcome."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
-from training.data.samples import Dataset
+from training.data.samples import Dataset, Sample
 from training.recipe import Recipe
+
+
+class Parts(NamedTuple):
+    """The training part of a data set, divided.
+
+    Attributes:
+        train: for training.
+        held: held out, for selection and calibration.
+    """
+
+    train: list[Sample]
+    held: list[Sample]
 
 
 @dataclass(frozen=True)
@@ -24,6 +36,8 @@ class Job:
         time_budget_s: stop cleanly after so many seconds; None: no limit.
         visible: show progress.
         commit: of fieldmark, for provenance.
+        parts: of the training photos, instead of the recipe's; the photos of all parts then share one store.
+        keep_outputs: keep in the folder what the network answers for held-out and for training photos.
     """
 
     recipe: Recipe
@@ -37,6 +51,8 @@ class Job:
     time_budget_s: float | None = None
     visible: bool = True
     commit: str = "unknown"
+    parts: Parts | None = None
+    keep_outputs: bool = False
 
     @property
     def weights_name(self) -> str:
@@ -54,6 +70,8 @@ class Outcome:
         metrics: of the selected weights on the held-out part.
         interrupted: whether a signal stopped it rather than the time budget.
         leads: whether this process reports for all.
+        fold: number of the fold that was stopped; 0: none was.
+        folds: what was measured over all folds: their number, and figures of top-1; empty without folds.
     """
 
     finished: bool
@@ -61,3 +79,5 @@ class Outcome:
     metrics: dict[str, float]
     interrupted: bool = False
     leads: bool = True
+    fold: int = 0
+    folds: dict[str, Any] = field(default_factory=dict)

@@ -1,5 +1,6 @@
 """Batches of a run, from photos that are decoded once or from cached features of the frozen part."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -7,6 +8,8 @@ from torch.utils.data import DataLoader
 
 from training.data.batches import (
     EpochOrder,
+    Items,
+    chosen,
     one_thread,
     prepared_photos,
     served_photos,
@@ -17,23 +20,11 @@ from training.data.features import FeatureCache
 from training.data.prepared import keep_parity_images
 from training.data.samples import Sample
 from training.data.transforms import training_transform
-from training.fit.job import Job
+from training.fit.job import Job, Parts
 from training.fit.learner import Learner
 from training.fit.processes import ProcessGroup
 
 Batches = DataLoader[tuple[Tensor, int]]
-
-
-class Parts(NamedTuple):
-    """The training part of a data set, divided.
-
-    Attributes:
-        train: for training.
-        held: held out, for selection and calibration.
-    """
-
-    train: list[Sample]
-    held: list[Sample]
 
 
 class Loaders(NamedTuple):
@@ -54,31 +45,56 @@ def open_loaders(job: Job, parts: Parts, order: EpochOrder, learner: Learner, pr
     Raises:
         DatasetError: a photo is damaged or missing.
     """
-    recipe, banner = job.recipe, job.dataset.banner
-    visible = job.visible and processes.leads
     with processes.leader_first():  # it decodes; the others find its store
-        photos = training_photos(parts.train, recipe, banner, job.cache, progress=visible)
-        held_photos = served_photos(parts.held, recipe.data, banner, job.cache, progress=visible)
-        held = prepared_photos(held_photos, parts.held)
-        if learner.after is None:
-            varied = varied_photos(photos, parts.train, training_transform(recipe))
-        else:
-            cache = FeatureCache(
-                learner.network, learner.after, recipe, job.cache, processes.device, job.workers, progress=visible
-            )
-            varied = cache.varied(photos, parts.train)
-            if parts.held:
-                held = cache.prepared(held_photos, parts.held)
+        varied = _varied(job, parts.train, learner, processes)
+        held = served_batches(job, parts.held, learner, processes)
         if processes.leads:
-            keep_parity_images(job.out, parts.held or parts.train, recipe.data.resize, banner)
-    workers, pin = job.workers, processes.device.type == "cuda"
+            keep_parity_images(job.out, parts.held or parts.train, job.recipe.data.resize, job.dataset.banner)
+    workers = job.workers
     train = DataLoader(
         varied,
         batch_sampler=order,
         num_workers=workers,
-        pin_memory=pin,
+        pin_memory=processes.device.type == "cuda",
         worker_init_fn=one_thread,
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers else None,
     )
-    return Loaders(train, DataLoader(held, recipe.optim.batch_size, pin_memory=pin))
+    return Loaders(train, held)
+
+
+def served_batches(job: Job, samples: Sequence[Sample], learner: Learner, processes: ProcessGroup) -> Batches:
+    """Return batches of photos as the service prepares them, in order.
+
+    Raises:
+        DatasetError: a photo is damaged or missing.
+    """
+    stored, visible = _stored(job, samples), job.visible and processes.leads
+    photos = served_photos(stored, job.recipe.data, job.dataset.banner, job.cache, progress=visible)
+    if learner.after is None or not stored:
+        items = prepared_photos(photos, stored)
+    else:
+        items = _features(job, learner, learner.after, processes).prepared(photos, stored)
+    batch_size, pin = job.recipe.optim.batch_size, processes.device.type == "cuda"
+    return DataLoader(chosen(items, stored, samples), batch_size, pin_memory=pin)
+
+
+def _varied(job: Job, samples: Sequence[Sample], learner: Learner, processes: ProcessGroup) -> Items:
+    """Return what the network learns from."""
+    stored, visible = _stored(job, samples), job.visible and processes.leads
+    photos = training_photos(stored, job.recipe, job.dataset.banner, job.cache, progress=visible)
+    if learner.after is None:
+        items = varied_photos(photos, stored, training_transform(job.recipe))
+    else:
+        items = _features(job, learner, learner.after, processes).varied(photos, stored)
+    return chosen(items, stored, samples)
+
+
+def _stored(job: Job, samples: Sequence[Sample]) -> Sequence[Sample]:
+    """Return the photos of the store that these are read from: parts that are given are of one store."""
+    return samples if job.parts is None else job.dataset.train
+
+
+def _features(job: Job, learner: Learner, step: str, processes: ProcessGroup) -> FeatureCache:
+    visible = job.visible and processes.leads
+    return FeatureCache(learner.network, step, job.recipe, job.cache, processes.device, job.workers, progress=visible)

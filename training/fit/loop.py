@@ -14,11 +14,12 @@ from training.data.batches import EpochOrder
 from training.data.check import content_of
 from training.data.samples import hold_out
 from training.errors import DatasetError, Diverged
-from training.fit.job import Job, Outcome
+from training.fit.job import Job, Outcome, Parts
 from training.fit.journal import CURVES, Journal, Progress, Record, describe, draw_curves
 from training.fit.learner import Learner
-from training.fit.loaders import Loaders, Parts, open_loaders
+from training.fit.loaders import Loaders, open_loaders
 from training.fit.optim import learning_rate_factor
+from training.fit.outputs import discard_outputs, keep_outputs
 from training.fit.processes import AGREE_EVERY, ProcessGroup, StopRequest, process_group
 from training.fit.selection import measure, select
 from training.fit.state import TrainingState, read_checkpoint
@@ -65,7 +66,11 @@ def fit(job: Job) -> Outcome:
         Diverged: the loss is no longer a number.
     """
     with process_group(job.device) as processes, StopRequest(job.time_budget_s) as stop:
-        return train(set_up(job, processes, stop))
+        run = set_up(job, processes, stop)
+        result = train(run)
+        if result.finished and job.keep_outputs and run.state.best is not None:
+            keep_outputs(job, run.parts, run.learner, run.loaders, run.state.best, processes)
+        return result
 
 
 def set_up(job: Job, processes: ProcessGroup, stop: StopRequest) -> Run:
@@ -74,10 +79,12 @@ def set_up(job: Job, processes: ProcessGroup, stop: StopRequest) -> Run:
     if not job.dataset.train:
         raise DatasetError(f"{job.dataset.name}: no training images")
     job.out.mkdir(parents=True, exist_ok=True)
+    if job.fresh:
+        discard_outputs(job.out)
     saved = read_checkpoint(job, processes)
 
     # Data: lists only; no photo is decoded yet.
-    parts = Parts(*hold_out(job.dataset.train, data.held_out, data.held_out_seed))
+    parts = job.parts or Parts(*hold_out(job.dataset.train, data.held_out, data.held_out_seed))
     order = EpochOrder(len(parts.train), recipe.seed, optim.batch_size, processes.rank, processes.size)
 
     # Model: a checkpoint replaces the starting weights.

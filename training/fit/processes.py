@@ -138,6 +138,10 @@ class StopRequest:
         """From now on a signal waits until the present step is done."""
         self._stepping = True
 
+    def end(self) -> None:
+        """From now on there is nothing to save again: a signal stops at once."""
+        self._stepping = False
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.signalled or not self._stepping:
             raise KeyboardInterrupt

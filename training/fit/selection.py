@@ -1,7 +1,7 @@
 """The selection of weights: measured on the held-out part after every epoch, with a fitted temperature."""
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -10,9 +10,23 @@ import torchvision
 from training.checkpoint import Selected
 from training.errors import Diverged
 from training.evaluation.scores import Floats, Ints, accuracy_figures, fit_temperature
-from training.fit.job import Job
+from training.fit.job import Job, Parts
 from training.fit.learner import Learner
-from training.fit.loaders import Batches, Loaders, Parts
+from training.fit.loaders import Batches, Loaders
+
+
+class Predictions(NamedTuple):
+    """What a network answers for n items.
+
+    Attributes:
+        logits: (n, K).
+        pooled: the vector that the head reads, (n, C).
+        labels: (n,).
+    """
+
+    logits: Floats
+    pooled: Floats
+    labels: Ints
 
 
 def measure(job: Job, parts: Parts, learner: Learner, loaders: Loaders, epoch: int) -> Selected:
@@ -23,7 +37,7 @@ def measure(job: Job, parts: Parts, learner: Learner, loaders: Loaders, epoch: i
     """
     metrics, temperature = dict[str, float](), 1.0
     if parts.held:
-        logits, labels = predict(learner, loaders.held)
+        logits, _, labels = predict(learner, loaders.held)
         if not np.isfinite(logits).all():
             raise Diverged(f"epoch {epoch}: the logits of held-out images are no longer numbers")
         temperature = fit_temperature(logits, labels)
@@ -42,15 +56,16 @@ def select(best: Selected | None, present: Selected) -> Selected:
 
 
 @torch.no_grad()
-def predict(learner: Learner, loader: Batches) -> tuple[Floats, Ints]:
-    """Return logits (n, K) and labels (n,) of every item of a loader, computed in float32."""
+def predict(learner: Learner, loader: Batches) -> Predictions:
+    """Return the answers for every item of a loader, computed in float32."""
     network = learner.evaluated.eval()
-    logits, labels = [], []
+    logits, pooled, labels = [], [], []
     for inputs, targets in loader:
         attended = network.forward_features(learner.normalise(inputs), learner.after)
-        logits.append(network.forward_head(attended.feature_map).float())
+        pooled.append(network.pool(attended.feature_map).float())
+        logits.append(network.classify(pooled[-1]).float())
         labels.append(targets)
-    return torch.cat(logits).cpu().numpy(), torch.cat(labels).numpy()
+    return Predictions(torch.cat(logits).cpu().numpy(), torch.cat(pooled).cpu().numpy(), torch.cat(labels).numpy())
 
 
 def run_facts(job: Job, num_train: int) -> dict[str, Any]:

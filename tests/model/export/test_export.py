@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from model.contract.manifest import Manifest, ManifestError, synthetic_images
 from model.export.export import ExportError, export, load_network, read
-from model.export.parity import ParityError, run
+from model.export.running import ParityError, run
 from model.export.tracing import count_operators, initializers
 from model.network.attention import Attended
 from model.network.network import Network

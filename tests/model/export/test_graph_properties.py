@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from model.contract.geometry import Resize
 from model.explain.explainer import Explainer
 from model.export.export import explainer_of
-from model.export.parity import run, session
+from model.export.running import run, session
 from model.export.tracing import trace
 from tests.model.networks import SMALL_LAYERS, make_manifest, make_small
 

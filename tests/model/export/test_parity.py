@@ -8,7 +8,8 @@ import pytest
 
 from model.explain.explainer import ExplainableNetwork, Explainer
 from model.export.export import load_network, read
-from model.export.parity import ParityError, ParityReport, check_parity
+from model.export.parity import ParityReport, check_parity
+from model.export.running import ParityError
 from model.export.tracing import subgraphs
 from tests.model.networks import Exported
 

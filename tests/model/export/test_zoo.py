@@ -14,7 +14,7 @@ from model.contract.geometry import Resize
 from model.contract.graph import codes_of_best
 from model.contract.manifest import Manifest, synthetic_images
 from model.export.export import read
-from model.export.parity import run, session
+from model.export.running import run, session
 from model.export.zoo import IMAGENET_MEAN, IMAGENET_STD, export_torchvision, load_classifier
 from model.network.backbone import WeightsError, read_state_dict
 
