@@ -47,14 +47,14 @@ def branch_by_layer(model: ModelProto, always: Collection[str], branches: Iterab
     """
     graph = model.graph
     producers = {name: node for node in graph.node for name in node.output}
-    kept = _ancestors(producers, always, stop=())
+    kept = ancestors(producers, always, stop=())
     branches = list(branches)
     chosen: GraphProto | None = None
     for index, traced in reversed([*enumerate(branches, 1)]):
         branch = _resolve(traced, producers)
-        needed = _ancestors(producers, [branch.gradcam], stop={branch.copies}) - kept
+        needed = ancestors(producers, [branch.gradcam], stop={branch.copies}) - kept
         if index > CAPTURED:
-            needed |= _ancestors(producers, [branch.feature_map], stop=())
+            needed |= ancestors(producers, [branch.feature_map], stop=())
         nodes = [node for node in graph.node if id(node) in needed]
         taken = _taken(index, branch, nodes)
         chosen = taken if chosen is None else _choice(f"choose{index}", _is_layer(index), taken, chosen)
@@ -153,7 +153,7 @@ def _origin(producers: dict[str, NodeProto], name: str) -> str:
     return name
 
 
-def _ancestors(producers: dict[str, NodeProto], outputs: Iterable[str], stop: Collection[str]) -> set[int]:
+def ancestors(producers: dict[str, NodeProto], outputs: Iterable[str], stop: Collection[str]) -> set[int]:
     """Return the ids of the nodes that the outputs depend on, not searching past the values in `stop`."""
     found: set[int] = set()
     pending = list(outputs)

@@ -18,6 +18,8 @@ from torch import nn
 from model.contract.graph import codes_of_best, feeds
 from model.contract.manifest import Manifest
 from model.explain.explainer import Explainer
+from model.explain.fitted import NOTHING, Fitted
+from model.export.branches import ancestors
 from model.export.export import ExportError, architecture, check_images, complete, explainer_of, write
 from model.export.parity import ParityReport, check_parity
 from model.export.quality_limits import HeldOut, check, measure
@@ -38,6 +40,7 @@ def export_variant(
     held_out: HeldOut,
     calibration: npt.NDArray[np.uint8],
     layer: str | Sequence[str] = (),
+    fitted: Fitted = NOTHING,
 ) -> dict[str, float]:
     """Write a network in a smaller precision, if it stays within its quality limits on held-out photos.
 
@@ -54,6 +57,7 @@ def export_variant(
         held_out: photos of train that were not trained on, for the comparison.
         calibration: photos of train from which int8 takes its ranges, RGB, uint8, (n, S, S, 3).
         layer: of a foreign module, as for `model.export.export`.
+        fitted: likewise.
 
     Returns:
         What `model.export.quality_limits.measure` found; the manifest's metrics hold it too, each name behind `gate.`.
@@ -67,7 +71,7 @@ def export_variant(
     if len(held_out.labels) != len(held_out.images):
         raise ExportError(f"{len(held_out.labels)} labels for {len(held_out.images)} held-out images")
     # Against the fp32 file as it is served: its weights are stored as fp16.
-    explainer = explainer_of(network, manifest, layer, "fp16")
+    explainer = explainer_of(network, manifest, layer, "fp16", fitted)
     explainer.classifier.layers = explainer.classifier.layers[:1]
     reference = trace(explainer, manifest.input_size)
     if precision == "int8":
@@ -76,7 +80,7 @@ def export_variant(
         report = ParityReport(0)
         facts = {**architecture(network), "network": {}}
     else:
-        explainer = explainer_of(network, manifest, layer, "fp16")
+        explainer = explainer_of(network, manifest, layer, "fp16", fitted)
         explainer.classifier.feature_extractor.half()
         model = trace(explainer, manifest.input_size)
         runtime = session(model.SerializeToString())
@@ -110,7 +114,7 @@ def quantise(model: ModelProto, explainer: Explainer, calibration: npt.NDArray[n
         quantize_static(
             str(fused),
             str(quantised),
-            _Reader(calibration, explainer.num_classes),
+            _Reader(calibration, explainer),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=list(QUANTISED),
             nodes_to_quantize=_convolutional_part(onnx.load(str(fused)), explainer),
@@ -133,9 +137,10 @@ def quantise(model: ModelProto, explainer: Explainer, calibration: npt.NDArray[n
 class _Reader:
     """Feeds the images one by one to the calibration, which expects this interface."""
 
-    def __init__(self, images: npt.NDArray[np.uint8], num_classes: int) -> None:
-        codes = codes_of_best(1, num_classes)
-        self._feeds = (feeds(image[None], *codes) for image in images)
+    def __init__(self, images: npt.NDArray[np.uint8], explainer: Explainer) -> None:
+        codes = codes_of_best(1, explainer.num_classes)
+        mark = None if explainer.marks is None else codes[0]
+        self._feeds = (feeds(image[None], *codes, mark=mark) for image in images)
 
     def get_next(self) -> dict[str, Any] | None:
         """Return the inputs of the next run, or None at the end."""
@@ -156,13 +161,20 @@ def _fuse(model: ModelProto, path: Path) -> ModelProto:
 
 
 def _convolutional_part(model: ModelProto, explainer: Explainer) -> list[str]:
-    """Return the names of the nodes to quantise: from the backbone's first convolution to its last."""
+    """Return the names of the nodes to quantise: from the backbone's first convolution to its last.
+
+    What reads the marks branches off on the way, and stays as it is.
+    """
     modules = explainer.classifier.feature_extractor.modules()
     count = sum(isinstance(module, nn.Conv2d) for module in modules)
+    producers = {name: node for node in model.graph.node for name in node.output}
+    needed = ancestors(producers, ["logits"], stop=())
     seen, names = 0, []
     for node in model.graph.node:
         if seen == count:
             break
+        if id(node) not in needed:
+            continue
         seen += node.op_type == "Conv"
         # What comes before normalises the image: in eight bits it would be both slow and wrong.
         if seen and node.op_type in QUANTISED:

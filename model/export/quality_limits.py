@@ -7,7 +7,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from model.contract.graph import codes_of_best
-from model.export.running import Array, Runnable, run, session
+from model.export.running import Array, Row, Runnable, run, session
 
 
 class QualityError(RuntimeError):
@@ -21,15 +21,19 @@ class QualityLimits:
     Attributes:
         top1_drop: percentage points of top-1 accuracy.
         spearman: least rank correlation of raw map cells with fp32.
+        marks_change: mean absolute change of the probability that a mark is seen.
+        embedding_cosine: least mean cosine between a photo's vector and its vector in fp32.
     """
 
     top1_drop: float
     spearman: float
+    marks_change: float
+    embedding_cosine: float
 
 
 QUALITY_LIMITS = {
-    "fp16": QualityLimits(top1_drop=0.1, spearman=0.999),
-    "int8": QualityLimits(top1_drop=0.5, spearman=0.95),
+    "fp16": QualityLimits(top1_drop=0.1, spearman=0.999, marks_change=0.002, embedding_cosine=0.999),
+    "int8": QualityLimits(top1_drop=0.5, spearman=0.95, marks_change=0.02, embedding_cosine=0.97),
 }
 
 
@@ -58,11 +62,17 @@ def measure(reference: Runnable, variant: Runnable, held_out: HeldOut) -> dict[s
         `top1_fp32`, `top1` and `top1_drop` in percent; `same_class`, in percent, how often both name the same
         class; `spearman` over all cells of all maps in raw units, and
         `spearman_per_image`, its mean over single maps; `zero_maps` and `zero_maps_fp32`, how many maps are all
-        zero, which are in neither correlation; `images`.
+        zero, which are in neither correlation; `images`. Of marks, as far as there are any, `marks_change`, the mean
+        absolute change of a probability, and `marks_spearman`, of the cells of the map of the mark that fp32 ranks
+        first; of an embedding `embedding_cosine`, the mean over photos.
     """
     first, second = session(reference), session(variant)
     answers = [_answer(first, second, image) for image in held_out.images]
-    classes, others, maps, other_maps = (np.array(values) for values in zip(*answers, strict=True))
+    ours, theirs = (
+        {name: np.concatenate([one[name] for one in side]) for name in side[0]} for side in zip(*answers, strict=True)
+    )
+    classes, others = ours["explained"][:, 0], theirs["logits"].argmax(1)
+    maps, other_maps = ours["gradcam"], theirs["gradcam"]
     full, other = maps.reshape(len(maps), -1), other_maps.reshape(len(maps), -1)
     alive = full.any(1) & other.any(1)
     top1_fp32, top1 = (100 * float((found == held_out.labels).mean()) for found in (classes, others))
@@ -77,7 +87,24 @@ def measure(reference: Runnable, variant: Runnable, held_out: HeldOut) -> dict[s
         "spearman_per_image": sum(single) / max(1, len(single)),
         "zero_maps_fp32": float((~full.any(1)).sum()),
         "zero_maps": float((~other.any(1)).sum()),
+        **_of_marks(ours, theirs),
+        **_of_embedding(ours, theirs),
     }
+
+
+def _of_marks(ours: Row, theirs: Row) -> dict[str, float]:
+    if "marks" not in ours:
+        return {}
+    change = np.abs(ours["marks"].astype(float) - theirs["marks"].astype(float))
+    correlation = _rank_correlation(ours["mark_maps"].ravel(), theirs["mark_maps"].ravel())
+    return {"marks_change": float(change.mean()), "marks_spearman": correlation}
+
+
+def _of_embedding(ours: Row, theirs: Row) -> dict[str, float]:
+    if "embedding" not in ours:
+        return {}
+    first, second = ours["embedding"].astype(float), theirs["embedding"].astype(float)
+    return {"embedding_cosine": float((first * second).sum(1).mean())}
 
 
 def check(figures: dict[str, float], precision: str) -> None:
@@ -88,23 +115,39 @@ def check(figures: dict[str, float], precision: str) -> None:
     """
     limits = QUALITY_LIMITS[precision]
     # Accuracies are multiples of 1/n: the last bit of the subtraction must not decide.
-    if not figures["top1_drop"] <= limits.top1_drop + 1e-9 or not figures["spearman"] >= limits.spearman:
+    kept = {
+        f"top-1 drop {figures['top1_drop']:.2f} points (at most {limits.top1_drop})": (
+            figures["top1_drop"] <= limits.top1_drop + 1e-9
+        ),
+        f"rank correlation of map cells {figures['spearman']:.4f} (at least {limits.spearman})": (
+            figures["spearman"] >= limits.spearman
+        ),
+    }
+    if "marks_change" in figures:
+        change = figures["marks_change"]
+        kept[f"change of marks {change:.4f} (at most {limits.marks_change})"] = change <= limits.marks_change
+    if "embedding_cosine" in figures:
+        cosine = figures["embedding_cosine"]
+        kept[f"cosine of embeddings {cosine:.4f} (at least {limits.embedding_cosine})"] = (
+            cosine >= limits.embedding_cosine
+        )
+    if not all(kept.values()):
         raise QualityError(
             f"{precision} loses too much on {figures['images']:.0f} held-out photos; nothing was written: "
-            f"top-1 drop {figures['top1_drop']:.2f} points (at most {limits.top1_drop}), "
-            f"rank correlation of map cells {figures['spearman']:.4f} (at least {limits.spearman})"
+            + ", ".join(kept)
         )
 
 
 def _answer(
     first: onnxruntime.InferenceSession, second: onnxruntime.InferenceSession, image: npt.NDArray[np.uint8]
-) -> tuple[int, int, Array, Array]:
-    """Return both classes of an image, and both maps of the class that the first graph names."""
+) -> tuple[Row, Row]:
+    """Return both answers for an image, and both maps of the class and the mark that the first graph names."""
     num_classes = next(value.shape[1] for value in first.get_outputs() if value.name == "logits")
     best, none = codes_of_best(1, num_classes)
-    ours = run(first, image[None], best, none)
-    theirs = run(second, image[None], ours["explained"].astype(np.int64), none)
-    return int(ours["explained"][0, 0]), int(theirs["logits"].argmax()), ours["gradcam"][0, 0], theirs["gradcam"][0, 0]
+    marked = any(value.name == "mark" for value in first.get_inputs())
+    ours = run(first, image[None], best, none, mark=best if marked else None)
+    mark = ours["marked"].astype(np.int64) if marked else None
+    return ours, run(second, image[None], ours["explained"].astype(np.int64), none, mark=mark)
 
 
 def _rank_correlation(a: Array, b: Array) -> float:

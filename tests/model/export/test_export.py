@@ -15,7 +15,7 @@ from model.export.export import ExportError, export, load_network, read
 from model.export.running import ParityError, run
 from model.export.tracing import count_operators, initializers
 from model.network.attention import Attended
-from model.network.network import Network
+from model.network.network import Network, NetworkConfig
 from tests.model.networks import CLASSES, SIZE, Exported, make_manifest, make_network, textbook_map
 
 NONE = CLASSES
@@ -175,7 +175,7 @@ def test_nothing_of_this_machine_is_in_the_file(tiny: Exported) -> None:
 def test_manifest_says_what_the_file_is(tiny: Exported) -> None:
     """What only the exporter knows is filled in; what the caller said is kept."""
     manifest = Manifest.from_metadata({e.key: e.value for e in read(tiny.path).metadata_props})
-    assert manifest.network == tiny.network.config.to_dict()
+    assert NetworkConfig.from_dict(manifest.network) == tiny.network.config
     assert (manifest.attention, manifest.has_attention) == ("guided", True)
     assert (manifest.precision, manifest.weights_dtype) == ("fp32", "fp16")
     last = manifest.layers[0]

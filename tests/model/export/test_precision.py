@@ -4,8 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import nn
 
 from model.contract.geometry import Resize
+from model.contract.graph import codes_of_best
 from model.contract.manifest import Manifest, ManifestError, synthetic_images
 from model.export.export import ExportError, load_network, read
 from model.export.precision import export_variant
@@ -13,7 +15,7 @@ from model.export.quality_limits import HeldOut, QualityError, check, measure
 from model.export.running import run, session
 from model.export.tracing import initializers
 from model.network.network import Network
-from tests.model.networks import CLASSES, SIZE, Exported, make_manifest, make_small
+from tests.model.networks import CLASSES, SIZE, Exported, make_manifest, make_marked, make_small
 
 FIGURES = {"images": 100.0, "top1_drop": 0.0, "spearman": 1.0}
 SMALL = make_manifest(resize=Resize(size=40, crop=40))
@@ -35,21 +37,24 @@ def _manifest(path: Path) -> Manifest:
     return Manifest.from_metadata({entry.key: entry.value for entry in read(path).metadata_props})
 
 
-def test_fp16_keeps_head_and_sums_in_float(tiny: Exported, held_out: HeldOut, tmp_path: Path) -> None:
+def test_fp16_keeps_head_and_sums_in_float(marked: Exported, held_out: HeldOut, tmp_path: Path) -> None:
     """Inputs and outputs are float32, the backbone is float16, every layer is there, and the limits are kept."""
-    path = tmp_path / "half.onnx"
+    (_, given, fitted), path = make_marked(), tmp_path / "half.onnx"
     figures = export_variant(
-        tiny.network, make_manifest(), path, "fp16", held_out=held_out, calibration=held_out.images[:4]
+        marked.network, given, path, "fp16", held_out=held_out, calibration=held_out.images[:4], fitted=fitted
     )
     assert figures["top1_drop"] <= 0.1
     assert figures["spearman"] >= 0.999
+    assert 0 < figures["marks_change"] < 0.002
+    assert 0.999 < figures["embedding_cosine"] < 1
     manifest, stored = _manifest(path), initializers(read(path))
     assert (manifest.precision, manifest.weights_dtype, len(manifest.layers)) == ("fp16", "fp16", 4)
     assert manifest.metrics["gate.spearman"] == figures["spearman"]
     assert stored["backbone.features.0.weight"].data_type == 10
-    assert stored["head.5.weight"].data_type == 1
+    assert {1} == {stored[name].data_type for name in ("head.5.weight", "mark_head.reader.weight", "marks.table")}
     runtime = session(path.read_bytes())
     assert {value.type for value in runtime.get_outputs()} == {"tensor(float)", "tensor(int64)"}
+    assert manifest.outputs == [value.name for value in runtime.get_outputs()]
     assert isinstance(load_network(path)[0], Network)
 
 
@@ -82,6 +87,23 @@ def test_int8_quantises_the_convolutions_alone(tmp_path: Path) -> None:
         load_network(path)
 
 
+def test_int8_reads_marks_and_embedding_in_float(marked: Exported, held_out: HeldOut, tmp_path: Path) -> None:
+    """They keep their limits, and of the convolutions only the backbone's are quantised."""
+    (_, given, fitted), path = make_marked(), tmp_path / "int8.onnx"
+    figures = export_variant(
+        marked.network, given, path, "int8", held_out=held_out, calibration=held_out.images, fitted=fitted
+    )
+    assert 0 < figures["marks_change"] < 0.02
+    assert 0.97 < figures["embedding_cosine"] < 1
+    stored, runtime = initializers(read(path)), session(path.read_bytes())
+    quantised = sum(tensor.data_type == 3 and len(tensor.dims) == 4 for tensor in stored.values())
+    assert sum(isinstance(module, nn.Conv2d) for module in marked.network.backbone.modules()) == quantised
+    assert _manifest(path).outputs == [value.name for value in runtime.get_outputs()]
+    outputs = run(runtime, held_out.images[:2], *codes_of_best(2, CLASSES), mark=np.full((2, 1), 4))
+    assert outputs["marked"].tolist() == [[4], [4]]
+    np.testing.assert_allclose(outputs["mark_maps"].sum((2, 3)), 1, atol=1e-5)
+
+
 def test_a_graph_equals_itself(tiny: Exported, held_out: HeldOut) -> None:
     """The measure's own zero: nothing is lost between a graph and itself."""
     content = tiny.path.read_bytes()
@@ -104,10 +126,14 @@ def test_a_graph_equals_itself(tiny: Exported, held_out: HeldOut) -> None:
         ("int8", {"spearman": 0.949}, False),
         ("int8", {"spearman": float("nan")}, False),
         ("int8", {"top1_drop": -1.0}, True),
+        ("int8", {"marks_change": 0.02, "embedding_cosine": 0.97}, True),
+        ("int8", {"marks_change": 0.021}, False),
+        ("fp16", {"embedding_cosine": 0.99}, False),
+        ("fp16", {"marks_change": float("nan")}, False),
     ],
 )
 def test_limits_are_the_projects(precision: str, figures: dict[str, float], passes: bool) -> None:
-    """fp16 may lose 0.1 points and int8 0.5; their map cells must correlate at 0.999 and 0.95."""
+    """fp16 may lose 0.1 points and int8 0.5; map cells, marks and vectors have limits of their own."""
     if passes:
         check(FIGURES | figures, precision)
     else:
