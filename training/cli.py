@@ -172,6 +172,7 @@ def _export_network(options: argparse.Namespace) -> dict[str, float]:
         images=source.images,
         weights_dtype=options.weights_dtype,
         peers=True,
+        fitted=source.fitted,
     )
     return _compared(report.to_metrics())
 
@@ -201,7 +202,13 @@ def _export_variant(options: argparse.Namespace) -> dict[str, float]:
     source = load_source(options.model, options.name_of_model, dataset)
     held_out, calibration = variant_photos(dataset, recipe, source.manifest.resize)
     return export_variant(
-        source.network, source.manifest, options.out, options.precision, held_out=held_out, calibration=calibration
+        source.network,
+        source.manifest,
+        options.out,
+        options.precision,
+        held_out=held_out,
+        calibration=calibration,
+        fitted=source.fitted,
     )
 
 

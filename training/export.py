@@ -5,17 +5,27 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from model.contract.geometry import Resize
-from model.contract.manifest import Layer, Manifest, Provenance, synthetic_images
-from model.export.export import load_network
+from model.contract.manifest import Layer, Manifest, Mark, Marks, Provenance, synthetic_images
+from model.contract.marks import write_table
+from model.explain.fitted import NOTHING, Fitted
+from model.export.export import load_fitted, load_network
 from model.export.quality_limits import HeldOut
 from model.network.network import Network
+from training.calibration.embedding import embedding_axes
+from training.calibration.fitted import fitted_to
 from training.checkpoint import Selected, load_selected, network_config
+from training.data.marks import Marks as KnownMarks
 from training.data.prepared import NUM_PARITY_IMAGES, kept_parity_images, parity_images, prepared_images
-from training.data.samples import Dataset, hold_out
+from training.data.samples import Dataset, hold_out, spread
+from training.data.transforms import Normalise
 from training.errors import TrainingError
 from training.recipe import Recipe
+
+MOST_EMBEDDED, BATCH = 2048, 32
+"""Limit of training photos that an embedding is made of, and how many the network takes at once."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +35,14 @@ class Source:
     Attributes:
         network: in evaluation mode.
         manifest: without what the exporter adds.
+        fitted: calibration of its marks and the axes of its embedding, where there were photos.
         images: prepared, for the parity check, uint8 (n, S, S, 3).
         images_are_real: whether they are photos or synthetic.
     """
 
     network: Network
     manifest: Manifest
+    fitted: Fitted
     images: npt.NDArray[np.uint8]
     images_are_real: bool
 
@@ -43,7 +55,8 @@ def load_source(
     Args:
         path: of either.
         name: of the model; by default the run's or the file's own.
-        dataset: whose test photos the export is checked on; by default those the run kept.
+        dataset: whose test photos the export is checked on; by default those the run kept. Its training photos give an
+            embedding to a network that has none.
         temperature: instead of the one fitted on the held-out part.
 
     Raises:
@@ -54,18 +67,35 @@ def load_source(
         raise TrainingError("the temperature must be positive")
     if path.suffix == ".onnx":
         network, manifest = load_network(path)
+        fitted = load_fitted(path)
     else:
         selected = load_selected(path)
         network, manifest = selected.network(), manifest_of(selected, _model_name(path))
+        fitted = fitted_to(path, selected.marks) if path.is_dir() else NOTHING
     changes = {"name": name or manifest.name, "temperature": temperature or manifest.temperature}
     manifest = Manifest(**{**dict(manifest), **changes})
     if dataset is not None:
+        if fitted.embedding is None and dataset.train:
+            fitted = fitted._replace(embedding=embedding_axes(_pooled(network, manifest, dataset)))
         samples = dataset.test or dataset.train
-        return Source(network, manifest, parity_images(samples, manifest.resize, dataset.banner), True)
+        return Source(network, manifest, fitted, parity_images(samples, manifest.resize, dataset.banner), True)
     kept = kept_parity_images(path)
     if kept is not None:
-        return Source(network, manifest, kept, True)
-    return Source(network, manifest, synthetic_images(0, NUM_PARITY_IMAGES, manifest.input_size), False)
+        return Source(network, manifest, fitted, kept, True)
+    return Source(network, manifest, fitted, synthetic_images(0, NUM_PARITY_IMAGES, manifest.input_size), False)
+
+
+@torch.no_grad()
+def _pooled(network: Network, manifest: Manifest, dataset: Dataset) -> npt.NDArray[np.float32]:
+    """Return what a network pools of training photos, (n, C)."""
+    normalise = Normalise(manifest.mean, manifest.std, torch.device("cpu"))
+    samples = spread(dataset.train, MOST_EMBEDDED)
+    found = []
+    for at in range(0, len(samples), BATCH):
+        images = prepared_images(samples[at : at + BATCH], manifest.resize, dataset.banner)
+        attended = network.forward_features(normalise(torch.from_numpy(images).permute(0, 3, 1, 2)))
+        found.append(network.pool(attended.feature_map).numpy())
+    return np.concatenate(found)
 
 
 def manifest_of(selected: Selected, name: str) -> Manifest:
@@ -80,10 +110,11 @@ def manifest_of(selected: Selected, name: str) -> Manifest:
         mean=recipe.data.mean,
         std=recipe.data.std,
         temperature=selected.temperature,
-        network=network_config(recipe, len(selected.labels)).to_dict(),
+        network=network_config(recipe, len(selected.labels), selected.marks).to_dict(),
         attention=recipe.network.attention,
         # The exporter replaces it with the layers of the graph.
         layers=(Layer(name="last", channels=1, grid=(1, 1)),),
+        marks=selected.marks and _marks(selected.marks),
         provenance=Provenance(
             dataset=facts["dataset"],
             num_train=facts["num_train"],
@@ -95,6 +126,13 @@ def manifest_of(selected: Selected, name: str) -> Manifest:
         ),
         metrics={f"held_out_{key}": value for key, value in selected.metrics.items() if key != "temperature"},
     )
+
+
+def _marks(known: KnownMarks) -> Marks:
+    """Return the marks of a run as the manifest lists them."""
+    marks = tuple(Mark(name=mark.name, part=mark.part, source=mark.source) for mark in known.marks)
+    # The exporter replaces the grid with the head's.
+    return Marks(marks=marks, table=write_table(known.table), grid=(1, 1))
 
 
 def variant_photos(

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
+from model.contract.manifest import Manifest
+from model.export.export import read
 from training.fit.job import Job
 from training.fit.loop import fit
 
@@ -29,7 +31,7 @@ sys.exit(main(sys.argv[1:]))
 @pytest.mark.slow
 def test_missing_peers_are_reported_with_their_pip_command(make_job: Callable[..., Job]) -> None:
     """Without other implementations the file is still written, and a note names their packages."""
-    job = make_job()
+    job = make_job(keep_outputs=True)
     fit(job)
     out = job.out / "1.onnx"
     command = [sys.executable, "-c", COMMAND, "export", job.out, "--out", out, "--json"]
@@ -39,3 +41,6 @@ def test_missing_peers_are_reported_with_their_pip_command(make_job: Callable[..
     assert ["peer.captum"] == [name for name in figures if name.startswith("peer.")]
     note = "note: not compared with torchcam, pytorch-grad-cam: not installed; pip install torchcam grad-cam"
     assert note in run.stderr.splitlines()
+    embedding = Manifest.from_metadata({entry.key: entry.value for entry in read(out).metadata_props}).embedding
+    assert embedding is not None
+    assert (17, 18) == (embedding.size, embedding.num_photos)
