@@ -16,6 +16,8 @@ FieldmarkError
 │   ├── UndecodableImage    422  undecodable_image
 │   ├── TooManyPixels       422  too_many_pixels
 │   ├── UnknownClass        422  unknown_class
+│   ├── UnknownMark         422  unknown_mark
+│   ├── NoMarks             422  no_marks
 │   └── InvalidOption       422  invalid_option
 ├── Overloaded              429  overloaded
 ├── InternalError           500  internal_error
@@ -160,6 +162,20 @@ class UnknownClass(Unprocessable):
 
     code, title = "unknown_class", "The model has no such class"
     remedy = "Use a label of `/models`, `class:INDEX` or `rank:N`; `nearest` lists similar labels."
+
+
+class UnknownMark(Unprocessable):
+    """No such field mark, index or rank in this model."""
+
+    code, title = "unknown_mark", "The model has no such field mark"
+    remedy = "Use a name of `marks` in `/models`, `mark:INDEX` or `rank:N`; `nearest` lists similar names."
+
+
+class NoMarks(Unprocessable):
+    """Field marks were requested of a model that has none."""
+
+    code, title = "no_marks", "The model has no field marks"
+    remedy = "Leave out `marks`, `mark` and `view=marks`, or name a model whose `marks` in `/models` are not empty."
 
 
 class InvalidOption(Unprocessable):

@@ -165,6 +165,8 @@ def _export_network(options: argparse.Namespace) -> dict[str, float]:
     source = load_source(options.model, options.name_of_model, dataset, options.temperature)
     if not source.images_are_real:
         _say("note: without photos parity is checked on synthetic images; --data DIR uses photos")
+    if source.fitted.embedding is None:
+        _say("note: without training photos the file has no embedding; --data DIR uses photos")
     report = export(
         source.network,
         source.manifest,

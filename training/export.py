@@ -1,5 +1,6 @@
 """What the export of a run, or of an exported file, needs: network, manifest, and the images of the check."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,13 +20,14 @@ from training.calibration.fitted import fitted_to
 from training.checkpoint import Selected, load_selected, network_config
 from training.data.marks import Marks as KnownMarks
 from training.data.prepared import NUM_PARITY_IMAGES, kept_parity_images, parity_images, prepared_images
-from training.data.samples import Dataset, hold_out, spread
+from training.data.samples import Dataset, Sample, hold_out, spread
 from training.data.transforms import Normalise
 from training.errors import TrainingError
 from training.recipe import Recipe
 
-MOST_EMBEDDED, BATCH = 2048, 32
-"""Limit of training photos that an embedding is made of, and how many the network takes at once."""
+MOST_POOLED = 1024
+"""Limit of photos to which an embedding is fitted: four for each axis."""
+POOLED_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -35,16 +37,16 @@ class Source:
     Attributes:
         network: in evaluation mode.
         manifest: without what the exporter adds.
-        fitted: calibration of its marks and the axes of its embedding, where there were photos.
         images: prepared, for the parity check, uint8 (n, S, S, 3).
         images_are_real: whether they are photos or synthetic.
+        fitted: what was fitted to photos beside the network, as far as there were any.
     """
 
     network: Network
     manifest: Manifest
-    fitted: Fitted
     images: npt.NDArray[np.uint8]
     images_are_real: bool
+    fitted: Fitted = NOTHING
 
 
 def load_source(
@@ -55,8 +57,8 @@ def load_source(
     Args:
         path: of either.
         name: of the model; by default the run's or the file's own.
-        dataset: whose test photos the export is checked on; by default those the run kept. Its training photos give an
-            embedding to a network that has none.
+        dataset: whose test photos the export is checked on, by default those the run kept; and to whose training
+            photos an embedding is fitted that neither the run nor the file has.
         temperature: instead of the one fitted on the held-out part.
 
     Raises:
@@ -71,31 +73,42 @@ def load_source(
     else:
         selected = load_selected(path)
         network, manifest = selected.network(), manifest_of(selected, _model_name(path))
-        fitted = fitted_to(path, selected.marks) if path.is_dir() else NOTHING
+        fitted = fitted_to(path if path.is_dir() else path.parent, selected.marks)
     changes = {"name": name or manifest.name, "temperature": temperature or manifest.temperature}
     manifest = Manifest(**{**dict(manifest), **changes})
-    if dataset is not None:
-        if fitted.embedding is None and dataset.train:
-            fitted = fitted._replace(embedding=embedding_axes(_pooled(network, manifest, dataset)))
-        samples = dataset.test or dataset.train
-        return Source(network, manifest, fitted, parity_images(samples, manifest.resize, dataset.banner), True)
+    if dataset is not None and fitted.embedding is None and dataset.train:
+        pooled = pooled_vectors(network, manifest, spread(dataset.train, MOST_POOLED), dataset.banner)
+        fitted = fitted._replace(embedding=embedding_axes(pooled))
     kept = kept_parity_images(path)
-    if kept is not None:
-        return Source(network, manifest, fitted, kept, True)
-    return Source(network, manifest, fitted, synthetic_images(0, NUM_PARITY_IMAGES, manifest.input_size), False)
+    if dataset is not None:
+        images = parity_images(dataset.test or dataset.train, manifest.resize, dataset.banner)
+    elif kept is not None:
+        images = kept
+    else:
+        images = synthetic_images(0, NUM_PARITY_IMAGES, manifest.input_size)
+    return Source(network, manifest, images, dataset is not None or kept is not None, fitted)
 
 
 @torch.no_grad()
-def _pooled(network: Network, manifest: Manifest, dataset: Dataset) -> npt.NDArray[np.float32]:
-    """Return what a network pools of training photos, (n, C)."""
+def pooled_vectors(
+    network: Network, manifest: Manifest, samples: Sequence[Sample], banner: int
+) -> npt.NDArray[np.floating]:
+    """Return the vector that the network's head reads of each photo, (n, C).
+
+    Args:
+        network: in evaluation mode.
+        manifest: for geometry and normalisation.
+        samples: of the photos.
+        banner: rows to crop off the bottom of every photo, pixels.
+    """
     normalise = Normalise(manifest.mean, manifest.std, torch.device("cpu"))
-    samples = spread(dataset.train, MOST_EMBEDDED)
-    found = []
-    for at in range(0, len(samples), BATCH):
-        images = prepared_images(samples[at : at + BATCH], manifest.resize, dataset.banner)
-        attended = network.forward_features(normalise(torch.from_numpy(images).permute(0, 3, 1, 2)))
-        found.append(network.pool(attended.feature_map).numpy())
-    return np.concatenate(found)
+    batches = [samples[start : start + POOLED_AT_ONCE] for start in range(0, len(samples), POOLED_AT_ONCE)]
+    return np.concatenate(
+        [
+            network.pool(network.forward_features(normalise(images.permute(0, 3, 1, 2))).feature_map).numpy()
+            for images in (torch.from_numpy(prepared_images(batch, manifest.resize, banner)) for batch in batches)
+        ]
+    )
 
 
 def manifest_of(selected: Selected, name: str) -> Manifest:

@@ -15,9 +15,9 @@ from typing import Any
 from model.files import WriteError, check_target, write_whole
 from model.terminal import one_line, plain
 from service.errors import EmptyInput, FieldmarkError, InvalidOption, MalformedRequest
-from service.http.answers import classification, score
+from service.http.answers import classification, mark_note, mark_shares, question_of_class, score
 from service.http.api.schemas import ClassifyOptions, ExplainOptions
-from service.http.explain import draw, explanation, question_of
+from service.http.explain import DRAWN_MARKS, draw, explanation, question_of
 from service.inference.engine import Question
 from service.inference.models import ServedModel
 from service.inference.predictor import Predictor
@@ -59,7 +59,8 @@ async def _classify(photos: Sequence[str], options: ClassifyOptions, settings: S
     async with _service(settings) as runtime:
         served, predictor = runtime.models.get(options.model, options.version), runtime.predictor
         at_once = asyncio.Semaphore(2 * served.engine.concurrency * served.engine.max_batch_size)
-        jobs = [asyncio.ensure_future(_one(photo, options, served, predictor, at_once)) for photo in photos]
+        question = question_of_class(options, served.manifest)
+        jobs = [asyncio.ensure_future(_one(photo, options, served, question, predictor, at_once)) for photo in photos]
         results = []
         for photo, job in zip(photos, jobs, strict=True):
             result = await job
@@ -72,15 +73,18 @@ async def _classify(photos: Sequence[str], options: ClassifyOptions, settings: S
 
 
 async def _one(
-    photo: str, options: ClassifyOptions, served: ServedModel, predictor: Predictor, at_once: asyncio.Semaphore
+    photo: str,
+    options: ClassifyOptions,
+    served: ServedModel,
+    question: Question,
+    predictor: Predictor,
+    at_once: asyncio.Semaphore,
 ) -> dict[str, Any]:
     """Return a photo's result, or its problem, so that one bad photo does not stop the others."""
     request_id = uuid.uuid4().hex
     async with at_once:
         try:
-            prediction = await predictor.predict(
-                served, await asyncio.to_thread(read, photo), Question.about(served.manifest)
-            )
+            prediction = await predictor.predict(served, await asyncio.to_thread(read, photo), question)
         except FieldmarkError as error:
             from service.http.problems import problem_document
 
@@ -92,6 +96,8 @@ async def _explain(photo: str, out: Path, options: ExplainOptions, settings: Set
     media_type = PICTURE_TYPES.get(out.suffix.lower())
     if media_type is None:
         raise InvalidOption(f"{out}: the name must end in {', '.join(PICTURE_TYPES)}.")
+    if options.view == "marks" and options.marks is None:
+        options = options.model_copy(update={"marks": DRAWN_MARKS})
     check_target(out)
     if not out.parent.is_dir():
         raise WriteError(out, OSError("No such file or directory: its folder"))
@@ -109,7 +115,7 @@ async def _explain(photo: str, out: Path, options: ExplainOptions, settings: Set
         # The layers are for web pages; here the picture is a file.
         shown = await explanation(head, prediction, options.model_copy(update={"size": 16}), predictor)
     write_whole(out, picture)
-    for name in ("gradcam", "gradcam_versus", "attention"):
+    for name in ("gradcam", "gradcam_versus", "attention", "mark"):
         if shown.get(name):
             del shown[name]["png"]
     if as_json:
@@ -117,11 +123,25 @@ async def _explain(photo: str, out: Path, options: ExplainOptions, settings: Set
         return 0
     target = score(prediction, prediction.explained_class)
     against = f", not {shown['versus']['label']}" if "versus" in shown else ""
-    _print_line(f"{out}: {options.view} of {target['label']}{against} ({target['probability']:.1%})")
+    of_mark = f"{shown['mark']['name']}, " if "mark" in shown else ""
+    _print_line(f"{out}: {options.view} of {of_mark}{target['label']}{against} ({target['probability']:.1%})")
+    _print_marks(shown)
     for name, kind in (("gradcam", "Grad-CAM"), ("attention", "attention")):
         if shown.get(name) and shown[name].get("note"):
             _print_line(f"{kind}: {shown[name]['note']}")
     return 0
+
+
+def _print_marks(result: dict[str, Any]) -> None:
+    """Print the marks of an answer that has them: the one named, those seen with their place, then missing ones."""
+    versus = result.get("versus", {}).get("label", "")
+    named = [result["mark"]] if "mark" in result else []
+    for mark in (*named, *result.get("marks", ())):
+        at = "at {:.0f}, {:.0f}".format(*mark["at"]) if mark.get("at") else ""
+        said = "; ".join(filter(None, (mark_shares(mark, versus), at, mark_note(mark))))
+        _print_line(f"  {mark['name']}: {said}")
+    for mark in result.get("missing", ()):
+        _print_line(f"  missing: {mark['name']}: {mark_shares(mark, versus)}")
 
 
 def read(photo: str) -> bytes:
@@ -155,6 +175,7 @@ def _print_result(photo: str, result: dict[str, Any]) -> None:
     for found in result["predictions"]:
         bar = "█" * round(found["probability"] * _BAR)
         _print_line(f"  {found['probability']:7.2%}  {bar:{_BAR}}  {found['label']}")
+    _print_marks(result)
 
 
 def _print_json(result: dict[str, Any]) -> None:

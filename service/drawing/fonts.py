@@ -15,6 +15,8 @@ _FOLDERS = (
 _MOST_FONTS = 300
 _VARIANTS = frozenset(map(chr, range(0xFE00, 0xFE10)))
 """Variation selectors: they choose a form of the character before them."""
+_JOINING = ("Mn", "Mc", "Me", "Cf")
+"""Categories of characters that belong to the letter before them: marks, and joiners."""
 _PREFERRED = ("dejavusans.", "notosans-regular", "notosanscjk-regular", "notosans", "arial", "sans")
 """Beginnings of names, the preferred first; italic, bold and fixed-width fonts come last."""
 _AVOIDED = ("bold", "italic", "oblique", "mono", "emoji", "serif", "light", "black", "thin")
@@ -43,6 +45,46 @@ def fitting(draw: ImageDraw.ImageDraw, text: str, size: float, room: float) -> s
     return text + "..."
 
 
+def wrapped(draw: ImageDraw.ImageDraw, text: str, size: float, room: float) -> list[str]:
+    """Return all of the text as lines of at most `room` pixels.
+
+    It is broken at spaces, and within a word only where that has no room on a line of its own. A line holds at least
+    one letter with its marks, however narrow the room.
+    """
+    lines, line = [], ""
+    for word in text.split():
+        longer = f"{line} {word}" if line else word
+        if text_length(draw, longer, size) <= room:
+            line = longer
+            continue
+        lines += [line] if line else []
+        *whole, line = _pieces(draw, word, size, room)
+        lines += whole
+    return [*lines, line] if line else lines
+
+
+def _pieces(draw: ImageDraw.ImageDraw, word: str, size: float, room: float) -> list[str]:
+    """Return a word in pieces of at most `room` pixels, each but the last as long as possible."""
+    pieces = [""]
+    for letter in _letters(word):
+        if pieces[-1] and text_length(draw, pieces[-1] + letter, size) > room:
+            pieces.append("")
+        pieces[-1] += letter
+    return pieces
+
+
+def _letters(text: str) -> list[str]:
+    """Return the text's letters, each with the marks and joiners that belong to it."""
+    letters: list[str] = []
+    for character in text:
+        joined = bool(letters) and (letters[-1].endswith("\u200d") or unicodedata.category(character) in _JOINING)
+        if joined:
+            letters[-1] += character
+        else:
+            letters.append(character)
+    return letters
+
+
 @lru_cache(maxsize=4096)
 def _readable(text: str) -> str:
     """Return the text with missing characters replaced: by their code, or where possible by the letter alone."""
@@ -61,7 +103,7 @@ def _runs(text: str, size: float) -> list[tuple[Font, str]]:
     pieces: list[tuple[str, str]] = []
     for character in text:
         path = _font_of(character) or ""
-        joins = unicodedata.category(character) in ("Mn", "Mc", "Me", "Cf", "Zs")
+        joins = unicodedata.category(character) in (*_JOINING, "Zs")
         if pieces and (joins or path == pieces[-1][0]):
             pieces[-1] = (pieces[-1][0], pieces[-1][1] + character)
         else:

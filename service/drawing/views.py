@@ -25,6 +25,7 @@ def render_view(
     view: View,
     gradcam: npt.ArrayLike | None = None,
     attention: npt.ArrayLike | None = None,
+    mark: tuple[str, npt.ArrayLike] | None = None,
     caption: str = "",
     question: str = "",
     probability: float | None = None,
@@ -41,6 +42,7 @@ def render_view(
         view: `overlay` (Grad-CAM over the photo), `gradcam` or `attention` (the bare heatmap), or `panel`.
         gradcam: raw map, (h, w); needed by all views but `attention`.
         attention: raw map, (h, w), or None where the model has none; needed by view `attention`.
+        mark: name of a field mark and where it is read, (h, w): shown in place of Grad-CAM, in the panel beside it.
         caption: the class, for the panel.
         question: the title of the Grad-CAM, for the panel, e.g. `why A and not B`.
         probability: of the class, for the panel, 0 to 1.
@@ -62,11 +64,13 @@ def render_view(
             maps.append(("attention", scale_map(attention, resize.crop)))
         if gradcam is not None:
             maps.append((question or "Grad-CAM", scale_map(gradcam, resize.crop)))
+        if mark is not None:
+            maps.append((mark[0], scale_map(mark[1], resize.crop)))
         shown = [(title, scaled, overlay(photo, scaled, placement, opacity, colormap)) for title, scaled in maps]
         return encode(panel(photo, shown, caption, probability, colormap), media_type)
     placement = Placement.on(resize, decoded.width, decoded.height, size)
     check_size(placement, media_type)
-    values = attention if view == "attention" else gradcam
+    values = attention if view == "attention" else gradcam if mark is None else mark[1]
     if values is None:
         raise InvalidOption(f"This model has no {view} map.")
     scaled = scale_map(values, resize.crop)

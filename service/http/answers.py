@@ -2,13 +2,22 @@
 
 from typing import Any
 
+from model.contract.graph import MAX_MARKS
+from model.contract.manifest import Manifest
 from service.http.api.schemas import ClassifyOptions
+from service.inference.engine import Question
+from service.inference.marks import FoundMark, MarkReader
 from service.inference.models import ServedModel
 from service.inference.predictor import Prediction
+from service.inference.targets import marks_of
 
 Answer = dict[str, Any]
 _DIGITS = 6
 """Decimals of probabilities; float32 holds no more."""
+_SHARE_DIGITS = 3
+"""Decimals of the shares in the table of marks; float16 holds no more."""
+RANKS = tuple(range(-1, -MAX_MARKS - 1, -1))
+"""Codes of the marks of rank 1 to 8: all of them, since the first ones may not be seen."""
 
 
 def top_classes(probabilities: list[float], k: int) -> list[int]:
@@ -39,6 +48,18 @@ def model_id(served: ServedModel) -> Answer:
     return {"name": served.name, "version": served.version, "sha256": served.sha256}
 
 
+def question_of_class(options: ClassifyOptions, manifest: Manifest) -> Question:
+    """Return the question about the likeliest class, and about its marks where the options ask for them.
+
+    Raises:
+        NoMarks: the options ask a model without marks for them.
+    """
+    if options.marks is None:
+        return Question.about(manifest)
+    marks_of(manifest)
+    return Question.about(manifest, marks=RANKS)
+
+
 def classification(
     prediction: Prediction, options: ClassifyOptions, *, filename: str | None, request_id: str
 ) -> Answer:
@@ -48,12 +69,75 @@ def classification(
     answer: Answer = {"predictions": scores}
     if options.threshold is not None:
         answer["accepted"] = scores[0]["probability"] >= options.threshold
+    if options.marks is not None:
+        answer |= marks_answer(prediction, options.marks)
     answer["model"] = model_id(prediction.served)
     answer["filename"] = filename
     answer["width"] = prediction.width
     answer["height"] = prediction.height
     answer["request_id"] = request_id
     return answer
+
+
+def marks_answer(prediction: Prediction, count: int) -> Answer:
+    """Return the marks that are seen, and where the model allows it those that are missing; `schemas.Classification`.
+
+    Args:
+        prediction: whose question asked for the marks by rank.
+        count: most marks in each list.
+    """
+    marks = marks_of(prediction.served.manifest)
+    reader = MarkReader(prediction, marks)
+    contrasted = prediction.versus_class is not None
+    found: Answer = {"marks": [mark_members(one, contrasted) for one in reader.seen(count)]}
+    if marks.missing:
+        found["missing"] = [missing_members(one, contrasted) for one in reader.missing(count)]
+    return found
+
+
+def mark_members(found: FoundMark, contrasted: bool) -> Answer:
+    """Return a mark that is seen, with its place where that can be located; `schemas.FieldMark`."""
+    members = missing_members(found, contrasted)
+    if found.mark.located:
+        members["at"] = None if found.at is None else [round(value, 1) for value in found.at]
+        members["evidence"] = None if found.evidence is None else round(found.evidence, 2)
+    return members
+
+
+def missing_members(found: FoundMark, contrasted: bool) -> Answer:
+    """Return a mark without its place; `schemas.MissingMark`."""
+    typical, versus = (
+        None if share is None else round(share, _SHARE_DIGITS) for share in (found.typical, found.typical_versus)
+    )
+    members = {"name": found.mark.name, "part": found.mark.part, "seen": round(found.seen, _DIGITS), "typical": typical}
+    return members | ({"typical_versus": versus} if contrasted else {})
+
+
+def mark_shares(mark: Answer, versus: str) -> str:
+    """Return how surely a mark is seen and how typical it is, for people.
+
+    Args:
+        mark: its members.
+        versus: label of the class that is contrasted with; empty for none.
+    """
+    typical, against = (
+        "?" if share is None else f"{share:.0%}" for share in (mark["typical"], mark.get("typical_versus"))
+    )
+    shown = f"seen {mark['seen']:.0%}, typical {typical}"
+    return f"{shown} ({versus} {against})" if versus else shown
+
+
+def mark_note(mark: Answer) -> str:
+    """Return what keeps the words of a mark honest, for people; empty where they can stand as they are.
+
+    Args:
+        mark: the members of one that was looked for in the photo.
+    """
+    if mark.get("at") is None:
+        return "its place is not known"
+    if mark["evidence"] is not None and mark["evidence"] < 1:
+        return "not where the decision looked"
+    return ""
 
 
 def model_info(served: ServedModel) -> Answer:
@@ -69,6 +153,12 @@ def model_info(served: ServedModel) -> Answer:
         "layers": layers,
         "attention": manifest.attention,
         "has_attention": manifest.has_attention,
+        "marks": [
+            {"index": index, "name": mark.name, "part": mark.part}
+            for index, mark in enumerate(manifest.marks.marks if manifest.marks else ())
+        ],
+        "embedding": None if manifest.embedding is None else manifest.embedding.size,
+        "novelty": manifest.novelty is not None,
         "precision": manifest.precision,
         "provider": served.engine.provider,
         "metrics": manifest.metrics,

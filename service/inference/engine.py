@@ -6,7 +6,7 @@ On CUDA one run at a time has a batch, padded to a size that has a warm session 
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from model.contract.graph import BEST, LAST_LAYER, OUTPUTS, feeds, no_class
+from model.contract.graph import BEST, LAST_LAYER, MAX_MARKS, OUTPUTS, feeds, no_class, no_mark
 from model.contract.manifest import Manifest, synthetic_images
 from service.inference.batcher import WorkerLost
 from service.inference.cpus import usable_cores
@@ -25,6 +25,7 @@ _LOST_GPU = re.compile(r"CUDA (error|failure)|CUDNN failure|CUBLAS failure|illeg
 _NO_MEMORY = re.compile(r"out of memory|failed to allocate", re.IGNORECASE)
 
 Codes = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
 Images = npt.NDArray[np.uint8] | Sequence[npt.NDArray[np.uint8]]
 
 
@@ -36,11 +37,14 @@ class Question:
         target: classes to explain, 0…K−1 a class, −1…−K a rank, (N, T).
         versus: classes to contrast them with, the same codes, K for none, (N, T).
         layer: index into the manifest's layers.
+        mark: marks whose maps are requested, 0…A−1 a mark, −1…−8 a rank, A for none, (N, M); None for a model
+            without marks.
     """
 
     target: Codes
     versus: Codes
     layer: int = LAST_LAYER
+    mark: Codes | None = None
 
     @classmethod
     def about(
@@ -49,30 +53,38 @@ class Question:
         targets: Sequence[int] = (BEST,),
         versus: Sequence[int] | None = None,
         layer: int = LAST_LAYER,
+        marks: Sequence[int] = (),
     ) -> "Question":
         """Return a question about one image; cached, since nearly all requests have the same.
+
+        A model with marks always gets codes for `MAX_MARKS` of them, so that requests share their batches.
 
         Args:
             manifest: of the model.
             targets: codes, T.
             versus: codes, as many as targets; None for no contrast.
             layer: index into the manifest's layers.
+            marks: codes, at most `MAX_MARKS`; a model without marks is asked for none.
         """
         none = no_class(manifest.num_classes)
-        return _question(tuple(targets), tuple(versus) if versus is not None else (none,) * len(targets), layer)
+        mark = None if manifest.marks is None else filled(marks, manifest.marks.num_marks)
+        return _question(tuple(targets), tuple(versus) if versus is not None else (none,) * len(targets), layer, mark)
 
     @classmethod
     def batch(cls, questions: Sequence["Question"]) -> "Question":
         """Return one question about the images of all these, whose `kind` is the same."""
         target = np.concatenate([question.target for question in questions])
-        return cls(target, np.concatenate([question.versus for question in questions]), questions[0].layer)
+        versus = np.concatenate([question.versus for question in questions])
+        marks = [question.mark for question in questions if question.mark is not None]
+        return cls(target, versus, questions[0].layer, np.concatenate(marks) if marks else None)
 
     def repeated(self, count: int) -> "Question":
         """Return the question about `count` times as many images."""
-        return Question(self.target.repeat(count, axis=0), self.versus.repeat(count, axis=0), self.layer)
+        mark = None if self.mark is None else self.mark.repeat(count, axis=0)
+        return Question(self.target.repeat(count, axis=0), self.versus.repeat(count, axis=0), self.layer, mark)
 
     def padded(self, size: int, none: int) -> "Question":
-        """Return the question about `size` images; for the padding it asks for the best class.
+        """Return the question about `size` images; for the padding it asks for the best class and the best mark.
 
         Args:
             size: of the batch.
@@ -80,54 +92,76 @@ class Question:
         """
         padding = ((0, size - len(self.target)), (0, 0))
         target = np.pad(self.target, padding, constant_values=BEST)
-        return Question(target, np.pad(self.versus, padding, constant_values=none), self.layer)
+        mark = None if self.mark is None else np.pad(self.mark, padding, constant_values=BEST)
+        return Question(target, np.pad(self.versus, padding, constant_values=none), self.layer, mark)
 
     @property
-    def kind(self) -> tuple[int, int]:
-        """Questions of the same kind may share a run: layer and T."""
-        return self.layer, self.target.shape[1]
+    def kind(self) -> tuple[int, int, int]:
+        """Questions of the same kind may share a run: layer, T and M."""
+        return self.layer, self.target.shape[1], 0 if self.mark is None else self.mark.shape[1]
 
     def feeds(self, images: Images) -> dict[str, Any]:
         """Return the inputs of the graph by name, the images unchanged."""
-        return feeds(images, self.target, self.versus, self.layer)
+        return feeds(images, self.target, self.versus, self.layer, self.mark)
+
+
+def filled(marks: Sequence[int], num_marks: int) -> tuple[int, ...]:
+    """Return codes of marks for one image, filled up to `MAX_MARKS` with the code of none."""
+    return (*marks, *[no_mark(num_marks)] * (MAX_MARKS - len(marks)))
 
 
 @lru_cache(maxsize=256)
-def _question(targets: tuple[int, ...], versus: tuple[int, ...], layer: int) -> Question:
+def _question(targets: tuple[int, ...], versus: tuple[int, ...], layer: int, marks: tuple[int, ...] | None) -> Question:
     codes = np.array([[targets], [versus]], dtype=np.int64)
-    codes.flags.writeable = False
-    return Question(codes[0], codes[1], layer)
+    mark = None if marks is None else np.array([marks], dtype=np.int64)
+    for shared in (codes, mark):
+        if shared is not None:
+            shared.flags.writeable = False
+    return Question(codes[0], codes[1], layer, mark)
 
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """The graph's outputs for N images and T targets each.
+    """The graph's outputs for N images, T targets and M marks each; None where the model does not have one.
 
     Attributes:
         logits: (N, K).
         probabilities: calibrated, (N, K).
-        attention: in [0, 1], (N, h, w); None for an arm without a spatial map.
         gradcam: ≥ 0 or NaN for an unknown target, in units of the logit, (N, T, h, w).
         explained: class that each map is of, -1 for an unknown target, (N, T).
+        attention: in [0, 1], (N, h, w).
+        embedding: of length 1, (N, D).
+        novelty: higher is less like the training photos, (N).
+        marks: calibrated probabilities that a mark is seen, (N, A).
+        mark_maps: where each mark is read, ≥ 0 or NaN for none, (N, M, h, w).
+        marked: mark that each map is of, A for none, (N, M).
     """
 
-    logits: npt.NDArray[np.float32]
-    probabilities: npt.NDArray[np.float32]
-    attention: npt.NDArray[np.float32] | None
-    gradcam: npt.NDArray[np.float32]
+    logits: Floats
+    probabilities: Floats
+    gradcam: Floats
     explained: npt.NDArray[np.int64]
+    attention: Floats | None = None
+    embedding: Floats | None = None
+    novelty: Floats | None = None
+    marks: Floats | None = None
+    mark_maps: Floats | None = None
+    marked: npt.NDArray[np.int64] | None = None
 
     def rows(self, count: int) -> "Outputs":
         """Return the first `count` images, without the padding."""
-        return self._map(lambda values: values[:count])
+        return Outputs(**{name: values[:count] for name, values in self.present().items()})
 
     def image(self, index: int) -> "Outputs":
         """Return one image as a batch of one; a copy, so that it does not keep the whole batch in memory."""
-        return self._map(lambda values: values[index : index + 1].copy())
+        return Outputs(**{name: values[index : index + 1].copy() for name, values in self.present().items()})
 
-    def _map(self, take: Any) -> "Outputs":
-        attention = None if self.attention is None else take(self.attention)
-        return Outputs(take(self.logits), take(self.probabilities), attention, take(self.gradcam), take(self.explained))
+    def present(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the outputs that the model has, by name."""
+        return {name: values for name in _NAMES if (values := getattr(self, name)) is not None}
+
+
+_NAMES = tuple(field.name for field in fields(Outputs))
 
 
 class Engine(Protocol):
@@ -234,12 +268,9 @@ def pad(images: Images, size: int) -> npt.NDArray[np.uint8]:
 
 def collect(names: Sequence[str], values: Sequence[Any]) -> Outputs:
     """Return the outputs of a run, given their names and values."""
-    found = dict(zip(names, values, strict=True))
-    attention = found.get("attention")
     return Outputs(
-        logits=np.asarray(found["logits"], dtype=np.float32),
-        probabilities=np.asarray(found["probabilities"], dtype=np.float32),
-        attention=None if attention is None else np.asarray(attention, dtype=np.float32),
-        gradcam=np.asarray(found["gradcam"], dtype=np.float32),
-        explained=found["explained"],
+        **{
+            name: np.asarray(value, dtype=np.dtype(OUTPUTS[name].dtype))
+            for name, value in zip(names, values, strict=True)
+        }
     )

@@ -22,7 +22,7 @@ from service.errors import NotReady, UnknownModel
 from service.inference.batcher import WorkerLost
 from service.inference.engine import Engine, OnnxEngine
 from service.inference.sessions import ModelRejected, read_file
-from service.inference.verify import check_layers, self_check
+from service.inference.verify import check_layers, check_marks, self_check
 from service.inference.versions import Signature, by_number, is_number, scan
 from service.metrics import Metrics
 from service.settings import Settings
@@ -240,6 +240,7 @@ class Registry:
             engine.warm_up()
         self_check(engine)
         check_layers(engine)
+        check_marks(engine)
         folder, _, number = key.rpartition("/")
         served = ServedModel(folder or engine.manifest.name, number, sha256, engine.manifest, engine, datetime.now(UTC))
         seconds = time.monotonic() - started

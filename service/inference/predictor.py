@@ -40,13 +40,18 @@ class Prediction:
         height: likewise.
         logits: (K,).
         probabilities: calibrated, (K,).
-        attention: in [0, 1], (h, w); None for an arm without a spatial map.
         gradcam: evidence for each target, (T, h, w).
         explained: class that each map is of, (T,).
         question: of the request.
         served: the model that answered.
         timings: time by stage; rendering adds its own.
         reopen: decodes the image in full.
+        attention: in [0, 1], (h, w); this and the following None where the model does not have it.
+        embedding: of length 1, (D,).
+        novelty: higher is less like the training photos, a scalar.
+        marks: calibrated probabilities that a mark is seen, (A,).
+        mark_maps: where each requested mark is read, (M, h, w).
+        marked: mark that each map is of, A for none, (M,).
     """
 
     image: DecodedImage | None
@@ -54,18 +59,28 @@ class Prediction:
     height: int
     logits: npt.NDArray[np.float32]
     probabilities: npt.NDArray[np.float32]
-    attention: npt.NDArray[np.float32] | None
     gradcam: npt.NDArray[np.float32]
     explained: npt.NDArray[np.int64]
     question: Question
     served: ServedModel
     timings: Timings
     reopen: Callable[[], DecodedImage]
+    attention: npt.NDArray[np.float32] | None = None
+    embedding: npt.NDArray[np.float32] | None = None
+    novelty: np.float32 | None = None
+    marks: npt.NDArray[np.float32] | None = None
+    mark_maps: npt.NDArray[np.float32] | None = None
+    marked: npt.NDArray[np.int64] | None = None
 
     @property
     def explained_class(self) -> int:
         """The class that the first map is of."""
         return int(self.explained[0])
+
+    @property
+    def versus_class(self) -> int | None:
+        """The class that the first map is contrasted with, as `question_of` asks for both; None for no contrast."""
+        return int(self.explained[1]) if len(self.explained) > 1 else None
 
     def image_of(self, side: int) -> DecodedImage:
         """Return the image with at least `side` pixels on its longer side, or all that it has.
@@ -221,11 +236,7 @@ class Predictor:
             self._metrics.stage(stage, seconds)
         return Prediction(
             *decoded,
-            logits=outputs.logits[0],
-            probabilities=outputs.probabilities[0],
-            attention=None if outputs.attention is None else outputs.attention[0],
-            gradcam=outputs.gradcam[0],
-            explained=outputs.explained[0],
+            **{name: values[0] for name, values in outputs.present().items()},
             question=question,
             served=served,
             timings=timings,

@@ -66,9 +66,15 @@ def check_graph(session: Any, manifest: Manifest) -> None:
     outputs = {node.name: node for node in session.get_outputs()}
     if missing := [name for name in manifest.outputs if name not in outputs]:
         raise ModelRejected(f"the graph lacks the outputs {missing}")
-    classes = outputs["logits"].shape[-1]
-    if isinstance(classes, int) and classes != manifest.num_classes:
-        raise ModelRejected(f"the graph has {classes} classes, its manifest {manifest.num_classes} labels")
+    counts = {"logits": (manifest.num_classes, "classes")}
+    if manifest.marks is not None:
+        counts["marks"] = (manifest.marks.num_marks, "marks")
+    if manifest.embedding is not None:
+        counts["embedding"] = (manifest.embedding.size, "values of the embedding")
+    for name, (expected, what) in counts.items():
+        found = outputs[name].shape[-1]
+        if isinstance(found, int) and found != expected:
+            raise ModelRejected(f"the graph has {found} {what}, its manifest {expected}")
 
 
 def runtime() -> ModuleType:

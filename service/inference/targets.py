@@ -1,4 +1,4 @@
-"""How a request names a class: a label, `class:7` or `rank:2`; and a layer: its name or its index."""
+"""How a request names a class: a label, `class:7` or `rank:2`; a mark: likewise; and a layer: its name or its index."""
 
 import difflib
 import re
@@ -7,12 +7,12 @@ from functools import lru_cache
 
 import numpy as np
 
-from model.contract.manifest import Manifest
-from service.errors import InvalidOption, UnknownClass
+from model.contract.graph import MAX_MARKS
+from model.contract.manifest import Manifest, Marks
+from service.errors import InvalidOption, NoMarks, UnknownClass, UnknownMark
 from service.inference.predictor import Prediction
 
 NUM_NEAREST = 3
-_CODE = re.compile(r"(class|rank):(.*)", re.DOTALL)
 _NUMBER = re.compile(r"[0-9]{1,9}", re.ASCII)
 
 
@@ -28,22 +28,35 @@ def resolve_target(text: str, manifest: Manifest) -> int:
     Raises:
         UnknownClass: no such class, or several labels fit; `nearest` lists the most similar labels.
     """
-    exact, folded = _label_index(manifest.labels)
-    if text in exact:
-        return exact[text]
-    if match := _CODE.fullmatch(text):
-        return _resolve_number(match[1], match[2], manifest.num_classes)
-    fitting = folded.get(_fold(text), [])
-    if len(fitting) == 1:
-        return fitting[0]
-    # Long inputs are cut: the similarity is quadratic in length, and no label is this long.
-    similar = fitting or [
-        folded[spelling][0]
-        for spelling in difflib.get_close_matches(_fold(text[:200]), folded, n=NUM_NEAREST, cutoff=0.4)
-    ]
-    nearest = [manifest.labels[index] for index in similar[:NUM_NEAREST]]
-    detail = "Several labels differ from this one by case only." if fitting else "No class has this label."
-    raise UnknownClass(detail, extensions={"nearest": nearest})
+    return _resolve(text, manifest.labels, "class", manifest.num_classes, UnknownClass)
+
+
+def resolve_mark(text: str, manifest: Manifest) -> int:
+    """Return the graph's code of a mark: 0…A−1 a mark, −1…−8 the mark of that rank.
+
+    Args:
+        text: `mark:INDEX` (from 0), `rank:N` (from 1), or a name, which matches as a class's label does.
+        manifest: of the model.
+
+    Raises:
+        NoMarks: the model has none.
+        UnknownMark: no such mark; `nearest` lists the most similar names.
+    """
+    marks = marks_of(manifest)
+    return _resolve(
+        text, tuple(mark.name for mark in marks.marks), "mark", min(MAX_MARKS, marks.num_marks), UnknownMark
+    )
+
+
+def marks_of(manifest: Manifest) -> Marks:
+    """Return the marks of a model.
+
+    Raises:
+        NoMarks: it has none.
+    """
+    if manifest.marks is None:
+        raise NoMarks(f"The model {manifest.name} has no field marks.")
+    return manifest.marks
 
 
 def resolve_layer(text: str | None, manifest: Manifest) -> int:
@@ -95,22 +108,49 @@ def check_contrast(prediction: Prediction, what: str = "this image") -> None:
         raise InvalidOption(f"`target` and `versus` are the same class of {what}.")
 
 
-def _resolve_number(kind: str, digits: str, num_classes: int) -> int:
-    first = 0 if kind == "class" else 1
-    last = first + num_classes - 1
-    number = int(digits) if _NUMBER.fullmatch(digits) else -1
-    if not first <= number <= last:
-        raise UnknownClass(f"`{kind}:` takes a whole number from {first} to {last}.", extensions={"nearest": []})
-    return number if kind == "class" else -number
+_Unknown = type[UnknownClass] | type[UnknownMark]
+
+
+def _resolve(text: str, names: tuple[str, ...], kind: str, num_ranks: int, unknown: _Unknown) -> int:
+    """Return the code of a class or a mark: its index, or the negative of its rank.
+
+    Args:
+        text: `KIND:INDEX`, `rank:N` or a name.
+        names: of all, in the order of their index.
+        kind: `class` or `mark`.
+        num_ranks: last rank.
+        unknown: raised where the text names none.
+    """
+    exact, folded = _index_of(names)
+    if text in exact:
+        return exact[text]
+    prefix, colon, digits = text.partition(":")
+    if colon and prefix in (kind, "rank"):
+        first, last = (0, len(names) - 1) if prefix == kind else (1, num_ranks)
+        number = int(digits) if _NUMBER.fullmatch(digits) else -1
+        if not first <= number <= last:
+            raise unknown(f"`{prefix}:` takes a whole number from {first} to {last}.", extensions={"nearest": []})
+        return number if prefix == kind else -number
+    fitting = folded.get(_fold(text), [])
+    if len(fitting) == 1:
+        return fitting[0]
+    # Long inputs are cut: the similarity is quadratic in length, and no name is this long.
+    similar = fitting or [
+        folded[spelling][0]
+        for spelling in difflib.get_close_matches(_fold(text[:200]), folded, n=NUM_NEAREST, cutoff=0.4)
+    ]
+    word = "label" if kind == "class" else "name"
+    detail = f"Several {word}s differ from this one by case only." if fitting else f"No {kind} has this {word}."
+    raise unknown(detail, extensions={"nearest": [names[index] for index in similar[:NUM_NEAREST]]})
 
 
 @lru_cache(maxsize=16)
-def _label_index(labels: tuple[str, ...]) -> tuple[dict[str, int], dict[str, list[int]]]:
-    """Return the class of each exact label, and the classes of each folded one."""
+def _index_of(names: tuple[str, ...]) -> tuple[dict[str, int], dict[str, list[int]]]:
+    """Return the index of each exact name, and the indices of each folded one."""
     folded: dict[str, list[int]] = {}
-    for index, label in enumerate(labels):
-        folded.setdefault(_fold(label), []).append(index)
-    return {label: index for index, label in enumerate(labels)}, folded
+    for index, name in enumerate(names):
+        folded.setdefault(_fold(name), []).append(index)
+    return {name: index for index, name in enumerate(names)}, folded
 
 
 def _fold(text: str) -> str:

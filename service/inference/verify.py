@@ -1,11 +1,13 @@
 """Does a loaded model compute what was exported? Checked once, before it is served.
 
-The manifest contains the logits of synthetic images, and the list of the layers whose maps the graph computes.
+The manifest contains the logits of synthetic images, the list of the layers whose maps the graph computes, and its
+marks.
 """
 
 import numpy as np
 import numpy.typing as npt
 
+from model.contract.graph import no_mark
 from model.contract.manifest import synthetic_images
 from service.inference.batcher import WorkerLost
 from service.inference.engine import Engine, Outputs, Question
@@ -57,10 +59,40 @@ def check_layers(engine: Engine) -> None:
         raise ModelRejected(f"the graph has more layers than the {len(layers)} of its manifest")
 
 
+def check_marks(engine: Engine) -> None:
+    """Run the map of the first mark, of the best one and of none, where the manifest has marks.
+
+    Raises:
+        ModelRejected: the graph fails, or answers with other marks, or with maps of another shape than the manifest
+            states or that are not finite.
+        WorkerLost: the GPU is gone.
+    """
+    marks = engine.manifest.marks
+    if marks is None:
+        return
+    none = no_mark(marks.num_marks)
+    image = synthetic_images(0, 1, engine.manifest.input_size)
+    outputs = _run(engine, image, Question.about(engine.manifest, marks=(0, -1, none)), "the marks")
+    if outputs.marks is None or outputs.mark_maps is None or outputs.marked is None:
+        raise ModelRejected("the graph answers without marks")
+    first, best, *others = outputs.marked[0].tolist()
+    if first != 0 or not 0 <= best < none or set(others) != {none}:
+        raise ModelRejected(f"the graph marks {outputs.marked[0].tolist()}, not [0, the best one, {none}, …]")
+    maps = outputs.mark_maps[0]
+    if maps.shape[1:] != marks.grid:
+        raise ModelRejected(f"the maps of the marks have the shape {maps.shape[1:]}, not {marks.grid}")
+    if not (maps[:2] >= 0).all() or not ((outputs.marks >= 0) & (outputs.marks <= 1)).all():
+        raise ModelRejected("the marks or their maps have numbers out of range")
+
+
 def _run_layer(engine: Engine, image: npt.NDArray[np.uint8], index: int, what: str) -> Outputs:
     """Return the map of one layer, for the best class of one image."""
+    return _run(engine, image, Question.about(engine.manifest, layer=index), what)
+
+
+def _run(engine: Engine, image: npt.NDArray[np.uint8], question: Question, what: str) -> Outputs:
     try:
-        return engine.run(image, Question.about(engine.manifest, layer=index))
+        return engine.run(image, question)
     except WorkerLost:
         raise
     except Exception as error:

@@ -37,8 +37,8 @@ class GpuWork:
     question: Question
 
     @property
-    def key(self) -> tuple[int, int, int]:
-        """Work with equal keys may share a batch: model, layer and T."""
+    def key(self) -> tuple[int, ...]:
+        """Work with equal keys may share a batch: model, layer, T and M."""
         return id(self.engine), *self.question.kind
 
 

@@ -4,11 +4,13 @@ import io
 from collections.abc import Iterator
 
 import httpx
+import numpy as np
 import pytest
 from PIL import Image
 
 from service.settings import Settings
 from tests.service.running import PATIENCE_S, Running, running, tiny_settings
+from tests.service.tiny_model import marked_manifest, tiny_model
 
 
 @pytest.fixture(scope="session")
@@ -19,10 +21,38 @@ def tiny_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 @pytest.fixture(scope="session")
+def marked_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Return a server of the tiny model with marks."""
+    folder = tmp_path_factory.mktemp("marked")
+    settings = tiny_settings(folder)
+    (folder / "tiny" / "1.onnx").unlink()
+    (folder / "tiny" / "2.onnx").write_bytes(tiny_model(marked_manifest()))
+    with running(settings) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def bundled_server() -> Iterator[Running]:
     """Return a server of the bundled model."""
     with running(Settings(device="cpu", request_timeout_ms=PATIENCE_S * 1000)) as server:
         yield server
+
+
+@pytest.fixture
+def marked(marked_server: Running) -> Iterator[httpx.Client]:
+    """Return a client of the server whose model has marks."""
+    with marked_server.client() as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def spotted() -> bytes:
+    """Return a red photo, 160×80 pixels, whose reddest place is around (115, 5)."""
+    pixels = np.full((80, 160, 3), (190, 0, 0), np.uint8)
+    pixels[0:10, 110:120] = 255, 0, 0
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
 
 
 @pytest.fixture

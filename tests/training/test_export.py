@@ -1,14 +1,19 @@
-"""`fieldmark-train export` without some packages, in its own interpreter."""
+"""`fieldmark-train export`: what is fitted to photos beside the network, and what is reported as missing."""
 
+import dataclasses
 import json
 import subprocess
 import sys
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
 from model.contract.manifest import Manifest
+from model.explain.fitted import NOTHING
 from model.export.export import read
+from training.calibration.outputs import TRAINED, Outputs
+from training.export import load_source, pooled_vectors
 from training.fit.job import Job
 from training.fit.loop import fit
 
@@ -26,6 +31,26 @@ sys.meta_path.insert(0, Absent)
 from training.cli import main
 sys.exit(main(sys.argv[1:]))
 """
+
+
+def test_the_axes_of_the_embedding_are_those_of_the_training_photos(make_job: Callable[..., Job]) -> None:
+    """Of the answers that a run kept; of the data set's where it kept none; without photos there are none."""
+    job = make_job()
+    fit(job)
+    assert load_source(job.out).fitted == NOTHING
+    given = load_source(job.out, dataset=job.dataset).fitted.embedding
+    fit(dataclasses.replace(job, keep_outputs=True))
+    kept = load_source(job.out).fitted.embedding
+    assert given is not None
+    assert kept is not None
+    assert given.num_photos == len(job.dataset.train) > kept.num_photos > 2
+    trained = Outputs.read(job.out / TRAINED)
+    assert trained is not None
+    source = load_source(job.out, dataset=job.dataset)
+    samples = [sample for sample in job.dataset.train if str(sample.path) in trained.path]
+    pooled = pooled_vectors(source.network, source.manifest, samples, job.dataset.banner)
+    order = np.argsort([str(sample.path) for sample in samples])
+    np.testing.assert_allclose(pooled[order], trained.pooled[np.argsort(trained.path)], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -97,6 +97,9 @@ _PICTURE_HEADERS = _HEADERS | {
     "X-Fieldmark-Probability": _header("Its probability.", _SHARE, example=0.93),
     "X-Fieldmark-Target": _header("The class explained, percent-encoded UTF-8.", _TEXT, example="Laysan%20Albatross"),
     "X-Fieldmark-Model": _header("Name and version of the model.", _TEXT, example="cub50/1"),
+    "X-Fieldmark-Mark": _header(
+        "With `mark`: the name of that field mark, percent-encoded UTF-8.", _TEXT, example="yellow%20crown"
+    ),
     "X-Fieldmark-Accepted": _header(_ACCEPTED, {"type": "boolean"}, example=True),
 }
 _FILE = {"type": "string", "format": "binary"}

@@ -8,7 +8,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-View = Literal["overlay", "gradcam", "attention", "panel"]
+from model.contract.graph import MAX_MARKS
+
+View = Literal["overlay", "gradcam", "attention", "panel", "marks"]
 Colormap = Literal["turbo", "viridis", "inferno", "jet"]
 
 _LABEL = "Black footed Albatross"
@@ -37,6 +39,10 @@ class ClassifyOptions(ModelChoice):
         None, ge=0, le=1, allow_inf_nan=False,
         description="Adds `accepted`: whether the first class is at least this likely, else none of these.",
     )  # fmt: skip
+    marks: int | None = Field(
+        None, ge=1, le=MAX_MARKS, description="Adds `marks`: at most so many field marks of the class that are seen, "
+        "in words and in place.",
+    )  # fmt: skip
 
 
 class ExplainOptions(ClassifyOptions):
@@ -54,13 +60,21 @@ class ExplainOptions(ClassifyOptions):
         None, max_length=200, description="Layer whose map is shown: its name or its index in `/models`; by default "
         "the last stage, index 0.", examples=["0", "features.18"],
     )  # fmt: skip
-    view: View = Field("overlay", description="What the picture shows.")
+    mark: str | None = Field(
+        None, max_length=200, description="Show where this field mark is read: its name, `mark:INDEX` or `rank:N`.",
+        examples=["rank:1", "mark:7"],
+    )  # fmt: skip
+    view: View = Field(
+        "overlay",
+        description="What the picture shows; `marks`: the photo with numbered places and the words beside it.",
+    )
     colormap: Colormap = Field("turbo", description="Colours of the maps.")
     opacity: float = Field(0.5, ge=0, le=1, allow_inf_nan=False, description="Weight of the colours over the image.")
     size: int | None = Field(
         None, ge=16, le=4096, description="Longer side of the picture, pixels; by default as the image."
     )
     values: bool = Field(False, description="JSON only: adds the raw values of the maps.")
+    mark_maps: bool = Field(False, description="JSON only: adds the maps of `marks`, in their order.")
 
 
 class Score(BaseModel):
@@ -79,6 +93,36 @@ class ModelId(BaseModel):
     sha256: str = Field(description="Of the model's file.", examples=[_SHA256])
 
 
+class MissingMark(BaseModel):
+    """A field mark that is typical of the class and not seen."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(examples=["yellow crown"])
+    part: str = Field(description="Where it is.", examples=["crown"])
+    seen: float = Field(ge=0, le=1, description="Calibrated probability that it is seen.", examples=[0.97])
+    typical: float | None = Field(
+        ge=0, le=1, description="Share of observers who see it on the class; null where nobody said.", examples=[0.93]
+    )
+    typical_versus: float | None = Field(
+        None, ge=0, le=1, description="With `versus`: share of observers who see it on that class.", examples=[0.12]
+    )
+
+
+class FieldMark(MissingMark):
+    """A field mark of the class that is seen, and where; one that cannot be located has no `at` and no `evidence`."""
+
+    at: list[float] | None = Field(
+        None, min_length=2, max_length=2, description="Where it is read, [x, y] in the image's pixels.",
+        examples=[[212.5, 87.5]],
+    )  # fmt: skip
+    evidence: float | None = Field(
+        None, ge=0, description="How much of the evidence for the class (with `versus`: for it and against the other) "
+        "lies where the mark is read, as a multiple of chance. Below 1 the mark is seen, but not where the decision "
+        "looked. Null where the map of another layer was requested, or has no evidence.", examples=[3.4],
+    )  # fmt: skip
+
+
 class Classification(BaseModel):
     """The classes of one image."""
 
@@ -87,6 +131,13 @@ class Classification(BaseModel):
     predictions: list[Score] = Field(description="The likeliest first.")
     accepted: bool | None = Field(
         None, description="Present with `threshold`: whether the first class reaches it.", examples=[True]
+    )
+    marks: list[FieldMark] | None = Field(
+        None, description="With `marks`: those seen of the first class (of `/explain`: of `target`; with `versus`, "
+        "those that tell it from that class), the most telling first.",
+    )  # fmt: skip
+    missing: list[MissingMark] | None = Field(
+        None, description="With `marks`, where the model's sight of marks was tested: those typical and not seen."
     )
     model: ModelId
     filename: str | None = Field(description="As the client named the file.", examples=["albatross.jpg"])
@@ -111,6 +162,10 @@ class ClassMap(BaseModel):
     values: list[list[float]] | None = Field(None, description="Raw values by row; with `values=true`.")
 
 
+class MarkMap(FieldMark, ClassMap):
+    """A field mark and the map of where it is read."""
+
+
 class Explanation(Classification):
     """The classes of one image and where the model saw them."""
 
@@ -120,6 +175,8 @@ class Explanation(Classification):
     gradcam: ClassMap = Field(description="Grad-CAM of `target`; with `versus`, of target − versus.")
     gradcam_versus: ClassMap | None = Field(None, description="With `versus`: Grad-CAM of versus − target.")
     attention: ClassMap | None = Field(description="The model's own attention; null where it has none.")
+    mark: MarkMap | None = Field(None, description="With `mark`: that field mark.")
+    mark_maps: list[ClassMap] | None = Field(None, description="With `mark_maps`: the map of each of `marks`.")
 
 
 class InvalidParameter(BaseModel):
@@ -139,7 +196,9 @@ class Problem(BaseModel):
     code: str = Field(description="Stable name of the error.", examples=["undecodable_image"])
     request_id: str = Field(examples=[EXAMPLE_ID])
     filename: str | None = Field(None, description="In `results`: of the image at fault.")
-    nearest: list[str] | None = Field(None, description="With unknown_class: similar labels.", examples=[[_LABEL]])
+    nearest: list[str] | None = Field(
+        None, description="With unknown_class, unknown_mark: similar names.", examples=[[_LABEL]]
+    )
     invalid: list[InvalidParameter] | None = Field(None, description="With invalid_option: the parameters at fault.")
     models: list[str] | None = Field(None, description="With unknown_model: names that are served.")
     versions: list[int] | None = Field(None, description="With unknown_model: versions of it that are served.")
@@ -166,6 +225,14 @@ class LayerInfo(BaseModel):
     shape: list[int] = Field(description="Rows and columns of its maps.", examples=[[7, 7]])
 
 
+class MarkInfo(BaseModel):
+    """A field mark that a model knows."""
+
+    index: int = Field(description="In the list; `mark` takes it as `mark:INDEX`, or the name.", examples=[0])
+    name: str = Field(examples=["yellow crown"])
+    part: str = Field(description="Where it is.", examples=["crown"])
+
+
 class ModelInfo(ModelId):
     """A loaded model."""
 
@@ -176,6 +243,9 @@ class ModelInfo(ModelId):
     layers: list[LayerInfo]
     attention: str = Field(description="Kind of attention.", examples=["guided"])
     has_attention: bool = Field(description="Whether there is an attention map to show.", examples=[True])
+    marks: list[MarkInfo] = Field(description="Field marks in the order of their index; empty where it has none.")
+    embedding: int | None = Field(description="Length of its embedding; null where it has none.", examples=[256])
+    novelty: bool = Field(description="Whether it says how unlike its training photos an image is.", examples=[False])
     precision: str = Field(examples=["fp32"])
     provider: str = Field(description="What runs it.", examples=["CPUExecutionProvider"])
     metrics: dict[str, float] = Field(description="As measured at export.", examples=[{"top1": 0.85}])

@@ -143,7 +143,7 @@ def _json(members: dict[str, Any]) -> Response:
 
 async def _predict(context: RequestContext, served: ServedModel, job: Job) -> list[Prediction]:
     """Run all images side by side; the first failure fails the request, since a tensor cannot hold a problem."""
-    lane = "explain" if any(output.name == "gradcam" for output in job.outputs) else "classify"
+    lane = "explain" if any(output.name in ("gradcam", "mark_maps") for output in job.outputs) else "classify"
     predictor = context.runtime.predictor
 
     async def predict(index: int) -> Prediction:

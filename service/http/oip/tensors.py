@@ -18,9 +18,9 @@ from pydantic import ValidationError
 from pydantic_core import to_json
 from starlette.responses import Response
 
-from model.contract.graph import MAX_TARGETS
-from model.contract.manifest import Manifest
-from service.errors import EmptyInput, InvalidOption, MalformedRequest, TooLarge, UnknownClass
+from model.contract.graph import MAX_MARKS, MAX_TARGETS, no_mark
+from model.contract.manifest import Manifest, Marks
+from service.errors import EmptyInput, InvalidOption, MalformedRequest, TooLarge, UnknownClass, UnknownMark
 from service.http.answers import first_class
 from service.http.negotiation import JSON
 from service.http.oip.schemas import HEADER_LENGTH, OCTETS, InferRequest, RequestedOutput, TensorIn
@@ -43,6 +43,7 @@ def inputs_of(manifest: Manifest) -> list[dict[str, Any]]:
         _info("target", "INT64", -1, -1),
         _info("versus", "INT64", -1, -1),
         _info("layer", "INT64", 1),
+        *([_info("mark", "INT64", -1, -1)] if manifest.marks else []),
     ]
 
 
@@ -54,7 +55,18 @@ def outputs_of(manifest: Manifest) -> list[dict[str, Any]]:
         *([_info("attention", "FP32", -1, -1, -1)] if manifest.has_attention else []),
         _info("gradcam", "FP32", -1, -1, -1, -1),
         _info("explained", "INT64", -1, -1),
+        *([_info("embedding", "FP32", -1, manifest.embedding.size)] if manifest.embedding else []),
+        *([_info("novelty", "FP32", -1)] if manifest.novelty else []),
+        *(_of_marks(manifest.marks) if manifest.marks else []),
         _info("label", "BYTES", -1),
+    ]
+
+
+def _of_marks(marks: Marks) -> list[dict[str, Any]]:
+    return [
+        _info("marks", "FP32", -1, marks.num_marks),
+        _info("mark_maps", "FP32", -1, -1, *marks.grid),
+        _info("marked", "INT64", -1, -1),
     ]
 
 
@@ -73,12 +85,14 @@ class Job:
         request: its JSON.
         images: prepared pixels, uint8 (N, S, S, 3), or N encoded files.
         questions: about each of them, N.
+        num_marks: M of the answer; the questions have more, as all questions do.
         outputs: in the order of the answer.
     """
 
     request: InferRequest
     images: Array | list[bytes]
     questions: list[Question]
+    num_marks: int
     outputs: list[RequestedOutput]
 
 
@@ -97,6 +111,7 @@ def read_job(body: bytes, declared: str | None, manifest: Manifest, max_images: 
         InvalidOption: a tensor that this model does not accept, or a value out of range.
         TooLarge: too many images.
         UnknownClass: a code that names no class.
+        UnknownMark: a code that names no mark.
     """
     if not body:
         raise EmptyInput()
@@ -117,8 +132,12 @@ def read_job(body: bytes, declared: str | None, manifest: Manifest, max_images: 
     if (versus == target).any():
         raise InvalidOption("`target` and `versus` are the same class.")
     layer = _layer(tensors.get("layer", np.zeros(1, np.int64)), manifest)
-    questions = [Question(target[row : row + 1], versus[row : row + 1], layer) for row in range(len(images))]
-    return Job(request, images, questions, _outputs(request, manifest))
+    marks = _marks(tensors.get("mark"), len(images), manifest)
+    questions = [
+        Question.about(manifest, *codes, layer, marks[row])
+        for row, codes in enumerate(zip(target.tolist(), versus.tolist(), strict=True))
+    ]
+    return Job(request, images, questions, len(marks[0]), _outputs(request, manifest))
 
 
 def _json_length(declared: str, num_bytes: int) -> int:
@@ -250,6 +269,24 @@ def _codes(tensor: Array, name: str, rows: int, highest: int, lowest: int) -> Ar
     return tensor
 
 
+def _marks(tensor: Array | None, rows: int, manifest: Manifest) -> list[list[int]]:
+    """Return the codes of marks of each image: as requested, else one that is none."""
+    if manifest.marks is None:  # a tensor `mark` has been refused with the other unknown names
+        return [[]] * rows
+    none = no_mark(manifest.marks.num_marks)
+    if tensor is None:
+        return [[none]] * rows
+    if tensor.dtype != np.int64 or tensor.ndim != 2 or len(tensor) != rows:
+        raise InvalidOption("`mark` is INT64 of shape [N, M].")
+    if not 1 <= tensor.shape[1] <= MAX_MARKS:
+        raise InvalidOption(f"`mark` may name 1 to {MAX_MARKS} marks an image.")
+    last_rank = min(MAX_MARKS, none)
+    if tensor.min() < -last_rank or tensor.max() > none:
+        raise UnknownMark(f"`mark` goes from {-last_rank} to {none}.")
+    codes: list[list[int]] = tensor.tolist()
+    return codes
+
+
 def _layer(tensor: Array, manifest: Manifest) -> int:
     if tensor.dtype != np.int64 or tensor.size != 1:
         raise InvalidOption("`layer` is one INT64.")
@@ -282,6 +319,8 @@ def answer(served: ServedModel, job: Job, predictions: list[Prediction]) -> Resp
     all_binary = job.request.parameters.get("binary_data_output") is True
     for output in job.outputs:
         values = _values(output, served.manifest, predictions)
+        if output.name in ("mark_maps", "marked"):
+            values = values[:, : job.num_marks]
         members: dict[str, Any] = {"name": output.name, "shape": list(values.shape), "datatype": _datatype(values)}
         if output.parameters.get("binary_data", all_binary) is True:
             chunk = _to_bytes(values)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from PIL import Image
 
-from tests.service.tiny_model import tiny_model
+from tests.service.tiny_model import marked_manifest, tiny_model
 
 
 @pytest.fixture(scope="session")
@@ -14,6 +14,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return the path of a tiny model file."""
     path = tmp_path_factory.mktemp("model") / "tiny.onnx"
     path.write_bytes(tiny_model())
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def marked_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the path of a tiny model file with marks."""
+    path = tmp_path_factory.mktemp("model") / "marked.onnx"
+    path.write_bytes(tiny_model(marked_manifest()))
     return str(path)
 
 

@@ -152,3 +152,82 @@ def test_explain_checks_its_target_before_the_model(
     assert main(["explain", "none.jpg", "-o", str(tmp_path / out), "--model", "none.onnx"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert f"{tmp_path / out} could not be written" in line
+
+
+def test_classify_prints_the_marks(marked_model: str, photo: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Under the classes: each mark with how surely it is seen, how typical it is, and its place or that it has none."""
+    assert main(["classify", photo, "--model", marked_model, "--top-k", "1", "--marks", "2"]) == 0
+    assert [
+        "  red crown: seen 98%, typical 90%; at 11, 1",
+        "  чёрный глаз: seen 98%, typical 80%; its place is not known",
+    ] == capsys.readouterr().out.splitlines()[2:]
+    assert main(["classify", photo, "--model", marked_model, "--marks", "2", "--json"]) == 0
+    answer = Classification.model_validate_json(capsys.readouterr().out)
+    assert ["red crown", "чёрный глаз"] == [mark.name for mark in answer.marks or []]
+
+
+@pytest.mark.parametrize("options", [["--marks"], ["--marks", "3"], ["--view", "marks"]])
+def test_explain_prints_the_marks(
+    marked_model: str, photo: str, tmp_path: Path, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three, where the number is left out, and what the other class has of them."""
+    arguments = ["explain", photo, "-o", str(tmp_path / "o.png"), "--model", marked_model, "--versus", "Grey bird"]
+    assert main([*arguments, *options]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [
+        "  red crown: seen 98%, typical 90% (Grey bird 40%); at 11, 1",
+        "  red wing: seen 98%, typical 60% (Grey bird 40%); at 11, 1",
+    ] == lines[1:3]
+    assert (tmp_path / "o.png").stat().st_size > 0
+
+
+def test_explain_prints_what_is_missing(
+    marked_model: str, photo: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A mark that is typical and not seen is said to be missing."""
+    arguments = ["explain", photo, "-o", str(tmp_path / "o.png"), "--model", marked_model, "--target", "Green bird"]
+    assert main([*arguments, "--marks", "8"]) == 0
+    assert "  missing: green throat: seen 2%, typical 90%" in capsys.readouterr().out.splitlines()
+
+
+def test_explain_draws_one_mark(
+    marked_model: str, photo: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its map is drawn, and the output names it; in JSON the picture's path stands for its data URL."""
+    out = str(tmp_path / "o.png")
+    arguments = ["explain", photo, "-o", out, "--model", marked_model, "--mark", "red wing"]
+    assert main(arguments) == 0
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert f"{out}: overlay of red wing, Red bird (90.6%)" == first
+    assert "  red wing: seen 98%, typical 60%; at 11, 1" == second
+    assert main([*arguments, "--json"]) == 0
+    mark = json.loads(capsys.readouterr().out)["mark"]
+    assert ("red wing", [8, 8], False) == (mark["name"], mark["shape"], "png" in mark)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--mark", "red crwn"], "No mark has this name. Similar: red crown"),
+        (["--mark", "mark:5"], "`mark:` takes a whole number from 0 to 4"),
+        (["--marks", "9"], "--marks: input should be less than or equal to 8"),
+        (["--mark", "rank:1", "--view", "marks"], "does not show the map of one `mark`"),
+    ],
+)
+def test_marks_that_are_refused(
+    marked_model: str, photo: str, tmp_path: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line on stderr, no picture."""
+    out = tmp_path / "o.png"
+    assert main(["explain", photo, "-o", str(out), "--model", marked_model, *options]) in (1, 2)
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_model_without_marks_says_so(
+    model: str, photo: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both commands say that the model has none, once and in one line."""
+    assert main(["classify", photo, photo, "--model", model, "--marks", "1"]) == 1
+    assert main(["explain", photo, "-o", str(tmp_path / "o.png"), "--model", model, "--view", "marks"]) == 1
+    assert ["fieldmark: The model tiny has no field marks."] * 2 == capsys.readouterr().err.splitlines()

@@ -48,3 +48,34 @@ def test_lines_are_cut_to_a_length() -> None:
         assert cut.endswith("...")
         assert fonts.text_length(draw, cut, 24) <= 300
     assert "a" == fonts.fitting(draw, "a", 24, 300)
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("yellow crown", ["yellow crown"]),
+        ("a word and another one and a third", ["a word and another", "one and a third"]),
+        ("", []),
+        ("  spaces   between ", ["spaces between"]),
+    ],
+)
+def test_text_is_wrapped_at_spaces(text: str, lines: list[str]) -> None:
+    """Lines are broken at spaces."""
+    draw = ImageDraw.Draw(Image.new("L", (1, 1)))
+    assert lines == fonts.wrapped(draw, text, 24, 230)
+
+
+@pytest.mark.parametrize("word", ["u" * 100, "\u9ce5" * 40, "e\u0301" * 60, "\U0001f468\u200d\U0001f33e" * 20])
+def test_words_without_room_are_broken_between_letters(word: str) -> None:
+    """Nothing is lost, every line has room, and no mark or joiner is parted from its letter."""
+    draw = ImageDraw.Draw(Image.new("L", (1, 1)))
+    lines = fonts.wrapped(draw, f"a {word} b", 24, 320)
+    assert f"a{word}b" == "".join(lines).replace(" ", "")
+    assert len(lines) > 2
+    assert all(fonts.text_length(draw, line, 24) <= 320 for line in lines)
+    assert not any(line[0] in "\u0301\u200d" or line[-1] == "\u200d" for line in lines)
+
+
+def test_a_room_too_narrow_for_a_letter() -> None:
+    """Every line still holds a letter."""
+    assert list("wide") == fonts.wrapped(ImageDraw.Draw(Image.new("L", (1, 1))), "wide", 24, 1)

@@ -1,5 +1,6 @@
 """The process `fieldmark serve`: started, loaded with requests, stopped."""
 
+import base64
 import json
 import os
 import signal
@@ -11,7 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 from service.commands.bench.servers import Server, wait_ready
@@ -19,7 +22,7 @@ from service.http.server import listen
 from tests.service.conftest import encoded
 from tests.service.http.test_admission import Caller, until
 from tests.service.running import running, tiny_settings
-from tests.service.tiny_model import tiny_model
+from tests.service.tiny_model import marked_manifest, tiny_model
 
 COMMAND = (
     "import sys; from service.http.server import serve; from service.settings import Settings; "
@@ -185,6 +188,66 @@ def test_sighup_reloads_the_models_and_loses_nothing(tmp_path: Path) -> None:
         code, log = server.stop()
         load.join()
         assert (0, []) == (code, load.lost)
+        assert "Traceback" not in log
+
+
+ENCODED = {"name": "encoded", "shape": [1], "datatype": "BYTES", "data": [base64.b64encode(PHOTO).decode()]}
+CALLS: dict[str, dict[str, Any]] = {
+    "/classify": {"content": PHOTO},
+    "/explain?versus=rank:2&values=true": {"content": PHOTO, "headers": {"Accept": "application/json"}},
+    "/explain?view=panel": {"content": PHOTO},
+    "/v2/models/tiny/infer": {"json": {"inputs": [ENCODED]}},
+    "/classify?marks=3": {"content": PHOTO},
+}
+
+
+def version_of(answer: httpx.Response) -> str:
+    """Return which version answered, or the code of its problem."""
+    if answer.headers["content-type"] == "image/png":
+        return answer.headers["x-fieldmark-model"].removeprefix("tiny/")
+    document = answer.json()
+    found: str = document.get("code") or document.get("model_version") or document["model"]["version"]
+    return found
+
+
+def test_version_1_is_swapped_for_2_and_back_under_load(tmp_path: Path) -> None:
+    """A model without marks is replaced by one with marks and back: every request gets the answer of one of them."""
+    with process(tmp_path, poll_interval_s=3600) as server:
+        answers: dict[str, list[str]] = {path: [] for path in CALLS}
+        lost: list[str] = []
+        done = threading.Event()
+
+        def ask(path: str, call: dict[str, Any]) -> None:
+            with httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=60) as client:
+                while not done.is_set() and not lost:
+                    try:
+                        answers[path].append(version_of(client.post(path, **call)))
+                    except (httpx.HTTPError, ValueError, KeyError) as error:
+                        lost.append(repr(error))
+
+        def answered_by(version: str) -> None:
+            counts = {path: len(found) for path, found in answers.items()}
+            until(lambda: all(version in found[counts[path] :] for path, found in answers.items()) or bool(lost))
+
+        threads = [threading.Thread(target=ask, args=one) for one in CALLS.items() for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        second = tmp_path / "tiny" / "2.onnx"
+        for _ in range(3):
+            second.write_bytes(tiny_model(marked_manifest()))
+            server.popen.send_signal(signal.SIGHUP)
+            answered_by("2")
+            second.unlink()
+            server.popen.send_signal(signal.SIGHUP)
+            until(lambda: {"1", "no_marks"} >= {found[-1] for found in answers.values()} or bool(lost))
+        done.set()
+        for thread in threads:
+            thread.join(60)
+        code, log = server.stop()
+        assert (0, []) == (code, lost)
+        marks = answers.pop("/classify?marks=3")
+        assert {"2", "no_marks"} == set(marks)
+        assert [{"1", "2"}] * 4 == [set(found) for found in answers.values()]
         assert "Traceback" not in log
 
 

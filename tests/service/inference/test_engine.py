@@ -5,14 +5,24 @@ from typing import Any
 import numpy as np
 import pytest
 
+from model.contract.graph import OUTPUTS
 from model.contract.manifest import synthetic_images
 from service.inference import engine as engine_module
 from service.inference.batcher import WorkerLost
-from service.inference.engine import OnnxEngine, Outputs, Question, padded_size, padded_sizes
+from service.inference.engine import OnnxEngine, Outputs, Question, collect, padded_size, padded_sizes
 from service.inference.sessions import CPU, CUDA
 from service.settings import Settings
 from tests.service.inference.conftest import ON_CPU
-from tests.service.tiny_model import SIDE, tiny_logits, tiny_manifest, tiny_model
+from tests.service.tiny_model import (
+    LABELS,
+    NO_MARK,
+    SIDE,
+    TABLE,
+    marked_manifest,
+    tiny_logits,
+    tiny_manifest,
+    tiny_model,
+)
 
 
 def ask(count: int, *codes: int) -> tuple[np.ndarray, Question]:
@@ -44,10 +54,51 @@ def test_cpu_runs_have_one_image_and_the_configured_number(tiny: OnnxEngine) -> 
     assert (CPU, 1, 3) == (tiny.provider, tiny.max_batch_size, tiny.concurrency)
 
 
+def test_marks_are_answered_with_their_maps() -> None:
+    """A model with marks is always asked for eight: those requested, by index or rank, then none, whose map is NaN."""
+    manifest = marked_manifest()
+    engine = OnnxEngine(tiny_model(manifest), ON_CPU)
+    image = np.zeros((1, SIDE, SIDE, 3), dtype=np.uint8)
+    image[0, 2, 5] = 255, 0, 0
+    outputs = engine.run(image, Question.about(manifest, (0,), marks=(3, -1)))
+    assert outputs.marked is not None
+    assert outputs.marks is not None
+    assert outputs.mark_maps is not None
+    best = int((outputs.marks[0] * TABLE[0]).argmax())
+    assert [3, best, *[NO_MARK] * 6] == outputs.marked[0].tolist()
+    assert (2, 5) == np.unravel_index(outputs.mark_maps[0, 0].argmax(), (SIDE, SIDE))
+    assert [False] * 2 + [True] * 6 == np.isnan(outputs.mark_maps[0]).all(axis=(1, 2)).tolist()
+    assert ((1, 3), (1,)) == tuple(
+        values.shape for values in (outputs.embedding, outputs.novelty) if values is not None
+    )
+
+
+def test_a_model_without_marks_is_asked_for_none() -> None:
+    """Questions to version 1 have no codes of marks, and its answers nothing of version 2."""
+    question = Question.about(tiny_manifest(), marks=(1,))
+    assert question.mark is None
+    assert {"image", "target", "versus", "layer"} == set(question.feeds(synthetic_images(1, 1, SIDE)))
+
+
+def test_questions_about_marks_share_a_batch_and_its_padding() -> None:
+    """Requests for other marks, or for none, have one kind; a padded batch answers as each image alone."""
+    manifest = marked_manifest()
+    engine = OnnxEngine(tiny_model(manifest), ON_CPU)
+    questions = [Question.about(manifest, marks=marks) for marks in ((), (2,), (-1, -2))]
+    assert 1 == len({question.kind for question in questions})
+    batch = Question.batch(questions).padded(4, len(LABELS))
+    images = synthetic_images(5, 4, SIDE)
+    together = collect(OUTPUTS, engine._sessions[1].run(list(OUTPUTS), batch.feeds(images)))
+    for index, question in enumerate(questions):
+        alone = engine.run(images[index : index + 1], question)
+        for name, values in alone.present().items():
+            np.testing.assert_allclose(values, together.rows(3).image(index).present()[name], atol=1e-6, err_msg=name)
+
+
 def test_one_image_of_a_batch_is_a_copy() -> None:
     """An answer does not keep its whole batch in memory."""
     values = np.zeros((4, 2), dtype=np.float32)
-    outputs = Outputs(values, values, None, values[:, None, None], np.zeros((4, 1), dtype=np.int64))
+    outputs = Outputs(values, values, values[:, None, None], np.zeros((4, 1), dtype=np.int64))
     assert outputs.image(2).logits.base is None
     assert (1, 2) == outputs.image(2).logits.shape
 

@@ -8,12 +8,13 @@ from typing import Any
 import onnx
 import pytest
 
+from model.contract.marks import write_table
 from service.inference import sessions as sessions_module
 from service.inference.engine import OnnxEngine
 from service.inference.sessions import CPU, CUDA, ModelRejected, cuda_options, runtime, session_options, wants_cuda
 from service.settings import Settings
 from tests.service.inference.conftest import ON_CPU
-from tests.service.tiny_model import LABELS, tiny_manifest, tiny_model
+from tests.service.tiny_model import LABELS, MARKS, TABLE, marked_manifest, tiny_manifest, tiny_model
 
 
 def rename_input(model: onnx.ModelProto) -> None:
@@ -74,8 +75,15 @@ def test_files_without_the_contract_are_refused(edit: Callable[[onnx.ModelProto]
 
 def test_manifest_must_fit_the_graph() -> None:
     """Labels and classes must be equally many."""
-    with pytest.raises(ModelRejected, match="4 classes, its manifest 5 labels"):
+    with pytest.raises(ModelRejected, match="4 classes, its manifest 5"):
         OnnxEngine(tiny_model(tiny_manifest(labels=(*LABELS, "One more"))), ON_CPU)
+
+
+def test_marks_must_fit_the_graph() -> None:
+    """The manifest lists as many marks as the graph answers."""
+    fewer = marked_manifest(marks=MARKS[:-1], table=write_table(TABLE[:, :-1]))
+    with pytest.raises(ModelRejected, match="5 marks, its manifest 4"):
+        OnnxEngine(tiny_model(fewer), ON_CPU)
 
 
 @pytest.mark.parametrize("data", [b"\xff not a model", tiny_model()[:200], b"\x08\x07"])

@@ -1,11 +1,11 @@
-"""How a request names a class, and a layer."""
+"""How a request names a class, a mark, and a layer."""
 
 import pytest
 
 from model.contract.manifest import Layer
-from service.errors import InvalidOption, UnknownClass
-from service.inference.targets import resolve_layer, resolve_target
-from tests.service.tiny_model import tiny_manifest
+from service.errors import InvalidOption, NoMarks, UnknownClass, UnknownMark
+from service.inference.targets import resolve_layer, resolve_mark, resolve_target
+from tests.service.tiny_model import marked_manifest, tiny_manifest
 
 BIRDS = tiny_manifest(labels=("Black footed Albatross", "Least Auklet", "least auklet", "Blå fugl"))
 
@@ -90,3 +90,35 @@ def test_unknown_layers_name_the_known(text: str) -> None:
     """Anything else is refused with the names of the layers."""
     with pytest.raises(InvalidOption, match=r"`features\.18`, `features\.6`, `stem`"):
         resolve_layer(text, STAGES)
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("red crown", 0), ("RED  Crown", 0), ("red_wing", 3), ("ЧЁРНЫЙ глаз", 4), ("mark:2", 2), ("rank:1", -1),
+        ("rank:5", -5),
+    ],
+)  # fmt: skip
+def test_known_marks(text: str, code: int) -> None:
+    """A mark is its name, as a class is its label, its index, or its rank."""
+    assert code == resolve_mark(text, marked_manifest())
+
+
+@pytest.mark.parametrize(
+    ("text", "nearest"),
+    [
+        ("red crwn", ["red crown"]), ("zzzz", []), ("class:1", []), ("mark:5", []), ("mark:-1", []),
+        ("mark:", []), ("mark:١", []), ("rank:0", []), ("rank:6", []), ("", []),
+    ],
+)  # fmt: skip
+def test_unknown_marks_name_the_nearest(text: str, nearest: list[str]) -> None:
+    """What names no mark of the model is refused with similar names; ranks end with the marks."""
+    with pytest.raises(UnknownMark) as caught:
+        resolve_mark(text, marked_manifest())
+    assert nearest == caught.value.extensions["nearest"][:1]
+
+
+def test_a_model_without_marks() -> None:
+    """Of a model without marks none is known, and the error says so."""
+    with pytest.raises(NoMarks, match="tiny has no field marks"):
+        resolve_mark("rank:1", tiny_manifest())

@@ -10,10 +10,10 @@ from model.contract.manifest import Layer, Manifest
 from service.inference.batcher import WorkerLost
 from service.inference.engine import OnnxEngine, Outputs
 from service.inference.sessions import ModelRejected
-from service.inference.verify import check_layers, self_check
+from service.inference.verify import check_layers, check_marks, self_check
 from service.settings import BUNDLED_MODEL
 from tests.service.inference.conftest import ON_CPU
-from tests.service.tiny_model import tiny_manifest, tiny_model, tiny_self_check
+from tests.service.tiny_model import marked_manifest, tiny_manifest, tiny_model, tiny_self_check
 
 
 def test_self_check_passes_and_fails(tiny: OnnxEngine) -> None:
@@ -125,3 +125,50 @@ def test_lost_gpu_is_no_fault_of_a_layer() -> None:
 
     with pytest.raises(WorkerLost):
         check_layers(Lost(tiny_model(), ON_CPU))
+
+
+def test_marks_are_checked() -> None:
+    """A model with marks computes them and their maps as its manifest says; one without has nothing to check."""
+    check_marks(OnnxEngine(tiny_model(marked_manifest()), ON_CPU))
+    check_marks(OnnxEngine(tiny_model(), ON_CPU))
+
+
+def negative_maps(model: onnx.ModelProto) -> None:
+    """Subtract each map's sum from it rather than divide by it."""
+    node_of(model, "all_maps").op_type = "Sub"
+
+
+def marks_beyond_one(model: onnx.ModelProto) -> None:
+    """Answer with negative logits in place of the marks' probabilities."""
+    node_of(model, "marks").op_type = "Neg"
+
+
+def no_ranks(model: onnx.ModelProto) -> None:
+    """Take every code of a rank for none."""
+    node_of(model, "mark_has_rank").input[1] = "minus_one"
+
+
+def node_of(model: onnx.ModelProto, output: str) -> onnx.NodeProto:
+    """Return the node that makes a value of the graph."""
+    (node,) = (node for node in model.graph.node if node.output[0] == output)
+    return node
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (negative_maps, "out of range"),
+        (marks_beyond_one, "out of range"),
+        (no_ranks, r"the graph marks \[0, 5, 5"),
+    ],
+)
+def test_marks_that_are_none_are_refused(edit: Callable[[onnx.ModelProto], None], message: str) -> None:
+    """Maps or probabilities out of range, and codes that are not understood, are refused before the first request."""
+    with pytest.raises(ModelRejected, match=message):
+        check_marks(OnnxEngine(tiny_model(marked_manifest(), edit=edit), ON_CPU))
+
+
+def test_maps_of_marks_have_the_stated_grid() -> None:
+    """A manifest that states another grid is refused."""
+    with pytest.raises(ModelRejected, match=r"maps of the marks have the shape \(8, 8\), not \(4, 4\)"):
+        check_marks(OnnxEngine(tiny_model(marked_manifest(grid=(4, 4))), ON_CPU))

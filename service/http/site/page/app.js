@@ -1,15 +1,21 @@
 // The page of a running service: photos in, class and maps out. No library; talks to /explain and /models only.
 // All addresses are relative, so that the page works behind a path prefix.
 
+import { entries, evidenceWords, missingWords, places, sentence } from "./marks.js";
+
 const LAYER_SIDE = 896; // longer side of the requested maps, pixels: enough for the screen, cheap to send
 const AT_ONCE = 2; // photos under way at the same time
 const RETRIES = 4; // of a busy service
+const MARKS = 5; // most field marks of a photo
 
 const $ = (id) => document.getElementById(id);
-const photos = []; // {file, url, question, result, problem, controller}
+const photos = []; // {file, url, question, result, problem, controller, pinned: name of the mark whose map stays}
 let current = null;
 let labels = [];
+let hasMarks = false; // whether the model names field marks
+let pointed = null; // name of the mark under the pointer or the focus
 let running = 0;
+let loaded; // settles once the model is known
 
 // ── talking to the service ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -68,6 +74,8 @@ async function loadModel() {
       `The model knows ${labels.length} classes, and gives one of them to any picture, even of something else. ` +
       (model.licence ? `Its weights: ${model.licence}.` : "");
     $("view-attention").hidden = model.has_attention === false;
+    hasMarks = Boolean(model.marks?.length);
+    $("about-marks").hidden = !hasMarks;
   } catch (error) {
     if (error instanceof Problem) showProblem(error);
   }
@@ -105,7 +113,8 @@ async function run(photo) {
   running += 1;
   if (photo === current) draw();
   try {
-    const response = await explainRequest(photo, { top_k: 5, size: LAYER_SIDE }, "application/json");
+    await loaded;
+    const response = await explainWithMarks(photo);
     photo.result = await response.json();
     photo.timing = response.headers.get("Server-Timing") || "";
     photo.problem = null;
@@ -123,15 +132,29 @@ async function run(photo) {
   }
 }
 
+async function explainWithMarks(photo) {
+  const plain = { top_k: 5, size: LAYER_SIDE };
+  if (!hasMarks) return explainRequest(photo, plain, "application/json");
+  try {
+    return await explainRequest(photo, { ...plain, marks: MARKS, mark_maps: true }, "application/json");
+  } catch (error) {
+    if (error.document?.code !== "no_marks") throw error;
+    hasMarks = false; // another version of the model answers now
+    return explainRequest(photo, plain, "application/json");
+  }
+}
+
 function ask(question) {
   if (!current) return;
   current.question = { ...current.question, ...question };
+  if (question.target) current.pinned = pointed = null;
   current.waiting = true;
   run(current);
 }
 
 function select(photo) {
   current = photo;
+  pointed = null;
   showPhoto(photo);
   draw();
 }
@@ -185,6 +208,7 @@ function draw() {
   if (problem) showProblem(problem);
   else $("problem").hidden = true;
   drawAnswer(result);
+  drawMarks(result);
   drawLayer();
 }
 
@@ -210,6 +234,45 @@ function drawAnswer(result) {
   $("facts").textContent =
     `${result.width} × ${result.height} pixels · model ${result.model.name} version ${result.model.version}` +
     (time ? ` · ${Math.round(Number(time[1]))} ms in the ${current.timing.includes("total;") ? "service" : "model"}` : "");
+}
+
+function drawMarks(result) {
+  const marks = result?.marks;
+  $("marks-box").hidden = !marks;
+  $("save-marks").hidden = !marks;
+  $("words").textContent = marks ? sentence(result) : "";
+  $("words").hidden = !marks;
+  $("missing").textContent = marks ? missingWords(result) : "";
+  $("missing").hidden = !$("missing").textContent;
+  if (!marks?.some((mark) => mark.name === pointed)) pointed = null;
+  const focused = document.activeElement?.dataset?.mark;
+  $("marks-title").textContent = result?.versus
+    ? `What tells ${result.target.label} from ${result.versus.label}`
+    : `Field marks of ${result?.target.label}`;
+  $("marks").replaceChildren(...(marks ? entries(result, current.pinned, element, { point, pin }) : []));
+  $("places").replaceChildren(...(marks ? places(result, element) : []));
+  // The list is drawn anew; keep the keyboard where it was.
+  if (focused) [...$("marks").querySelectorAll("button")].find((one) => one.dataset.mark === focused)?.focus();
+}
+
+function point(name, on) {
+  if (on) pointed = name;
+  else if (pointed === name) pointed = null;
+  drawLayer();
+}
+
+function pin(name) {
+  current.pinned = current.pinned === name ? null : name;
+  if (current.pinned === null) pointed = null;
+  drawLayer();
+  $("live").textContent = `${$("caption").textContent}.`;
+}
+
+// The mark whose map is shown, with its map; null for none.
+function shownMark(result) {
+  const name = pointed ?? current.pinned;
+  const index = result?.marks?.findIndex((mark) => mark.name === name) ?? -1;
+  return index < 0 ? null : { ...result.marks[index], map: result.mark_maps[index] };
 }
 
 // The likeliest other class: the one most easily confused with it.
@@ -240,7 +303,12 @@ function drawLayer() {
   const attentionButton = document.querySelector("input[value=attention]");
   attentionButton.disabled = Boolean(result) && !result.attention;
   const shown = view();
-  const map = shown === "photo" ? null : result?.[shown];
+  const mark = shownMark(result);
+  const map = mark ? mark.map : shown === "photo" ? null : result?.[shown];
+  for (const one of [...$("marks").querySelectorAll("button"), ...$("places").children]) {
+    one.classList.toggle("shown", one.dataset.mark === mark?.name);
+    if (one.type) one.setAttribute("aria-pressed", String(one.dataset.mark === current.pinned));
+  }
   $("layer").hidden = !map;
   $("scale").hidden = !map;
   if (map) {
@@ -250,9 +318,14 @@ function drawLayer() {
     $("scale-max").textContent = number(map.max);
     $("ramp").dataset.map = $("colormap").value;
   }
-  $("caption").textContent = result ? describe(shown, result) : "";
+  $("caption").textContent = mark ? describeMark(mark) : result ? describe(shown, result) : "";
   $("note").textContent = map?.note ? explainNote(map.note, shown, result) : "";
   $("note").hidden = !map?.note;
+}
+
+function describeMark(mark) {
+  const evidence = evidenceWords(mark);
+  return `Where “${mark.name}” is read${evidence ? `: ${evidence}` : ""}`;
 }
 
 function describe(shown, { target, versus }) {
@@ -307,7 +380,8 @@ function announce(photo) {
   if (problem) return; // the alert speaks for itself
   if (!result) return;
   const best = result.predictions[0];
-  $("live").textContent = `${best.label}, ${percent(best.probability)}. ${$("caption").textContent}. ${$("note").textContent}`;
+  const words = [`${best.label}, ${percent(best.probability)}.`, $("words").textContent, `${$("caption").textContent}.`];
+  $("live").textContent = [...words, $("note").textContent].filter(Boolean).join(" ");
 }
 
 // ── what people do ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -329,7 +403,10 @@ for (const name of ["dragenter", "dragover", "dragleave", "drop"]) {
     if (name === "drop") add(event.dataTransfer.files);
   });
 }
-$("views").addEventListener("change", drawLayer);
+$("views").addEventListener("change", () => {
+  if (current) current.pinned = null;
+  if (current) drawLayer();
+});
 $("opacity").addEventListener("input", () => {
   $("opacity-value").textContent = `${$("opacity").value}%`;
   $("layer").style.opacity = $("opacity").value / 100;
@@ -343,11 +420,11 @@ $("versus-form").addEventListener("submit", (event) => {
   ask({ target: target || "rank:1", versus: versus || rival(current.result, target || current.result.predictions[0].label) });
 });
 $("clear").addEventListener("click", () => ask({ target: "rank:1", versus: "" }));
-$("save").addEventListener("click", async () => {
+async function save(button, options) {
   const photo = current;
-  $("save").disabled = true;
+  button.disabled = true;
   try {
-    const response = await explainRequest(photo, { view: "panel", opacity: $("opacity").value / 100 }, "image/png");
+    const response = await explainRequest(photo, options, "image/png");
     const link = element("a", { href: URL.createObjectURL(await response.blob()) });
     link.download = `fieldmark-${photo.result.target.label.replace(/\W+/g, "-")}.png`;
     link.click();
@@ -355,14 +432,19 @@ $("save").addEventListener("click", async () => {
   } catch (error) {
     showProblem(error);
   } finally {
-    $("save").disabled = false;
+    button.disabled = false;
   }
+}
+$("save").addEventListener("click", (event) => {
+  const mark = current.pinned ? { mark: current.pinned } : {};
+  save(event.target, { view: "panel", opacity: $("opacity").value / 100, ...mark });
 });
+$("save-marks").addEventListener("click", (event) => save(event.target, { view: "marks" }));
 $("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
   sessionStorage.setItem("fieldmark-key", $("key").value);
   $("problem").hidden = true;
-  loadModel();
+  loaded = loadModel();
   for (const photo of photos) if (photo.problem) photo.waiting = true;
   next();
 });
@@ -371,4 +453,4 @@ for (const [name, on] of [["pointerdown", true], ["pointerup", false], ["pointer
   $("stage").addEventListener(name, () => $("stage").classList.toggle("peek", on));
 }
 
-loadModel();
+loaded = loadModel();

@@ -63,6 +63,10 @@ CONFIG = SchemathesisConfig.from_dict(
             "positive_data_acceptance": {
                 "expected-statuses": ["2xx", "400", "403", "404", "413", "415", "422", "429", "504"]
             },
+            # More images than a request may hold are refused as too large.
+            "negative_data_rejection": {
+                "expected-statuses": ["400", "401", "403", "404", "405", "406", "413", "415", "422", "5xx"]
+            },
         }
     }
 )

@@ -14,7 +14,7 @@ from tritonclient.utils import InferenceServerException
 
 from service.http.oip.routes import HEADER_LENGTH
 from tests.service.running import Running
-from tests.service.tiny_model import LABELS, SIDE, tiny_logits
+from tests.service.tiny_model import LABELS, NO_MARK, SIDE, tiny_logits
 
 INFER = "/v2/models/tiny/infer"
 
@@ -262,3 +262,68 @@ def test_large_json(client: httpx.Client) -> None:
     data = [200] * (count * SIDE * SIDE * 3)
     answer = client.post(INFER, content=json.dumps({"inputs": [image | {"data": data}]}, indent=8)).raise_for_status()
     assert [count, len(LABELS)] == answer.json()["outputs"][0]["shape"]
+
+
+VERSION_2 = ["embedding", "novelty", "marks", "mark_maps", "marked"]
+
+
+def test_metadata_of_a_model_with_marks(marked_server: Running) -> None:
+    """It has one more input and five more outputs."""
+    with triton.InferenceServerClient(f"127.0.0.1:{marked_server.port}") as client:
+        metadata = client.get_model_metadata("tiny")
+    assert {"name": "mark", "datatype": "INT64", "shape": [-1, -1]} == metadata["inputs"][-1]
+    shapes = {one["name"]: one["shape"] for one in metadata["outputs"]}
+    expected = ([-1, 3], [-1], [-1, NO_MARK], [-1, -1, SIDE, SIDE], [-1, -1])
+    assert dict(zip(VERSION_2, expected, strict=True)) == {name: shapes[name] for name in VERSION_2}
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_tensors_of_marks(marked_server: Running, images: np.ndarray, binary: bool) -> None:
+    """Marks are requested by code, by rank, or not at all; the answer has as many maps as were requested."""
+    outputs = [triton.InferRequestedOutput(name, binary_data=binary) for name in VERSION_2]
+    image = tensor("image", images, binary=binary)
+    mark = np.array([[0, -1, NO_MARK], [-5, 4, 1]])
+    with triton.InferenceServerClient(f"127.0.0.1:{marked_server.port}") as client:
+        result = client.infer("tiny", [image, tensor("mark", mark, binary=binary)], outputs=outputs)
+        plain = client.infer("tiny", [image], outputs=outputs)
+    marked, maps = result.as_numpy("marked"), result.as_numpy("mark_maps")
+    assert ([0, NO_MARK], [4, 1]) == (marked[0, ::2].tolist(), marked[1, 1:].tolist())
+    assert 0 <= marked[0, 1] < NO_MARK
+    assert 0 <= marked[1, 0] < NO_MARK
+    assert (2, 3, SIDE, SIDE) == maps.shape
+    if binary:
+        assert [[False, False, True], [False] * 3] == np.isnan(maps).all(axis=(2, 3)).tolist()
+    assert ((2, 3), (2,), (2, NO_MARK)) == tuple(result.as_numpy(name).shape for name in VERSION_2[:3])
+    np.testing.assert_allclose(np.ones(2), np.linalg.norm(result.as_numpy("embedding"), axis=1), rtol=1e-4)
+    assert ([[NO_MARK], [NO_MARK]], (2, 1, SIDE, SIDE)) == (
+        plain.as_numpy("marked").tolist(),
+        plain.as_numpy("mark_maps").shape,
+    )
+    np.testing.assert_array_equal(plain.as_numpy("marks"), result.as_numpy("marks"))
+
+
+@pytest.mark.parametrize(
+    ("mark", "code"),
+    [
+        (int64("mark", [1, 1], [NO_MARK + 1]), "unknown_mark"),
+        (int64("mark", [1, 1], [-NO_MARK - 1]), "unknown_mark"),
+        (int64("mark", [1, 1], [-(2**63)]), "unknown_mark"),
+        (int64("mark", [1, 9], [0] * 9), "invalid_option"),
+        (int64("mark", [1, 0], []), "invalid_option"),
+        (int64("mark", [2, 1], [0, 0]), "invalid_option"),
+        (int64("mark", [1], [0]), "invalid_option"),
+    ],
+)
+def test_codes_of_marks_out_of_range(marked_server: Running, mark: dict[str, Any], code: str) -> None:
+    """What names no mark is refused before the model runs, and a model without marks has no such input."""
+    runs = marked_server.runs()
+    with marked_server.client() as client:
+        answer = client.post(INFER, json=also(mark))
+    assert (422, code, runs) == (answer.status_code, answer.json()["code"], marked_server.runs())
+
+
+def test_a_model_without_marks_has_no_such_input(client: httpx.Client) -> None:
+    """Nor such outputs."""
+    for request in (also(int64("mark", [1, 1], [0])), request_with() | {"outputs": [{"name": "mark_maps"}]}):
+        answer = client.post(INFER, json=request)
+        assert (422, "invalid_option") == (answer.status_code, answer.json()["code"])

@@ -1,5 +1,6 @@
 """The page, in a real browser against a real server."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.service.running import Running, running, tiny_settings
-from tests.service.tiny_model import LABELS
+from tests.service.tiny_model import LABELS, marked_manifest, tiny_model
 
 pytest.importorskip("websockets")
 from tests.service.browser import CHROMIUM, Page, chromium
@@ -36,10 +37,14 @@ def page(browser: Page, tiny_server: Running) -> Page:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Return pictures: one the browser shows, one that only the service reads, one that nothing can read."""
+    """Return pictures: what the browser shows, one that only the service reads, one that nothing can read."""
     folder = tmp_path_factory.mktemp("photos")
     Image.new("RGB", (60, 40), (250, 20, 20)).save(folder / "red.png")
     Image.new("RGB", (40, 60), (20, 20, 250)).save(folder / "blue.tif")
+    for name, colour in (("spotted", (190, 0, 0)), ("elsewhere", (0, 255, 0))):
+        with Image.new("RGB", (160, 80), colour) as photo:
+            photo.paste((255, 0, 0), (110, 0, 120, 10))
+            photo.save(folder / f"{name}.png")
     (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff" + b"\0" * 50)
     return {path.stem: path for path in folder.iterdir()}
 
@@ -129,6 +134,184 @@ def test_several_photos(page: Page, photos: dict[str, Path]) -> None:
     page.until("!problem.hidden")
     assert "cannot be decoded" in text(page, "problem-title")
     assert page.run("result.hidden")
+
+
+@pytest.fixture
+def marked_page(browser: Page, marked_server: Running) -> Iterator[Page]:
+    """Return the tab with the page of a model with marks."""
+    browser.open("about:blank")
+    browser.events.clear()
+    browser.open(f"{marked_server.url}/")
+    browser.until("document.getElementById('model').textContent")
+    yield browser
+    for name in ("setDeviceMetricsOverride", "setTouchEmulationEnabled", "setEmulatedMedia"):
+        restore = {"width": 0, "height": 0, "deviceScaleFactor": 0, "mobile": False, "enabled": False, "features": []}
+        browser.call(f"Emulation.{name}", **restore)
+
+
+def middle(page: Page, selector: str) -> tuple[float, float]:
+    """Return the middle of an element, scrolled to, in the window."""
+    x, y = page.run(
+        f"(() => {{ const one = document.querySelector({json.dumps(selector)});"
+        "one.scrollIntoView({block: 'nearest'});"
+        "const box = one.getBoundingClientRect(); return [box.x + box.width / 2, box.y + box.height / 2] })()"
+    )
+    return x, y
+
+
+def entry(number: int) -> str:
+    """Return the selector of a mark in the list."""
+    return f"#marks li:nth-child({number}) button"
+
+
+def test_marks_in_words_and_in_place(marked_page: Page, photos: dict[str, Path]) -> None:
+    """The class is answered with its marks in a sentence, in a list, and as numbers on the photo."""
+    page = marked_page
+    page.choose_files("#files", [photos["spotted"]])
+    answered(page)
+    assert "Red crown, чёрный глаз, red wing." == text(page, "words")
+    assert 3 == page.run("document.querySelectorAll('#marks button').length")
+    crown, eye = (page.run(f"document.querySelector({json.dumps(entry(number))}).innerText") for number in (1, 2))
+    assert "red crown" in crown
+    assert "typical 90%" in crown
+    assert "its place is not known" in eye
+    places = (
+        "[...document.querySelectorAll('#places span')].map((one) => [one.textContent, one.style.left, one.style.top])"
+    )
+    assert [["1", "71.875%", "6.25%"], ["3", "71.875%", "6.25%"]] == page.run(places)
+    assert [] == page.complaints()
+
+
+def test_pointing_at_a_mark_shows_its_map(marked_page: Page, photos: dict[str, Path]) -> None:
+    """While the mouse is over it; a click keeps it shown, a second one and Escape show the class's map again."""
+    page = marked_page
+    page.choose_files("#files", [photos["spotted"]])
+    answered(page)
+    of_class = page.run("layer.src")
+    x, y = middle(page, entry(3))
+    page.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+    page.until(f"layer.src !== {json.dumps(of_class)}")
+    of_mark = page.run("layer.src")
+    assert text(page, "caption").startswith("Where “red wing” is read")
+    page.call("Input.dispatchMouseEvent", type="mouseMoved", x=1, y=1)
+    page.until(f"layer.src === {json.dumps(of_class)}")
+    for kind in ("mousePressed", "mouseReleased"):
+        page.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+    page.call("Input.dispatchMouseEvent", type="mouseMoved", x=1, y=1)
+    page.until(f"layer.src === {json.dumps(of_mark)}")
+    assert "true" == page.run(f"document.querySelector({json.dumps(entry(3))}).ariaPressed")
+    page.press("Escape", 27)
+    page.until(f"layer.src === {json.dumps(of_class)}")
+    assert [] == page.complaints()
+
+
+def test_marks_by_keyboard(marked_page: Page, photos: dict[str, Path]) -> None:
+    """The focus alone shows a map, Enter keeps it and is announced, and leaving the list shows the class's map."""
+    page = marked_page
+    page.choose_files("#files", [photos["spotted"]])
+    answered(page)
+    of_class = page.run("layer.src")
+    page.press("Tab", 9)
+    page.run(f"document.querySelector({json.dumps(entry(1))}).focus({{focusVisible: true}})")
+    page.until(f"layer.src !== {json.dumps(of_class)}")
+    page.press("Tab", 9)
+    page.until("caption.textContent.includes('чёрный глаз')")
+    page.press("Enter", 13)
+    page.until("document.activeElement.ariaPressed === 'true'")
+    assert "чёрный глаз" in page.run("live.textContent")
+    page.press("Enter", 13)
+    page.run("target.focus()")
+    page.until(f"layer.src === {json.dumps(of_class)}")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_marks_on_a_phone(marked_page: Page, photos: dict[str, Path], scheme: str) -> None:
+    """A tap shows a mark's map while the photo is in sight, nothing is wider than the screen, and all can be read."""
+    page = marked_page
+    page.call("Emulation.setDeviceMetricsOverride", width=360, height=740, deviceScaleFactor=2, mobile=True)
+    page.call("Emulation.setTouchEmulationEnabled", enabled=True)
+    page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    page.choose_files("#files", [photos["spotted"]])
+    answered(page)
+    of_class = page.run("layer.src")
+    x, y = middle(page, entry(1))
+    page.call("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x, "y": y}])
+    page.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+    page.until(f"layer.src !== {json.dumps(of_class)}")
+    assert page.run("stage.getBoundingClientRect().bottom > 100")
+    assert page.run("document.documentElement.scrollWidth <= innerWidth")
+    # WCAG 2.2: 4.5 for text, and a target of at least 24 pixels.
+    contrast = """(() => {
+      const light = (colour) => { const [r, g, b] = colour.match(/[\\d.]+/g).slice(0, 3)
+        .map((v) => v / 255).map((v) => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
+        return .2126 * r + .7152 * g + .0722 * b; };
+      return [...document.querySelectorAll('#marks .name, #marks .how, #marks .number')].map((one) => {
+        const ground = (of) => getComputedStyle(of).backgroundColor;
+        let below = one; while (ground(below) === 'rgba(0, 0, 0, 0)') below = below.parentElement;
+        const [a, b] = [light(getComputedStyle(one).color), light(ground(below))].sort((a, b) => b - a);
+        return (a + .05) / (b + .05); });
+    })()"""
+    assert all(ratio >= 4.5 for ratio in page.run(contrast))
+    assert all(
+        size >= 24
+        for size in page.run("[...document.querySelectorAll('#marks button')].map((one) => one.offsetHeight)")
+    )
+
+
+def test_why_this_and_not_that_in_words(marked_page: Page, photos: dict[str, Path]) -> None:
+    """The contrast is answered in words first: the marks that tell, and what both classes have of them."""
+    page = marked_page
+    page.choose_files("#files", [photos["spotted"]])
+    answered(page)
+    page.run(f"versus.value = {json.dumps(LABELS[3])}; document.getElementById('versus-form').requestSubmit()")
+    page.until("!clear.hidden && busy.hidden")
+    assert f"Red crown, red wing; {LABELS[0]} rather than {LABELS[3]}." == text(page, "words")
+    assert f"What tells {LABELS[0]} from {LABELS[3]}" == text(page, "marks-title")
+    assert f"typical 90% ({LABELS[3]} 40%)" in page.run(f"document.querySelector({json.dumps(entry(1))}).innerText")
+    page.run(f"target.value = {json.dumps(LABELS[3])}; versus.value = {json.dumps(LABELS[0])}")
+    page.run("document.getElementById('versus-form').requestSubmit()")
+    page.until("words.textContent.startsWith('No field mark')")
+    missing = f"Not seen, though typical of {LABELS[3]}, and less so of {LABELS[0]}: green throat (70%)."
+    assert missing == text(page, "missing")
+
+
+def test_words_that_the_decision_did_not_use(marked_page: Page, photos: dict[str, Path]) -> None:
+    """A mark that is seen away from the class's evidence says so."""
+    page = marked_page
+    page.choose_files("#files", [photos["elsewhere"]])
+    answered(page)
+    page.run("[...document.querySelectorAll('#bars button')].find((one) => one.innerText.includes('Red')).click()")
+    page.until("marks.innerText.includes('green throat') && caption.textContent.includes('Red') && busy.hidden")
+    weak = "document.querySelector('#marks .weak').parentElement.innerText"
+    assert "green throat" in page.run(weak)
+    assert "seen, but not where the decision looked" in page.run(weak)
+
+
+def test_a_model_without_marks_has_no_list(page: Page, photos: dict[str, Path]) -> None:
+    """Neither the list nor the words nor the button are there."""
+    page.choose_files("#files", [photos["red"]])
+    answered(page)
+    assert [True] * 4 == page.run(
+        "['marks-box', 'words', 'save-marks', 'about-marks'].map((id) => document.getElementById(id).hidden)"
+    )
+    assert 0 == page.run("document.querySelectorAll('#places span').length")
+
+
+def test_the_page_outlives_a_model_with_marks(
+    browser: Page, photos: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Where a version without marks takes over, the next photo is answered without them."""
+    folder = tmp_path_factory.mktemp("models")
+    settings = tiny_settings(folder, poll_interval_s=3600)
+    (folder / "tiny" / "2.onnx").write_bytes(tiny_model(marked_manifest()))
+    with running(settings) as server:
+        browser.open(f"{server.url}/")
+        browser.until("document.getElementById('model').textContent")
+        (folder / "tiny" / "2.onnx").unlink()
+        asyncio.run_coroutine_threadsafe(server.runtime.models.reload(), server.loop).result()
+        browser.choose_files("#files", [photos["red"]])
+        answered(browser)
+        assert (LABELS[0], True) == (text(browser, "label"), browser.run("document.getElementById('marks-box').hidden"))
 
 
 def test_key_is_asked_for_behind_a_prefix(

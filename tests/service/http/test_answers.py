@@ -1,0 +1,112 @@
+"""Field marks in the answers of `/classify` and `/models`, and their refusals, over a real connection."""
+
+import io
+
+import httpx
+import pytest
+from PIL import Image
+
+from service.http.answers import mark_note, mark_shares
+from service.http.api.schemas import Classification, Classifications, Models
+from tests.service.http.test_routes import RAW, problem
+from tests.service.running import Running, running, tiny_settings
+from tests.service.tiny_model import MARKS, marked_manifest, tiny_model
+
+
+def test_classes_come_with_their_marks(marked: httpx.Client, spotted: bytes) -> None:
+    """`marks` adds those seen of the first class, in words and in place, and those that are missing."""
+    answer = marked.post("/classify?marks=3", content=spotted, headers=RAW).raise_for_status().json()
+    result = Classification.model_validate(answer)
+    assert "Red bird" == result.predictions[0].label
+    assert result.marks is not None
+    assert ["red crown", "чёрный глаз", "red wing"] == [one.name for one in result.marks]
+    crown, eye, _ = answer["marks"]
+    assert ["name", "part", "seen", "typical", "at", "evidence"] == list(crown)
+    assert ["name", "part", "seen", "typical"] == list(eye)
+    assert ("crown", 0.9, [115.0, 5.0]) == (crown["part"], crown["typical"], crown["at"])
+    assert crown["evidence"] >= 1
+    assert [] == answer["missing"]
+
+
+def test_missing_marks_have_no_place(marked: httpx.Client, red_png: bytes, blue_jpeg: bytes) -> None:
+    """What is typical of the class and not seen is listed apart, for each image its own."""
+    files = [("file", ("blue.jpg", blue_jpeg)), ("file", ("bad.png", b"no image")), ("file", ("red.png", red_png))]
+    answer = marked.post("/classify?marks=8", files=files).raise_for_status()
+    blue, _, red = Classifications.model_validate(answer.json()).results
+    assert ["blue wing", "чёрный глаз"] == [one.name for one in blue.marks or []]  # type: ignore[union-attr]
+    assert ["red crown", "чёрный глаз", "red wing"] == [one.name for one in red.marks or []]  # type: ignore[union-attr]
+    grey = io.BytesIO()
+    Image.new("RGB", (20, 20), (60, 60, 60)).save(grey, "PNG")
+    answer = marked.post("/classify?marks=8", content=grey.getvalue(), headers=RAW).raise_for_status()
+    crown, wing = answer.json()["missing"]
+    assert ["name", "part", "seen", "typical"] == list(crown)
+    assert ("red crown", True, "red wing") == (crown["name"], crown["seen"] < 0.5, wing["name"])
+
+
+def test_missing_is_not_served_untested(tmp_path_factory: pytest.TempPathFactory, red_png: bytes) -> None:
+    """A model whose marks did not pass the tests of being seen never calls one missing."""
+    folder = tmp_path_factory.mktemp("untested")
+    settings = tiny_settings(folder)
+    (folder / "tiny" / "1.onnx").write_bytes(tiny_model(marked_manifest(missing=False)))
+    with running(settings) as server, server.client() as client:
+        answer = client.post("/classify?marks=3", content=red_png, headers=RAW).raise_for_status().json()
+    assert ("marks" in answer, "missing" in answer) == (True, False)
+
+
+def test_plain_answers_are_as_before(marked: httpx.Client, client: httpx.Client, red_png: bytes) -> None:
+    """Who does not ask for marks gets none, from either version of a model."""
+    with_marks, without = (
+        one.post("/classify", content=red_png, headers=RAW).raise_for_status().json() for one in (marked, client)
+    )
+    assert list(without) == list(with_marks)
+    assert without["predictions"] == with_marks["predictions"]
+
+
+@pytest.mark.parametrize("marks", ["0", "9", "-1", "x", "1.5", ""])
+def test_numbers_of_marks_out_of_range(
+    marked_server: Running, marked: httpx.Client, red_png: bytes, marks: str
+) -> None:
+    """One to eight, else the parameter is named, before the model runs."""
+    runs = marked_server.runs()
+    for address in ("/classify", "/explain"):
+        document = problem(marked.post(f"{address}?marks={marks}", content=red_png, headers=RAW), 422, "invalid_option")
+        assert ["marks"] == [one.name for one in document.invalid or []]
+    assert runs == marked_server.runs()
+
+
+@pytest.mark.parametrize(
+    "query", ["/classify?marks=1", "/explain?marks=1", "/explain?mark=rank:1", "/explain?view=marks"]
+)
+def test_a_model_without_marks_says_so(tiny_server: Running, client: httpx.Client, red_png: bytes, query: str) -> None:
+    """A model of version 1 is asked for marks in vain, before it runs."""
+    runs = tiny_server.runs()
+    document = problem(client.post(query, content=red_png, headers=RAW), 422, "no_marks")
+    assert ("The model tiny has no field marks.", runs) == (document.detail, tiny_server.runs())
+
+
+def test_models_list_what_they_can(marked: httpx.Client, client: httpx.Client) -> None:
+    """Names and parts of marks in the order of their index, the embedding's length, and whether novelty is known."""
+    (able,), (plain,) = (
+        Models.model_validate(one.get("/models").raise_for_status().json()).models for one in (marked, client)
+    )
+    expected = [(index, mark.name, mark.part) for index, mark in enumerate(MARKS)]
+    assert expected == [(one.index, one.name, one.part) for one in able.marks]
+    assert (3, True) == (able.embedding, able.novelty)
+    assert ([], None, False) == (plain.marks, plain.embedding, plain.novelty)
+
+
+@pytest.mark.parametrize(
+    ("changes", "versus", "shares", "note"),
+    [
+        ({}, "", "seen 97%, typical 93%", ""),
+        ({"typical_versus": 0.12}, "Cape May Warbler", "seen 97%, typical 93% (Cape May Warbler 12%)", ""),
+        ({"typical": None, "typical_versus": None}, "X", "seen 97%, typical ? (X ?)", ""),
+        ({"evidence": 0.99}, "", "seen 97%, typical 93%", "not where the decision looked"),
+        ({"evidence": None}, "", "seen 97%, typical 93%", ""),
+        ({"at": None}, "", "seen 97%, typical 93%", "its place is not known"),
+    ],
+)
+def test_words_of_a_mark(changes: dict[str, float | None], versus: str, shares: str, note: str) -> None:
+    """What people read of a mark, and what keeps it honest."""
+    mark = {"name": "yellow crown", "seen": 0.97, "typical": 0.93, "at": [1.0, 2.0], "evidence": 1.0} | changes
+    assert (shares, note) == (mark_shares(mark, versus), mark_note(mark))
