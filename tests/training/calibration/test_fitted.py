@@ -78,7 +78,7 @@ def test_a_run_with_marks_is_ready_for_its_export(make_job: MakeJob, marks: Mark
 def test_marks_need_the_early_maps(make_job: MakeJob, marks: Marks) -> None:
     """Cached features begin behind them."""
     recipe = make_job(optim__freeze_until="features.7", data__cached_views=1).recipe
-    with pytest.raises(RecipeError, match=r"set data\.cached_views = 0"):
+    with pytest.raises(RecipeError, match=r"cached features lack: data\.cached_views = 0"):
         Learner(recipe, 3, None, ALONE, marks)
 
 
