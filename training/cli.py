@@ -129,6 +129,8 @@ def evaluate_command(options: argparse.Namespace) -> int:
             command=options.command_line,
             faithfulness=options.faithfulness,
             sanity=options.sanity,
+            blur=options.blur,
+            both_placings=options.both_placings,
         )
     )
     if options.out:

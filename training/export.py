@@ -9,14 +9,16 @@ import numpy.typing as npt
 import torch
 
 from model.contract.geometry import Resize
-from model.contract.manifest import Layer, Manifest, Provenance, synthetic_images
+from model.contract.manifest import Layer, Manifest, Mark, Marks, Provenance, synthetic_images
+from model.contract.marks import write_table
 from model.explain.fitted import NOTHING, Fitted
 from model.export.export import load_fitted, load_network
 from model.export.quality_limits import HeldOut
 from model.network.network import Network
 from training.calibration.embedding import embedding_axes
-from training.calibration.outputs import TRAINED, Outputs
+from training.calibration.fitted import fitted_to
 from training.checkpoint import Selected, load_selected, network_config
+from training.data.marks import Marks as KnownMarks
 from training.data.prepared import NUM_PARITY_IMAGES, kept_parity_images, parity_images, prepared_images
 from training.data.samples import Dataset, Sample, hold_out, spread
 from training.data.transforms import Normalise
@@ -71,7 +73,7 @@ def load_source(
     else:
         selected = load_selected(path)
         network, manifest = selected.network(), manifest_of(selected, _model_name(path))
-        fitted = fitted_to_run(path)
+        fitted = fitted_to(path if path.is_dir() else path.parent, selected.marks)
     changes = {"name": name or manifest.name, "temperature": temperature or manifest.temperature}
     manifest = Manifest(**{**dict(manifest), **changes})
     if dataset is not None and fitted.embedding is None and dataset.train:
@@ -85,17 +87,6 @@ def load_source(
     else:
         images = synthetic_images(0, NUM_PARITY_IMAGES, manifest.input_size)
     return Source(network, manifest, images, dataset is not None or kept is not None, fitted)
-
-
-def fitted_to_run(path: Path) -> Fitted:
-    """Return what can be fitted to the answers that a run kept; nothing where it kept none.
-
-    Args:
-        path: of the run's folder, or of its weights.
-    """
-    folder = path if path.is_dir() else path.parent
-    trained = Outputs.read(folder / TRAINED)
-    return Fitted(embedding=None if trained is None else embedding_axes(trained.pooled))
 
 
 @torch.no_grad()
@@ -132,10 +123,11 @@ def manifest_of(selected: Selected, name: str) -> Manifest:
         mean=recipe.data.mean,
         std=recipe.data.std,
         temperature=selected.temperature,
-        network=network_config(recipe, len(selected.labels)).to_dict(),
+        network=network_config(recipe, len(selected.labels), selected.marks).to_dict(),
         attention=recipe.network.attention,
         # The exporter replaces it with the layers of the graph.
         layers=(Layer(name="last", channels=1, grid=(1, 1)),),
+        marks=selected.marks and _marks(selected.marks),
         provenance=Provenance(
             dataset=facts["dataset"],
             num_train=facts["num_train"],
@@ -147,6 +139,13 @@ def manifest_of(selected: Selected, name: str) -> Manifest:
         ),
         metrics={f"held_out_{key}": value for key, value in selected.metrics.items() if key != "temperature"},
     )
+
+
+def _marks(known: KnownMarks) -> Marks:
+    """Return the marks of a run as the manifest lists them."""
+    marks = tuple(Mark(name=mark.name, part=mark.part, source=mark.source) for mark in known.marks)
+    # The exporter replaces the grid with the head's.
+    return Marks(marks=marks, table=write_table(known.table), grid=(1, 1))
 
 
 def variant_photos(

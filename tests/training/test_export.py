@@ -9,7 +9,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from model.contract.manifest import Manifest
 from model.explain.fitted import NOTHING
+from model.export.export import read
 from training.calibration.outputs import TRAINED, Outputs
 from training.export import load_source, pooled_vectors
 from training.fit.job import Job
@@ -54,7 +56,7 @@ def test_the_axes_of_the_embedding_are_those_of_the_training_photos(make_job: Ca
 @pytest.mark.slow
 def test_missing_peers_are_reported_with_their_pip_command(make_job: Callable[..., Job]) -> None:
     """Without other implementations the file is still written, and a note names their packages."""
-    job = make_job()
+    job = make_job(keep_outputs=True)
     fit(job)
     out = job.out / "1.onnx"
     command = [sys.executable, "-c", COMMAND, "export", job.out, "--out", out, "--json"]
@@ -64,3 +66,6 @@ def test_missing_peers_are_reported_with_their_pip_command(make_job: Callable[..
     assert ["peer.captum"] == [name for name in figures if name.startswith("peer.")]
     note = "note: not compared with torchcam, pytorch-grad-cam: not installed; pip install torchcam grad-cam"
     assert note in run.stderr.splitlines()
+    embedding = Manifest.from_metadata({entry.key: entry.value for entry in read(out).metadata_props}).embedding
+    assert embedding is not None
+    assert (17, 18) == (embedding.size, embedding.num_photos)
