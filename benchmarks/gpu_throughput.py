@@ -94,9 +94,8 @@ def bound(engine: OnnxEngine, count: int, seconds: float) -> float:
 
 def through_engine(engine: OnnxEngine, count: int, seconds: float) -> float:
     """Return the rate of `OnnxEngine.run`."""
-    batch = feeds(engine, count)
-    images = list(batch["image"])
-    return rate(lambda: engine.run(images, Question(batch["target"], batch["versus"])), count, seconds)
+    images, question = list(feeds(engine, count)["image"]), Question.about(engine.manifest).repeated(count)
+    return rate(lambda: engine.run(images, question), count, seconds)
 
 
 def through_queue(engine: OnnxEngine, in_hand: int, seconds: float) -> Measured:
@@ -108,8 +107,7 @@ def through_queue(engine: OnnxEngine, in_hand: int, seconds: float) -> Measured:
             run_batch, max_batch_size=engine.max_batch_size, max_waiting=2 * in_hand, on_batch=sizes.append
         )
         await queue.start()
-        batch = feeds(engine, 1)
-        work = GpuWork(engine, batch["image"][0], Question(batch["target"], batch["versus"]))
+        work = GpuWork(engine, feeds(engine, 1)["image"][0], Question.about(engine.manifest))
         done = 0
         until = time.perf_counter() + seconds
 
@@ -153,10 +151,8 @@ def parity(model: Path, options: argparse.Namespace) -> Measured:
     exact = argparse.Namespace(**{**vars(options), "tf32": False})
     device, cpu = OnnxEngine(model, settings_of(exact)), OnnxEngine(model, settings_of(exact, "cpu"))
     images = synthetic_images(7, 4, cpu.manifest.input_size)
-    target = np.tile(np.array([[-1, -2, 0]], dtype=np.int64), (4, 1))
-    versus = np.full_like(target, cpu.manifest.num_classes)
-    versus[:, 1] = -1
-    question = Question(target, versus)
+    none = cpu.manifest.num_classes
+    question = Question.about(cpu.manifest, (-1, -2, 0), (none, -1, none), marks=(0, -1, -2)).repeated(4)
     one, other = device.run(images, question), cpu.run(images, question)
     differences = {
         "logits": _difference(one.logits, other.logits),
@@ -165,8 +161,16 @@ def parity(model: Path, options: argparse.Namespace) -> Measured:
         "largest_logit": float(np.abs(other.logits).max()),
         "explained_differ": int((one.explained != other.explained).sum()),
     }
-    if one.attention is not None and other.attention is not None:
-        differences["attention"] = _difference(one.attention, other.attention)
+    there = other.present()
+    for name in ("attention", "embedding", "novelty", "marks"):
+        if name in there:
+            differences[name] = _difference(one.present()[name], there[name])
+    if "mark_maps" in there:
+        asked = slice(0, 3)
+        differences["mark_maps_scaled"] = _difference(
+            _scaled(one.present()["mark_maps"][:, asked]), _scaled(there["mark_maps"][:, asked])
+        )
+        differences["marked_differ"] = int((one.present()["marked"] != there["marked"]).sum())
     return differences
 
 

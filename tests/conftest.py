@@ -1,9 +1,14 @@
 """What all tests share: the folder of real data, or a skip that says it is missing."""
 
+import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+# Torch writes a debug record for every guard; kept for the report of a failure, they double the time of an export.
+logging.getLogger("torch.__trace").setLevel(logging.WARNING)
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +42,20 @@ def bird_photos(cub_dir: Path) -> list[Path]:
     is_train = {image_id: flag == "1" for image_id, flag in lines}
     images = (line.split() for line in (cub_dir / "images.txt").read_text().splitlines())
     return sorted(cub_dir / "images" / path for image_id, path in images if not is_train[image_id])
+
+
+@pytest.fixture(scope="session")
+def marked(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Return an exported SqueezeNet with ten marks and an embedding, five classes, 64 px, and its network.
+
+    Of all rooms, since an export takes long; only its tests import torch.
+    """
+    from model.contract.manifest import synthetic_images
+    from model.export.export import export
+    from model.export.running import session
+    from tests.model.networks import SIZE, Exported, make_marked
+
+    (network, manifest, fitted), path = make_marked(), tmp_path_factory.mktemp("marked") / "marked.onnx"
+    images = synthetic_images(3, 7, SIZE)
+    report = export(network, manifest, path, images=images, fitted=fitted)
+    return Exported(network, path, report, session(path.read_bytes()), images)

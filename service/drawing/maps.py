@@ -14,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from model.contract.geometry import Resize
+from model.contract.placing import Centres, at_centres
 from service.drawing.colormaps import COLORMAPS
 from service.errors import InvalidOption
 
@@ -34,8 +35,8 @@ class ScaledMap:
     """A map ready for display.
 
     Attributes:
-        grid: values of the map's own cells, float32, (h, w), scaled so that the map enlarged to the network's
-            input spans [0, 1]; single cells may be slightly outside.
+        grid: values of the map's own cells, or on the finer regular grid that they are placed on, float32, (h, w),
+            scaled so that the map enlarged to the network's input spans [0, 1]; single cells may be slightly outside.
         min: least raw value.
         max: greatest raw value.
         is_zero: no positive evidence anywhere.
@@ -49,19 +50,21 @@ class ScaledMap:
     is_flat: bool
 
 
-def scale_map(values: npt.ArrayLike, size: int = 224) -> ScaledMap:
+def scale_map(values: npt.ArrayLike, size: int = 224, centres: Centres | None = None) -> ScaledMap:
     """Scale a raw map for display: bilinear upsampling (half-pixel centres), then one min-max with eps 1e-7.
 
     Args:
         values: raw map, (h, w). Not-a-number counts as zero.
         size: side of the network's input, pixels, where least and greatest are taken.
+        centres: where the cells look; None to place them side by side.
 
     Source: pytorch-grad-cam, `scale_cam_image`; enlarging and scaling are linear, so their order does not matter.
     """
     raw = np.nan_to_num(np.asarray(values, dtype=np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-    enlarged = np.asarray(_enlarged(raw, (size, size)))
+    placed = raw if centres is None else at_centres(raw[None], centres, size)[0]
+    enlarged = np.asarray(_enlarged(placed, (size, size)))
     low, high = float(enlarged.min()), float(enlarged.max())
-    grid = (raw - np.float32(low)) / np.float32(high - low + EPS)
+    grid = (placed - np.float32(low)) / np.float32(high - low + EPS)
     least, greatest = float(raw.min()), float(raw.max())
     return ScaledMap(grid, least, greatest, is_zero=greatest <= 0, is_flat=greatest - least < FLAT_RANGE)
 

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy.typing as npt
 
 from model.contract.geometry import Resize
+from model.contract.placing import Centres
 from model.photo.decode import DecodedImage
 from service.drawing.encode import check_size, encode, rgba_png
 from service.drawing.maps import Floats, Placement, ScaledMap, heatmap, palette_of, scale_map
@@ -26,6 +27,8 @@ def render_view(
     gradcam: npt.ArrayLike | None = None,
     attention: npt.ArrayLike | None = None,
     mark: tuple[str, npt.ArrayLike] | None = None,
+    centres: Centres | None = None,
+    attention_centres: Centres | None = None,
     caption: str = "",
     question: str = "",
     probability: float | None = None,
@@ -43,6 +46,8 @@ def render_view(
         gradcam: raw map, (h, w); needed by all views but `attention`.
         attention: raw map, (h, w), or None where the model has none; needed by view `attention`.
         mark: name of a field mark and where it is read, (h, w): shown in place of Grad-CAM, in the panel beside it.
+        centres: where the cells of Grad-CAM look; None to place them side by side.
+        attention_centres: likewise those of the attention.
         caption: the class, for the panel.
         question: the title of the Grad-CAM, for the panel, e.g. `why A and not B`.
         probability: of the class, for the panel, 0 to 1.
@@ -61,19 +66,21 @@ def render_view(
         photo = picture(decoded, placement)
         maps = []
         if attention is not None:
-            maps.append(("attention", scale_map(attention, resize.crop)))
+            maps.append(("attention", scale_map(attention, resize.crop, attention_centres)))
         if gradcam is not None:
-            maps.append((question or "Grad-CAM", scale_map(gradcam, resize.crop)))
+            maps.append((question or "Grad-CAM", scale_map(gradcam, resize.crop, centres)))
         if mark is not None:
             maps.append((mark[0], scale_map(mark[1], resize.crop)))
         shown = [(title, scaled, overlay(photo, scaled, placement, opacity, colormap)) for title, scaled in maps]
         return encode(panel(photo, shown, caption, probability, colormap), media_type)
     placement = Placement.on(resize, decoded.width, decoded.height, size)
     check_size(placement, media_type)
-    values = attention if view == "attention" else gradcam if mark is None else mark[1]
+    values, placed = (attention, attention_centres) if view == "attention" else (gradcam, centres)
+    if mark is not None and view != "attention":
+        values, placed = mark[1], None  # on a regular grid already
     if values is None:
         raise InvalidOption(f"This model has no {view} map.")
-    scaled = scale_map(values, resize.crop)
+    scaled = scale_map(values, resize.crop, placed)
     if view == "overlay":
         return encode(overlay(picture(decoded, placement), scaled, placement, opacity, colormap), media_type)
     return encode(heatmap(scaled, placement, colormap), media_type)
@@ -118,20 +125,26 @@ class MapLayer:
 
 
 def draw_layers(
-    maps: Sequence[Floats], resize: Resize, width: int, height: int, *, colormap: str, size: int | None
+    maps: Sequence[tuple[Floats, Centres | None]],
+    resize: Resize,
+    width: int,
+    height: int,
+    *,
+    colormap: str,
+    size: int | None,
 ) -> list[MapLayer]:
     """Return maps as layers over an image.
 
     Args:
-        maps: raw values, (h, w) each.
+        maps: raw values, (h, w) each, and where their cells look; None to place them side by side.
         resize: geometry of the model.
         width: of the upright image, pixels.
         height: likewise.
         colormap: name of the colours.
         size: longer side of the layers, pixels; None for the image's.
     """
-    scaled = [scale_map(values, resize.crop) for values in maps]
+    scaled = [scale_map(values, resize.crop, centres) for values, centres in maps]
     return [
         MapLayer(render_layer(one, resize, width, height, colormap=colormap, size=size), values, one)
-        for values, one in zip(maps, scaled, strict=True)
+        for (values, _), one in zip(maps, scaled, strict=True)
     ]

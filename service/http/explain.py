@@ -1,6 +1,6 @@
 """Answers of `/explain`: options → the question to the graph, and a prediction's maps → JSON members or a picture."""
 
-from model.contract.graph import MAX_MARKS, no_mark
+from model.contract.graph import LAST_LAYER, MAX_MARKS, no_mark
 from model.contract.manifest import Manifest
 from service.drawing.marks import NumberedMark, render_marks
 from service.drawing.views import MapLayer, draw_layers, render_view
@@ -74,7 +74,11 @@ async def explanation(head: Answer, prediction: Prediction, options: ExplainOpti
     attention = [] if prediction.attention is None else [prediction.attention]
     named, listed = _marks(prediction, options)
     shown_marks = [*([named] if named else []), *(listed[: options.marks or 0] if options.mark_maps else [])]
-    maps = [*prediction.gradcam, *attention, *(one.map for one in shown_marks if one.map is not None)]
+    maps = [
+        *((values, prediction.centres(prediction.question.layer)) for values in prediction.gradcam),
+        *((values, prediction.centres(LAST_LAYER)) for values in attention),
+        *((one.map, None) for one in shown_marks if one.map is not None),
+    ]
     layers = await predictor.render(
         prediction, draw_layers, maps, manifest.resize, prediction.width, prediction.height,
         colormap=options.colormap, size=options.size,
@@ -157,6 +161,8 @@ async def draw(prediction: Prediction, options: ExplainOptions, media_type: str,
         gradcam=prediction.gradcam[0],
         attention=prediction.attention,
         mark=None if named is None or named.map is None else (named.mark.name, named.map),
+        centres=prediction.centres(prediction.question.layer),
+        attention_centres=prediction.centres(LAST_LAYER),
         caption=target["label"],
         question=f"{question}, not {versus}" if versus else question,
         probability=target["probability"],

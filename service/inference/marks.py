@@ -10,6 +10,7 @@ from PIL import Image
 from model.contract.graph import LAST_LAYER
 from model.contract.manifest import Mark, Marks
 from model.contract.marks import evidence, read_table
+from model.contract.placing import Centres, at_centres
 from service.inference.predictor import Prediction
 
 TYPICAL = 0.5
@@ -63,8 +64,10 @@ class MarkReader:
         self._versus = None if prediction.versus_class is None else table[prediction.versus_class]
         # An unknown share counts as none, as in the graph.
         self._tells = np.nan_to_num(self._typical) - (0 if self._versus is None else np.nan_to_num(self._versus))
-        is_last = prediction.question.layer == LAST_LAYER
-        self._evidence_map = _on_grid(prediction.gradcam[0], marks.grid) if is_last else None
+        self._evidence_map = None
+        if prediction.question.layer == LAST_LAYER:
+            side = prediction.served.manifest.input_size
+            self._evidence_map = _on_grid(prediction.gradcam[0], marks.grid, prediction.centres(LAST_LAYER), side)
 
     def at_slot(self, slot: int) -> FoundMark:
         """Return the mark of one of the requested maps."""
@@ -128,8 +131,17 @@ def _known(share: np.float32) -> float | None:
     return None if np.isnan(share) else float(share)
 
 
-def _on_grid(values: Floats, grid: tuple[int, int]) -> Floats:
-    """Return a class's map on the grid of the marks, (h, w): bilinear between its cells, as it is drawn."""
+def _on_grid(values: Floats, grid: tuple[int, int], centres: Centres | None, side: int) -> Floats:
+    """Return a class's map on the grid of the marks, (h, w): bilinear between its cells, as it is drawn.
+
+    Args:
+        values: of the cells, (h, w).
+        grid: rows and columns.
+        centres: where the cells look; None for side by side.
+        side: of the network's input, pixels.
+    """
+    if centres is not None:
+        values = at_centres(values[None], centres, side)[0]
     shown = Image.fromarray(np.ascontiguousarray(values)).resize(grid[::-1], Image.Resampling.BILINEAR)
     return np.asarray(shown, dtype=np.float32)
 

@@ -13,6 +13,7 @@ from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from model.contract.placing import Centres
 from model.photo.decode import DecodedImage, decode_image, prepare
 from model.photo.errors import PhotoError
 from model.photo.limits import ImageLimits
@@ -81,6 +82,11 @@ class Prediction:
     def versus_class(self) -> int | None:
         """The class that the first map is contrasted with, as `question_of` asks for both; None for no contrast."""
         return int(self.explained[1]) if len(self.explained) > 1 else None
+
+    def centres(self, layer: int) -> Centres | None:
+        """Return where the cells of a layer's map look; None where its maps are drawn with the cells side by side."""
+        manifest = self.served.manifest
+        return manifest.layers[layer].centres if manifest.placed_by_centres else None
 
     def image_of(self, side: int) -> DecodedImage:
         """Return the image with at least `side` pixels on its longer side, or all that it has.

@@ -1,17 +1,12 @@
 """A small real network and its exported file, made once."""
 
-import logging
-
 import pytest
 import torch
 
 from model.contract.manifest import synthetic_images
 from model.export.export import export
 from model.export.running import session
-from tests.model.networks import SIZE, Exported, make_manifest, make_marked, make_network
-
-# Torch writes a debug record for every guard; kept for the report of a failure, they double the time of an export.
-logging.getLogger("torch.__trace").setLevel(logging.WARNING)
+from tests.model.networks import SIZE, Exported, make_manifest, make_network
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -26,13 +21,4 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     network, path = make_network(), tmp_path_factory.mktemp("tiny") / "tiny.onnx"
     images = synthetic_images(3, 7, SIZE)
     report = export(network, make_manifest(), path, images=images)
-    return Exported(network, path, report, session(path.read_bytes()), images)
-
-
-@pytest.fixture(scope="session")
-def marked(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """Return the like with ten marks and an embedding."""
-    (network, manifest, fitted), path = make_marked(), tmp_path_factory.mktemp("marked") / "marked.onnx"
-    images = synthetic_images(3, 7, SIZE)
-    report = export(network, manifest, path, images=images, fitted=fitted)
     return Exported(network, path, report, session(path.read_bytes()), images)

@@ -39,7 +39,7 @@ def bundled_server() -> Iterator[Running]:
 
 
 @pytest.fixture
-def marked(marked_server: Running) -> Iterator[httpx.Client]:
+def marked_client(marked_server: Running) -> Iterator[httpx.Client]:
     """Return a client of the server whose model has marks."""
     with marked_server.client() as client:
         yield client

@@ -103,3 +103,23 @@ def test_unknown_colormap_is_refused() -> None:
     """The message lists the colormaps."""
     with pytest.raises(InvalidOption, match="turbo"):
         heatmap(scale_map(peak(1, 1)), Placement.on(RESIZE, 64, 64), "rainbow")
+
+
+def test_cells_at_their_centres() -> None:
+    """A map whose cells look at 15, 47, … of 224 pixels peaks at the pixel that its peak's cell looks at."""
+    values, size, centres = peak(2, 4), 224, (15.0, 15.0, 32.0, 32.0)
+    placed, even = scale_map(values, size, centres), scale_map(values, size)
+    shown = display(placed, size)
+    row, column = np.unravel_index(shown.argmax(), shown.shape)
+    assert pytest.approx((15 + 2 * 32, 15 + 4 * 32), abs=1.5) == (row, column)
+    assert (even.min, even.max, even.is_zero) == (placed.min, placed.max, placed.is_zero)
+    assert pytest.approx((0, 1), abs=1e-3) == (shown.min(), shown.max())
+    shifted = display(scale_map(values, size, (-1.0, -1.0, 32.0, 32.0)), size)
+    assert pytest.approx(127, abs=1.5) == np.unravel_index(shifted.argmax(), shifted.shape)[1]
+
+
+def test_cells_side_by_side_are_at_the_middles_of_their_squares() -> None:
+    """Placed at the middles of their squares the cells give the usual picture."""
+    values = RANDOM.random((7, 7)).astype(np.float32)
+    even, placed = (display(scale_map(values, 224, centres), 224) for centres in (None, (15.5, 15.5, 32.0, 32.0)))
+    assert np.abs(even - placed).max() < 0.04

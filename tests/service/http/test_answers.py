@@ -13,9 +13,9 @@ from tests.service.running import Running, running, tiny_settings
 from tests.service.tiny_model import MARKS, marked_manifest, tiny_model
 
 
-def test_classes_come_with_their_marks(marked: httpx.Client, spotted: bytes) -> None:
+def test_classes_come_with_their_marks(marked_client: httpx.Client, spotted: bytes) -> None:
     """`marks` adds those seen of the first class, in words and in place, and those that are missing."""
-    answer = marked.post("/classify?marks=3", content=spotted, headers=RAW).raise_for_status().json()
+    answer = marked_client.post("/classify?marks=3", content=spotted, headers=RAW).raise_for_status().json()
     result = Classification.model_validate(answer)
     assert "Red bird" == result.predictions[0].label
     assert result.marks is not None
@@ -28,16 +28,16 @@ def test_classes_come_with_their_marks(marked: httpx.Client, spotted: bytes) -> 
     assert [] == answer["missing"]
 
 
-def test_missing_marks_have_no_place(marked: httpx.Client, red_png: bytes, blue_jpeg: bytes) -> None:
+def test_missing_marks_have_no_place(marked_client: httpx.Client, red_png: bytes, blue_jpeg: bytes) -> None:
     """What is typical of the class and not seen is listed apart, for each image its own."""
     files = [("file", ("blue.jpg", blue_jpeg)), ("file", ("bad.png", b"no image")), ("file", ("red.png", red_png))]
-    answer = marked.post("/classify?marks=8", files=files).raise_for_status()
+    answer = marked_client.post("/classify?marks=8", files=files).raise_for_status()
     blue, _, red = Classifications.model_validate(answer.json()).results
     assert ["blue wing", "чёрный глаз"] == [one.name for one in blue.marks or []]  # type: ignore[union-attr]
     assert ["red crown", "чёрный глаз", "red wing"] == [one.name for one in red.marks or []]  # type: ignore[union-attr]
     grey = io.BytesIO()
     Image.new("RGB", (20, 20), (60, 60, 60)).save(grey, "PNG")
-    answer = marked.post("/classify?marks=8", content=grey.getvalue(), headers=RAW).raise_for_status()
+    answer = marked_client.post("/classify?marks=8", content=grey.getvalue(), headers=RAW).raise_for_status()
     crown, wing = answer.json()["missing"]
     assert ["name", "part", "seen", "typical"] == list(crown)
     assert ("red crown", True, "red wing") == (crown["name"], crown["seen"] < 0.5, wing["name"])
@@ -53,10 +53,10 @@ def test_missing_is_not_served_untested(tmp_path_factory: pytest.TempPathFactory
     assert ("marks" in answer, "missing" in answer) == (True, False)
 
 
-def test_plain_answers_are_as_before(marked: httpx.Client, client: httpx.Client, red_png: bytes) -> None:
+def test_plain_answers_are_as_before(marked_client: httpx.Client, client: httpx.Client, red_png: bytes) -> None:
     """Who does not ask for marks gets none, from either version of a model."""
     with_marks, without = (
-        one.post("/classify", content=red_png, headers=RAW).raise_for_status().json() for one in (marked, client)
+        one.post("/classify", content=red_png, headers=RAW).raise_for_status().json() for one in (marked_client, client)
     )
     assert list(without) == list(with_marks)
     assert without["predictions"] == with_marks["predictions"]
@@ -64,12 +64,14 @@ def test_plain_answers_are_as_before(marked: httpx.Client, client: httpx.Client,
 
 @pytest.mark.parametrize("marks", ["0", "9", "-1", "x", "1.5", ""])
 def test_numbers_of_marks_out_of_range(
-    marked_server: Running, marked: httpx.Client, red_png: bytes, marks: str
+    marked_server: Running, marked_client: httpx.Client, red_png: bytes, marks: str
 ) -> None:
     """One to eight, else the parameter is named, before the model runs."""
     runs = marked_server.runs()
     for address in ("/classify", "/explain"):
-        document = problem(marked.post(f"{address}?marks={marks}", content=red_png, headers=RAW), 422, "invalid_option")
+        document = problem(
+            marked_client.post(f"{address}?marks={marks}", content=red_png, headers=RAW), 422, "invalid_option"
+        )
         assert ["marks"] == [one.name for one in document.invalid or []]
     assert runs == marked_server.runs()
 
@@ -84,10 +86,10 @@ def test_a_model_without_marks_says_so(tiny_server: Running, client: httpx.Clien
     assert ("The model tiny has no field marks.", runs) == (document.detail, tiny_server.runs())
 
 
-def test_models_list_what_they_can(marked: httpx.Client, client: httpx.Client) -> None:
+def test_models_list_what_they_can(marked_client: httpx.Client, client: httpx.Client) -> None:
     """Names and parts of marks in the order of their index, the embedding's length, and whether novelty is known."""
     (able,), (plain,) = (
-        Models.model_validate(one.get("/models").raise_for_status().json()).models for one in (marked, client)
+        Models.model_validate(one.get("/models").raise_for_status().json()).models for one in (marked_client, client)
     )
     expected = [(index, mark.name, mark.part) for index, mark in enumerate(MARKS)]
     assert expected == [(one.index, one.name, one.part) for one in able.marks]
