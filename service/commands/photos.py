@@ -15,14 +15,14 @@ from typing import Any
 from model.files import WriteError, check_target, write_whole
 from model.terminal import one_line, plain
 from service.errors import EmptyInput, FieldmarkError, InvalidOption, MalformedRequest
-from service.http.answers import classification, mark_note, mark_shares, question_of_class, score
+from service.http.answers import RANKS, classification, mark_note, mark_shares, score
 from service.http.api.schemas import ClassifyOptions, ExplainOptions
 from service.http.explain import DRAWN_MARKS, draw, explanation, question_of
 from service.inference.engine import Question
 from service.inference.models import ServedModel
 from service.inference.predictor import Predictor
 from service.inference.runtime import Runtime
-from service.inference.targets import check_contrast
+from service.inference.targets import check_contrast, marks_of
 from service.settings import Settings
 
 PICTURE_TYPES = {".png": "image/png", ".webp": "image/webp", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
@@ -59,7 +59,9 @@ async def _classify(photos: Sequence[str], options: ClassifyOptions, settings: S
     async with _service(settings) as runtime:
         served, predictor = runtime.models.get(options.model, options.version), runtime.predictor
         at_once = asyncio.Semaphore(2 * served.engine.concurrency * served.engine.max_batch_size)
-        question = question_of_class(options, served.manifest)
+        if options.marks is not None:
+            marks_of(served.manifest)
+        question = Question.about(served.manifest, marks=RANKS if options.marks else ())
         jobs = [asyncio.ensure_future(_one(photo, options, served, question, predictor, at_once)) for photo in photos]
         results = []
         for photo, job in zip(photos, jobs, strict=True):

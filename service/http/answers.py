@@ -3,9 +3,7 @@
 from typing import Any
 
 from model.contract.graph import MAX_MARKS
-from model.contract.manifest import Manifest
 from service.http.api.schemas import ClassifyOptions
-from service.inference.engine import Question
 from service.inference.marks import FoundMark, MarkReader
 from service.inference.models import ServedModel
 from service.inference.predictor import Prediction
@@ -46,18 +44,6 @@ def score(prediction: Prediction, index: int) -> Answer:
 def model_id(served: ServedModel) -> Answer:
     """Return what identifies a model; `schemas.ModelId`."""
     return {"name": served.name, "version": served.version, "sha256": served.sha256}
-
-
-def question_of_class(options: ClassifyOptions, manifest: Manifest) -> Question:
-    """Return the question about the likeliest class, and about its marks where the options ask for them.
-
-    Raises:
-        NoMarks: the options ask a model without marks for them.
-    """
-    if options.marks is None:
-        return Question.about(manifest)
-    marks_of(manifest)
-    return Question.about(manifest, marks=RANKS)
 
 
 def classification(

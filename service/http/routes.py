@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from service.http.addresses import Routes
-from service.http.answers import Answer, classification, first_class, model_info, question_of_class
+from service.http.answers import RANKS, Answer, classification, first_class, model_info
 from service.http.api import openapi
 from service.http.api.schemas import ClassifyOptions, ExplainOptions
 from service.http.context import RequestContext, context_of
@@ -19,8 +19,9 @@ from service.http.explain import draw, explanation, named_mark, question_of
 from service.http.negotiation import JPEG, JSON, PNG, WEBP, accept_of, choose, with_options
 from service.http.problems import known_error, problem_document
 from service.http.uploads import Upload, named, read_uploads, recognise
+from service.inference.engine import Question
 from service.inference.predictor import Prediction
-from service.inference.targets import check_contrast
+from service.inference.targets import check_contrast, marks_of
 
 ROUTES = Routes()
 
@@ -37,12 +38,14 @@ async def classify(request: Request, options: Annotated[ClassifyOptions, Query()
     context = context_of(request)
     predictor = context.runtime.predictor
     served = context.runtime.models.get(options.model, options.version)
-    question = question_of_class(options, served.manifest)
+    if options.marks is not None:
+        marks_of(served.manifest)
     uploads = await _uploads(request, context)
 
     async def answer(upload: Upload) -> Answer:
         with named(upload):
             recognise(upload.data, context.runtime.limits)
+            question = Question.about(served.manifest, marks=RANKS if options.marks else ())
             deadline = context.deadline
             prediction = await predictor.predict(served, upload.data, question, lane="classify", deadline=deadline)
         found = classification(prediction, options, filename=upload.filename, request_id=context.request_id)

@@ -22,7 +22,7 @@ from service.http.server import listen
 from tests.service.conftest import encoded
 from tests.service.http.test_admission import Caller, until
 from tests.service.running import running, tiny_settings
-from tests.service.tiny_model import marked_manifest, tiny_model
+from tests.service.tiny_model import VERSION_1, marked_manifest, tiny_model
 
 COMMAND = (
     "import sys; from service.http.server import serve; from service.settings import Settings; "
@@ -211,8 +211,10 @@ def version_of(answer: httpx.Response) -> str:
 
 
 def test_version_1_is_swapped_for_2_and_back_under_load(tmp_path: Path) -> None:
-    """A model without marks is replaced by one with marks and back: every request gets the answer of one of them."""
+    """A file of the first schema is replaced by one with marks and back: each request is answered by one of them."""
     with process(tmp_path, poll_interval_s=3600) as server:
+        (tmp_path / "tiny" / "1.onnx").write_bytes(VERSION_1.read_bytes())
+        server.popen.send_signal(signal.SIGHUP)
         answers: dict[str, list[str]] = {path: [] for path in CALLS}
         lost: list[str] = []
         done = threading.Event()
