@@ -4,13 +4,17 @@
     python benchmarks/graph_cost.py --model FILE.onnx
     python benchmarks/graph_cost.py --backbone resnet50 --size 448  random weights: the time is the same
     python benchmarks/graph_cost.py --int8 FILE.onnx                compares that file with the fp32 model too
+    python benchmarks/graph_cost.py --marks 312                     version 2, with marks and embedding, against 1
 
 One process, one thread, processor time, medians of interleaved rounds, so that drift affects all of them equally.
 The class alone is the same graph cut at `logits`; the last stage alone is the same graph without its `If`.
-Each line shows the promised limit, and the exit status is 1 where a limit does not hold.
+Each line shows the promised limit, and the exit status is 1 where a limit does not hold. With `--marks` both versions
+hold the same network, version 2 besides its mark head (or a random one of so many marks) and an embedding.
 """
 
 import argparse
+import copy
+import dataclasses
 import json
 import statistics
 import sys
@@ -26,8 +30,11 @@ import torch
 from onnx.utils import Extractor
 
 from model.contract.geometry import Resize
-from model.contract.manifest import Layer, Manifest, synthetic_images
+from model.contract.manifest import Layer, Manifest, Marks, synthetic_images
+from model.contract.marks import write_table
+from model.explain.embedding import PrincipalAxes
 from model.explain.explainer import Explainer
+from model.explain.fitted import Fitted
 from model.export.export import explainer_of, load_network
 from model.export.peers import Tapped
 from model.export.tracing import trace
@@ -36,6 +43,9 @@ from model.network.network import Network, NetworkConfig, build_network
 BUNDLED = Path(__file__).parent.parent / "service" / "bundled"
 LAST_LIMIT, FIVE_LIMIT, UNUSED_LIMIT, PEER_LIMIT = {"resnet50": 1.02}, 1.10, 1.01, 3.0
 INT8_LIMITS = {"resnet50": 2.5, "mobilenet_v2": 1.3}
+MARKS_LIMITS = {(1, 1): 1.03, (5, 8): 1.06}
+"""(T, M) → how many times the time of version 1 with as many targets."""
+NUM_PARTS = 15
 
 Call = Callable[[], object]
 
@@ -45,7 +55,10 @@ def main() -> int:
     options = _parse()
     torch.set_num_threads(1)
     network, manifest = _subject(options)
-    rows = measure(network, manifest, options.runs, options.int8)
+    if options.marks:
+        rows = measure_marks(*with_marks(network, manifest, options.marks), options.runs)
+    else:
+        rows = measure(network, manifest, options.runs, options.int8)
     if options.json:
         print(json.dumps(rows, indent=2))
     else:
@@ -53,7 +66,12 @@ def main() -> int:
         for row in rows:
             promise = "" if row["limit"] is None else f"  promised {row['promise']} {row['limit']:.2f}×"
             verdict = "" if row["kept"] else "  NOT KEPT"
-            print(f"{row['name']:<44} {row['ms']:9.2f} ms {row['ratio']:7.3f}× of {row['base']:<26}{promise}{verdict}")
+            print(
+                f"{row['name']:<44} {row['ms']:9.2f} ms {row['ratio']:7.3f}× ({row['low']:.3f}–{row['high']:.3f}) "
+                f"of {row['base']:<26}{promise}{verdict}"
+            )
+            if "multiply_adds" in row:
+                print(f"{'':<44} {row['multiply_adds']:9.1f} M multiply-adds, {row['more']:.1%} more")
     return 0 if all(row["kept"] for row in rows) else 1
 
 
@@ -62,9 +80,9 @@ def measure(network: Network, manifest: Manifest, runs: int, int8: Path | None) 
     backbone, image = network.config.backbone, synthetic_images(0, 1, manifest.input_size)
     explainer = explainer_of(network, manifest)
     whole = trace(explainer, manifest.input_size)
-    layers, explainer.subject.layers = explainer.subject.layers, explainer.subject.layers[:1]
+    layers, explainer.classifier.layers = explainer.classifier.layers, explainer.classifier.layers[:1]
     last = trace(explainer, manifest.input_size)
-    explainer.subject.layers = layers
+    explainer.classifier.layers = layers
     calls: dict[str, Call] = {
         "class alone": _call(Extractor(last).extract_model(["image"], ["logits"]), image, None),
         "class, attention, Grad-CAM": _call(last, image, manifest, 1),
@@ -94,6 +112,66 @@ def measure(network: Network, manifest: Manifest, runs: int, int8: Path | None) 
     return rows
 
 
+def with_marks(network: Network, manifest: Manifest, count: int) -> tuple[Network, Manifest]:
+    """Return the network with a random mark head, unless it has one, and a manifest that lists its marks."""
+    if network.mark_head is None:
+        names = tuple(f"part {index % NUM_PARTS}: value {index // NUM_PARTS}" for index in range(count))
+        marked = build_network(dataclasses.replace(network.config, marks=names)).eval()
+        marked.load_state_dict(network.state_dict(), strict=False)
+        listed = [{"name": name, "part": name.partition(":")[0]} for name in names]
+        table = write_table(np.random.default_rng(0).random((manifest.num_classes, count)))
+        marks = Marks.model_validate({"marks": listed, "table": table, "grid": (1, 1)})
+        return marked, manifest.model_copy(update={"marks": marks})
+    return network, manifest
+
+
+def measure_marks(network: Network, manifest: Manifest, runs: int) -> list[dict[str, Any]]:
+    """Return median times of version 2 and their ratios to those of version 1 with the same network."""
+    image, channels = synthetic_images(0, 1, manifest.input_size), network.in_channels
+    axes = torch.linalg.qr(torch.randn(channels, min(256, channels))).Q.T.contiguous()
+    fitted = Fitted(embedding=PrincipalAxes(torch.zeros(channels), axes, 1000))
+    plain = copy.deepcopy(network)
+    plain.mark_head = None
+    explainers = {
+        1: explainer_of(plain, manifest.model_copy(update={"marks": None})),
+        2: explainer_of(network, manifest, fitted=fitted),
+    }
+    graphs = {version: trace(explainer, manifest.input_size) for version, explainer in explainers.items()}
+    calls = {}
+    for targets, marks in MARKS_LIMITS:
+        calls[f"version 1, T = {targets}"] = _call(graphs[1], image, manifest, targets)
+        calls[f"version 2, T = {targets}, M = {marks}"] = _call(graphs[2], image, manifest, targets, marks)
+    times, rows = interleave(calls, runs), []
+    for (targets, marks), limit in MARKS_LIMITS.items():
+        row = _row(times, f"version 2, T = {targets}, M = {marks}", f"version 1, T = {targets}", limit)
+        before, after = (_multiply_adds(graph, targets, marks) for graph in graphs.values())
+        rows.append(row | {"multiply_adds": after / 1e6, "more": after / before - 1})
+    return rows
+
+
+def _multiply_adds(model: onnx.ModelProto, targets: int, marks: int) -> float:
+    """Return the multiply-adds of one image's products and convolutions outside the branches."""
+    fixed = copy.deepcopy(model)
+    for value in fixed.graph.input:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_value = {"N": 1, "T": targets, "M": marks}[dim.dim_param]
+    graph = onnx.shape_inference.infer_shapes(fixed, strict_mode=True, data_prop=True).graph
+    shapes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        shapes[value.name] = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+    total = 0.0
+    for node in graph.node:
+        if node.op_type in ("Conv", "MatMul", "Gemm"):
+            first, second, made = (shapes[name] for name in (*node.input[:2], node.output[0]))
+            transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
+            inner = np.prod(second[1:]) if node.op_type == "Conv" else first[0 if transposed else -1]
+            if not all(made) or not inner:
+                raise ValueError(f"the shapes of {node.name} are unknown: {first} and {second} → {made}")
+            total += float(np.prod(made) * inner)
+    return total
+
+
 def interleave(calls: dict[str, Call], runs: int) -> dict[str, list[float]]:
     """Return the processor time of every call in every round, seconds; the first two rounds warm up."""
     times: dict[str, list[float]] = {name: [] for name in calls}
@@ -110,7 +188,10 @@ def _row(
     times: dict[str, list[float]], name: str, base: str, limit: float | None, at_least: bool = False
 ) -> dict[str, Any]:
     # The median of the ratios within a round: drift affects both sides equally.
-    ratio = statistics.median(a / b for a, b in zip(times[name], times[base], strict=True))
+    ratios = np.array(times[name]) / np.array(times[base])
+    ratio = float(np.median(ratios))
+    again = np.random.default_rng(0).choice(ratios, (2000, len(ratios)))
+    low, high = np.quantile(np.median(again, axis=1), [0.025, 0.975])
     kept = limit is None or (ratio >= limit if at_least else ratio <= limit)
     promise = "at least" if at_least else "at most"
     return {
@@ -118,13 +199,17 @@ def _row(
         "ms": statistics.median(times[name]) * 1e3,
         "base": base,
         "ratio": ratio,
+        "low": float(low),
+        "high": float(high),
         "promise": promise,
         "limit": limit,
         "kept": kept,
     }
 
 
-def _call(model: onnx.ModelProto, image: np.ndarray, manifest: Manifest | None, targets: int = 0) -> Call:
+def _call(
+    model: onnx.ModelProto, image: np.ndarray, manifest: Manifest | None, targets: int = 0, marks: int = 0
+) -> Call:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
@@ -133,6 +218,8 @@ def _call(model: onnx.ModelProto, image: np.ndarray, manifest: Manifest | None, 
     if manifest is not None:
         ranks = -np.arange(1, targets + 1, dtype=np.int64)[None]
         inputs |= {"target": ranks, "versus": np.full_like(ranks, manifest.num_classes), "layer": np.array(0)}
+    if marks:
+        inputs["mark"] = -np.arange(1, marks + 1, dtype=np.int64)[None]
     return lambda: session.run(None, inputs)
 
 
@@ -166,6 +253,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--backbone", help="time a network with random weights instead")
     parser.add_argument("--size", type=int, default=224, help="its input, pixels")
     parser.add_argument("--int8", type=Path, help="an int8 file of the same network")
+    parser.add_argument("--marks", type=int, default=0, metavar="A", help="compare version 2 with version 1 instead")
     parser.add_argument("--runs", type=int, default=50)
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()

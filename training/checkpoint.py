@@ -15,6 +15,7 @@ from torch import Tensor
 
 from model.files import WriteError, write_whole
 from model.network.network import Network, NetworkConfig, build_network
+from training.data.marks import Marks
 from training.errors import CheckpointError
 from training.recipe import Recipe
 
@@ -35,6 +36,7 @@ class Selected:
         temperature: fitted on the held-out part; 1 if there is none.
         metrics: measured on the held-out part.
         facts: data set, number of training images, licence, commit, tools: for the manifest's provenance.
+        marks: that the network reads; None where it reads none.
     """
 
     recipe: Recipe
@@ -44,27 +46,44 @@ class Selected:
     temperature: float
     metrics: dict[str, float]
     facts: dict[str, Any]
+    marks: Marks | None = None
 
     def network(self) -> Network:
         """Return the network with these weights, in evaluation mode."""
-        network = build_network(network_config(self.recipe, len(self.labels)))
+        network = build_network(network_config(self.recipe, len(self.labels), self.marks))
         network.load_state_dict(self.state_dict)
         return network.eval()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values and tensors, for `write`."""
-        return {**vars(self), "recipe": self.recipe.to_dict(), "labels": list(self.labels)}
+        marks = self.marks and self.marks.to_dict()
+        return {**vars(self), "recipe": self.recipe.to_dict(), "labels": list(self.labels), "marks": marks}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Selected":
         """Read what `to_dict` returned."""
-        known = {field.name: values[field.name] for field in dataclasses.fields(cls)}
-        return cls(**{**known, "recipe": Recipe.from_dict(known["recipe"]), "labels": tuple(known["labels"])})
+        known = {field.name: values[field.name] for field in dataclasses.fields(cls) if field.name != "marks"}
+        marks = values.get("marks")  # older checkpoints lack it
+        return cls(
+            **{
+                **known,
+                "recipe": Recipe.from_dict(known["recipe"]),
+                "labels": tuple(known["labels"]),
+                "marks": marks and Marks.from_dict(marks),
+            }
+        )
 
 
-def network_config(recipe: Recipe, num_classes: int) -> NetworkConfig:
-    """Return the config of a recipe's network."""
-    return NetworkConfig.from_dict({**dataclasses.asdict(recipe.network), "num_classes": num_classes})
+def network_config(recipe: Recipe, num_classes: int, marks: Marks | None = None) -> NetworkConfig:
+    """Return the config of a recipe's network.
+
+    Args:
+        recipe: of a run.
+        num_classes: K.
+        marks: that the network reads, if any.
+    """
+    names = [] if marks is None else [mark.key for mark in marks.marks]
+    return NetworkConfig.from_dict({**dataclasses.asdict(recipe.network), "num_classes": num_classes, "marks": names})
 
 
 def load_selected(run: Path) -> Selected:

@@ -129,6 +129,8 @@ def evaluate_command(options: argparse.Namespace) -> int:
             command=options.command_line,
             faithfulness=options.faithfulness,
             sanity=options.sanity,
+            blur=options.blur,
+            both_placings=options.both_placings,
         )
     )
     if options.out:
@@ -165,6 +167,8 @@ def _export_network(options: argparse.Namespace) -> dict[str, float]:
     source = load_source(options.model, options.name_of_model, dataset, options.temperature)
     if not source.images_are_real:
         _say("note: without photos parity is checked on synthetic images; --data DIR uses photos")
+    if source.fitted.embedding is None:
+        _say("note: without training photos the file has no embedding; --data DIR uses photos")
     report = export(
         source.network,
         source.manifest,
@@ -172,6 +176,7 @@ def _export_network(options: argparse.Namespace) -> dict[str, float]:
         images=source.images,
         weights_dtype=options.weights_dtype,
         peers=True,
+        fitted=source.fitted,
     )
     return _compared(report.to_metrics())
 
@@ -201,7 +206,13 @@ def _export_variant(options: argparse.Namespace) -> dict[str, float]:
     source = load_source(options.model, options.name_of_model, dataset)
     held_out, calibration = variant_photos(dataset, recipe, source.manifest.resize)
     return export_variant(
-        source.network, source.manifest, options.out, options.precision, held_out=held_out, calibration=calibration
+        source.network,
+        source.manifest,
+        options.out,
+        options.precision,
+        held_out=held_out,
+        calibration=calibration,
+        fitted=source.fitted,
     )
 
 

@@ -31,7 +31,9 @@ from training.evaluation.images import as_csv, as_parquet, image_columns
 from training.evaluation.maps.faithfulness import faithfulness_figures, faithfulness_of
 from training.evaluation.maps.regions import Floats
 from training.evaluation.maps.sanity import cascade, cascade_figures, gradcam_of, randomised
-from training.evaluation.predictors import pair_maps
+from training.evaluation.mark_tables import MarkResult, blur_result, mark_result
+from training.evaluation.marks.blur import Ask
+from training.evaluation.predictors import file_asker, pair_maps
 from training.evaluation.report.card import summary, write_card
 from training.evaluation.report.page import Contents, write_report
 from training.evaluation.tables import MapRow, Value, figures_of, is_located, map_rows
@@ -68,6 +70,8 @@ class Question:
         command: that asks, as it is typed.
         faithfulness: photos on which the maps' faithfulness is measured; 0: on none.
         sanity: photos on which layers are set back to random weights; 0: on none, and no line `random_weights`.
+        blur: photos on which the places of marks are blurred; 0: on none.
+        both_placings: measure maps both evenly and by the true centres of their cells.
     """
 
     model: Path
@@ -82,6 +86,8 @@ class Question:
     command: str = ""
     faithfulness: int = 0
     sanity: int = 0
+    blur: int = 0
+    both_placings: bool = False
 
     @property
     def is_file(self) -> bool:
@@ -98,6 +104,7 @@ class Result:
         evaluation: the answers for every photo.
         figures: by their names in JSON.
         rows: the table of maps; empty where nothing is known of where things are.
+        marks: what was found of the marks; None where the model has none.
         provenance: what makes the figures repeatable.
     """
 
@@ -105,6 +112,7 @@ class Result:
     evaluation: Evaluation
     figures: dict[str, Value]
     rows: list[MapRow]
+    marks: MarkResult | None
     provenance: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
@@ -114,7 +122,8 @@ class Result:
         found |= {name: _plain(value) for name, value in self.figures.items()}
         if asked.dataset.skipped:
             found["skipped_damaged"] = asked.dataset.skipped
-        return found | {"maps": [row.to_dict() for row in self.rows], "provenance": self.provenance}
+        tables = {"maps": [row.to_dict() for row in self.rows]} | ({} if self.marks is None else self.marks.to_dict())
+        return found | tables | {"provenance": self.provenance}
 
 
 def evaluate(asked: Question) -> Result:
@@ -134,13 +143,18 @@ def evaluate(asked: Question) -> Result:
     network = _network(asked) if asked.sanity else None
     photos = Photos(evaluation, asked.dataset.banner, asked.visible)
     further = {"random_weights": photos.random_weights(network)} if network is not None and located else {}
-    rows = map_rows(evaluation, held_out, earlier, further)
+    rows = map_rows(evaluation, held_out, earlier, further, both_placings=asked.both_placings)
     figures = figures_of(evaluation, rows)
+    marks = mark_result(evaluation)
+    if marks is not None and asked.blur:
+        marks = photos.blur(file_asker(asked.model), marks, asked.blur)
+    if marks is not None:
+        figures |= marks.figures
     if asked.faithfulness:
         figures |= photos.faithfulness(asked.model, asked.faithfulness)
     if network is not None:
         figures |= photos.sanity(network, asked.sanity)
-    return Result(asked, evaluation, figures, rows, provenance(asked))
+    return Result(asked, evaluation, figures, rows, marks, provenance(asked))
 
 
 def write(result: Result, out: Path) -> None:
@@ -166,6 +180,7 @@ def write(result: Result, out: Path) -> None:
         evaluation=evaluation,
         figures=result.figures,
         rows=result.rows,
+        marks=result.marks,
         pair_maps=partial(pair_maps, asked.model),
         provenance=result.provenance,
         recipe=None if asked.recipe is None else asked.recipe.to_dict(),
@@ -183,7 +198,7 @@ def add_to_card(result: Result, card: Path) -> None:
     """
     asked = result.question
     photos = f"{len(result.evaluation.samples)} photos of {asked.dataset.name}, part `{asked.part}`"
-    write_card(card, summary(result.figures, result.rows, result.provenance, photos))
+    write_card(card, summary(result.figures, result.rows, result.provenance, photos, result.marks))
 
 
 def provenance(asked: Question) -> dict[str, Any]:
@@ -246,6 +261,11 @@ class Photos:
         if prediction.attention is not None:
             maps["attention"] = prediction.attention[chosen]
         return faithfulness_figures(faithfulness_of(model, self.images(chosen), maps, self._visible))
+
+    def blur(self, ask: Ask, found: MarkResult, count: int) -> MarkResult:
+        """Return what was found of the marks with what blurring their places costs, on some of the photos."""
+        chosen = spread(range(len(self._evaluation.samples)), count)
+        return blur_result(self._evaluation, found, ask, lambda index: self.images([index])[0], chosen, self._visible)
 
     def random_weights(self, network: NormalisedNetwork) -> Floats:
         """Return the maps of a network of the same build that has learnt nothing, of every photo."""

@@ -1,21 +1,33 @@
 """What the export of a run, or of an exported file, needs: network, manifest, and the images of the check."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from model.contract.geometry import Resize
-from model.contract.manifest import Layer, Manifest, Provenance, synthetic_images
-from model.export.export import load_network
+from model.contract.manifest import Layer, Manifest, Mark, Marks, Provenance, synthetic_images
+from model.contract.marks import write_table
+from model.explain.fitted import NOTHING, Fitted
+from model.export.export import load_fitted, load_network
 from model.export.quality_limits import HeldOut
 from model.network.network import Network
+from training.calibration.embedding import embedding_axes
+from training.calibration.fitted import fitted_to
 from training.checkpoint import Selected, load_selected, network_config
+from training.data.marks import Marks as KnownMarks
 from training.data.prepared import NUM_PARITY_IMAGES, kept_parity_images, parity_images, prepared_images
-from training.data.samples import Dataset, hold_out
+from training.data.samples import Dataset, Sample, hold_out, spread
+from training.data.transforms import Normalise
 from training.errors import TrainingError
 from training.recipe import Recipe
+
+MOST_POOLED = 1024
+"""Limit of photos to which an embedding is fitted: four for each axis."""
+POOLED_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -27,12 +39,14 @@ class Source:
         manifest: without what the exporter adds.
         images: prepared, for the parity check, uint8 (n, S, S, 3).
         images_are_real: whether they are photos or synthetic.
+        fitted: what was fitted to photos beside the network, as far as there were any.
     """
 
     network: Network
     manifest: Manifest
     images: npt.NDArray[np.uint8]
     images_are_real: bool
+    fitted: Fitted = NOTHING
 
 
 def load_source(
@@ -43,7 +57,8 @@ def load_source(
     Args:
         path: of either.
         name: of the model; by default the run's or the file's own.
-        dataset: whose test photos the export is checked on; by default those the run kept.
+        dataset: whose test photos the export is checked on, by default those the run kept; and to whose training
+            photos an embedding is fitted that neither the run nor the file has.
         temperature: instead of the one fitted on the held-out part.
 
     Raises:
@@ -54,18 +69,46 @@ def load_source(
         raise TrainingError("the temperature must be positive")
     if path.suffix == ".onnx":
         network, manifest = load_network(path)
+        fitted = load_fitted(path)
     else:
         selected = load_selected(path)
         network, manifest = selected.network(), manifest_of(selected, _model_name(path))
+        fitted = fitted_to(path if path.is_dir() else path.parent, selected.marks)
     changes = {"name": name or manifest.name, "temperature": temperature or manifest.temperature}
     manifest = Manifest(**{**dict(manifest), **changes})
-    if dataset is not None:
-        samples = dataset.test or dataset.train
-        return Source(network, manifest, parity_images(samples, manifest.resize, dataset.banner), True)
+    if dataset is not None and fitted.embedding is None and dataset.train:
+        pooled = pooled_vectors(network, manifest, spread(dataset.train, MOST_POOLED), dataset.banner)
+        fitted = fitted._replace(embedding=embedding_axes(pooled))
     kept = kept_parity_images(path)
-    if kept is not None:
-        return Source(network, manifest, kept, True)
-    return Source(network, manifest, synthetic_images(0, NUM_PARITY_IMAGES, manifest.input_size), False)
+    if dataset is not None:
+        images = parity_images(dataset.test or dataset.train, manifest.resize, dataset.banner)
+    elif kept is not None:
+        images = kept
+    else:
+        images = synthetic_images(0, NUM_PARITY_IMAGES, manifest.input_size)
+    return Source(network, manifest, images, dataset is not None or kept is not None, fitted)
+
+
+@torch.no_grad()
+def pooled_vectors(
+    network: Network, manifest: Manifest, samples: Sequence[Sample], banner: int
+) -> npt.NDArray[np.floating]:
+    """Return the vector that the network's head reads of each photo, (n, C).
+
+    Args:
+        network: in evaluation mode.
+        manifest: for geometry and normalisation.
+        samples: of the photos.
+        banner: rows to crop off the bottom of every photo, pixels.
+    """
+    normalise = Normalise(manifest.mean, manifest.std, torch.device("cpu"))
+    batches = [samples[start : start + POOLED_AT_ONCE] for start in range(0, len(samples), POOLED_AT_ONCE)]
+    return np.concatenate(
+        [
+            network.pool(network.forward_features(normalise(images.permute(0, 3, 1, 2))).feature_map).numpy()
+            for images in (torch.from_numpy(prepared_images(batch, manifest.resize, banner)) for batch in batches)
+        ]
+    )
 
 
 def manifest_of(selected: Selected, name: str) -> Manifest:
@@ -80,10 +123,11 @@ def manifest_of(selected: Selected, name: str) -> Manifest:
         mean=recipe.data.mean,
         std=recipe.data.std,
         temperature=selected.temperature,
-        network=network_config(recipe, len(selected.labels)).to_dict(),
+        network=network_config(recipe, len(selected.labels), selected.marks).to_dict(),
         attention=recipe.network.attention,
         # The exporter replaces it with the layers of the graph.
         layers=(Layer(name="last", channels=1, grid=(1, 1)),),
+        marks=selected.marks and _marks(selected.marks),
         provenance=Provenance(
             dataset=facts["dataset"],
             num_train=facts["num_train"],
@@ -95,6 +139,13 @@ def manifest_of(selected: Selected, name: str) -> Manifest:
         ),
         metrics={f"held_out_{key}": value for key, value in selected.metrics.items() if key != "temperature"},
     )
+
+
+def _marks(known: KnownMarks) -> Marks:
+    """Return the marks of a run as the manifest lists them."""
+    marks = tuple(Mark(name=mark.name, part=mark.part, source=mark.source) for mark in known.marks)
+    # The exporter replaces the grid with the head's.
+    return Marks(marks=marks, table=write_table(known.table), grid=(1, 1))
 
 
 def variant_photos(

@@ -86,6 +86,18 @@ def _evaluate_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="also measure on N photos how the maps change as layers get random weights",
     )
+    add(
+        "--blur",
+        type=_count,
+        default=0,
+        metavar="N",
+        help="also measure on N photos what is lost when the place of a mark is blurred",
+    )
+    add(
+        "--both-placings",
+        action="store_true",
+        help="also measure maps placed the other way: evenly, or where their cells look",
+    )
     _device_options(parser)
 
 

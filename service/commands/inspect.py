@@ -5,14 +5,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from model.contract.manifest import Manifest
+from model.contract.manifest import Embedding, Layer, Manifest, Marks, Novelty
 from model.terminal import plain
 from service.inference.engine import OnnxEngine
 from service.inference.sessions import ModelRejected, read_file
 from service.inference.verify import check_layers, check_marks, self_check
 from service.settings import Settings
 
-_SHOWN_LABELS = 6
+_SHOWN_LABELS, _SHOWN_MARKS = 6, 4
 
 
 def inspect(file: Path, *, as_json: bool) -> int:
@@ -56,10 +56,14 @@ def _lines(facts: dict[str, Any], manifest: Manifest) -> list[str]:
         *_named(
             "layers",
             [
-                f"{index}: {layer.name}, {layer.channels} channels, {layer.grid[0]}×{layer.grid[1]}"
+                f"{index}: {layer.name}, {layer.channels} channels, {layer.grid[0]}×{layer.grid[1]}{_centres(layer)}"
                 for index, layer in enumerate(manifest.layers)
             ],
         ),
+        ("", f"maps drawn by {'the centres of cells' if manifest.placed_by_centres else 'equal cells'}"),
+        ("marks", _marks(manifest.marks) if manifest.marks else "none"),
+        ("embedding", _embedding(manifest.embedding) if manifest.embedding else "none"),
+        ("novelty", _novelty(manifest.novelty) if manifest.novelty else "none"),
         ("data", f"{provenance.dataset}{f', {provenance.num_train} images' if provenance.num_train else ''}"),
         ("made", f"{provenance.created or 'unknown'}, seed {provenance.seed}, commit {provenance.commit}"),
         ("recipe", _recipe(provenance.recipe)),
@@ -76,6 +80,29 @@ def _lines(facts: dict[str, Any], manifest: Manifest) -> list[str]:
 def _named(name: str, lines: list[str]) -> list[tuple[str, str]]:
     """Return rows of which only the first carries the name."""
     return [(name if index == 0 else "", line) for index, line in enumerate(lines)]
+
+
+def _centres(layer: Layer) -> str:
+    if layer.centres is None:
+        return ""
+    x, y, step_x, step_y = layer.centres
+    return f", cells centred on pixel {x:g} + {step_x:g}·column, {y:g} + {step_y:g}·row"
+
+
+def _marks(marks: Marks) -> str:
+    names = ", ".join(mark.name for mark in marks.marks[:_SHOWN_MARKS])
+    names += ", …" if marks.num_marks > _SHOWN_MARKS else ""
+    parts = len({mark.part for mark in marks.marks})
+    lacking = "" if marks.missing else "; none is reported as missing"
+    return f"{marks.num_marks} of {parts} parts, {marks.maps} on {marks.grid[0]}×{marks.grid[1]}: {names}{lacking}"
+
+
+def _embedding(embedding: Embedding) -> str:
+    return f"{embedding.size} numbers" + (f", axes of {embedding.num_photos} photos" if embedding.num_photos else "")
+
+
+def _novelty(novelty: Novelty) -> str:
+    return f"{novelty.method}, unlike all classes above {novelty.threshold:.4g}, {novelty.num_photos} photos"
 
 
 def _numbers(values: tuple[float, ...]) -> str:

@@ -136,7 +136,10 @@ def test_folds_of_real_birds_from_the_command_to_the_manifest(
     assert result["folds"]["top1"]["low"] <= result["held_out_top1"] <= result["folds"]["top1"]["high"]
     assert main(["evaluate", str(run), *common]) == 0
     assert json.loads(capsys.readouterr().out)["images"] > 0
-    manifest = load_source(run).manifest
+    source = load_source(run)
+    manifest = source.manifest
+    assert source.fitted.embedding is not None
+    assert source.fitted.embedding.num_photos == manifest.provenance.num_train
     assert manifest.provenance.num_train == result["held_out_images"]
     assert manifest.temperature == result["held_out_temperature"]
     assert manifest.metrics["held_out_top1"] == result["held_out_top1"]

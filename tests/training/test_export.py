@@ -1,12 +1,19 @@
-"""`fieldmark-train export` without some packages, in its own interpreter."""
+"""`fieldmark-train export`: what is fitted to photos beside the network, and what is reported as missing."""
 
+import dataclasses
 import json
 import subprocess
 import sys
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
+from model.contract.manifest import Manifest
+from model.explain.fitted import NOTHING
+from model.export.export import read
+from training.calibration.outputs import TRAINED, Outputs
+from training.export import load_source, pooled_vectors
 from training.fit.job import Job
 from training.fit.loop import fit
 
@@ -26,10 +33,30 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+def test_the_axes_of_the_embedding_are_those_of_the_training_photos(make_job: Callable[..., Job]) -> None:
+    """Of the answers that a run kept; of the data set's where it kept none; without photos there are none."""
+    job = make_job()
+    fit(job)
+    assert load_source(job.out).fitted == NOTHING
+    given = load_source(job.out, dataset=job.dataset).fitted.embedding
+    fit(dataclasses.replace(job, keep_outputs=True))
+    kept = load_source(job.out).fitted.embedding
+    assert given is not None
+    assert kept is not None
+    assert given.num_photos == len(job.dataset.train) > kept.num_photos > 2
+    trained = Outputs.read(job.out / TRAINED)
+    assert trained is not None
+    source = load_source(job.out, dataset=job.dataset)
+    samples = [sample for sample in job.dataset.train if str(sample.path) in trained.path]
+    pooled = pooled_vectors(source.network, source.manifest, samples, job.dataset.banner)
+    order = np.argsort([str(sample.path) for sample in samples])
+    np.testing.assert_allclose(pooled[order], trained.pooled[np.argsort(trained.path)], rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.slow
 def test_missing_peers_are_reported_with_their_pip_command(make_job: Callable[..., Job]) -> None:
     """Without other implementations the file is still written, and a note names their packages."""
-    job = make_job()
+    job = make_job(keep_outputs=True)
     fit(job)
     out = job.out / "1.onnx"
     command = [sys.executable, "-c", COMMAND, "export", job.out, "--out", out, "--json"]
@@ -39,3 +66,6 @@ def test_missing_peers_are_reported_with_their_pip_command(make_job: Callable[..
     assert ["peer.captum"] == [name for name in figures if name.startswith("peer.")]
     note = "note: not compared with torchcam, pytorch-grad-cam: not installed; pip install torchcam grad-cam"
     assert note in run.stderr.splitlines()
+    embedding = Manifest.from_metadata({entry.key: entry.value for entry in read(out).metadata_props}).embedding
+    assert embedding is not None
+    assert (17, 18) == (embedding.size, embedding.num_photos)

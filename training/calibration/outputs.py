@@ -29,6 +29,7 @@ class Outputs:
     Attributes:
         logits: of the classes, (n, K).
         pooled: the vector that the head reads, (n, C).
+        marks: logits of the marks, (n, A); A is 0 where the network reads none.
         labels: of the photos, (n,).
         fold: number of the fold whose network answered, from 1; 0 where it is the run's own network; (n,).
         path: of each photo, (n,).
@@ -37,25 +38,27 @@ class Outputs:
 
     logits: Floats
     pooled: Floats
+    marks: Floats
     labels: Ints
     fold: Ints
     path: Texts
     content: Texts
 
     @classmethod
-    def of(cls, samples: Sequence[Sample], logits: Floats, pooled: Floats, fold: int = 0) -> "Outputs":
+    def of(cls, samples: Sequence[Sample], logits: Floats, pooled: Floats, marks: Floats, fold: int = 0) -> "Outputs":
         """Return the answers for some samples, in their order.
 
         Args:
             samples: of the photos.
             logits: (n, K).
             pooled: (n, C).
+            marks: (n, A).
             fold: whose network answered.
         """
         labels = np.array([sample.label for sample in samples], np.int64)
         path = np.array([str(sample.path) for sample in samples], np.str_)
         content = np.array(content_of(samples), np.str_)
-        return cls(logits, pooled, labels, np.full(len(samples), fold, np.int64), path, content)
+        return cls(logits, pooled, marks, labels, np.full(len(samples), fold, np.int64), path, content)
 
     @classmethod
     def joined(cls, parts: Sequence["Outputs"]) -> "Outputs":

@@ -1,6 +1,8 @@
 """Field marks of the classes: which are distinguished, and how often each is seen on each class."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +26,11 @@ class Mark:
     value: str
     source: str
 
+    @property
+    def key(self) -> str:
+        """Part and value as a network's config has them: `crown: yellow`."""
+        return f"{self.part}: {self.value}"
+
 
 @dataclass(frozen=True, eq=False)
 class Marks:
@@ -41,3 +48,12 @@ class Marks:
         names = [mark.name for mark in self.marks]
         if doubled := next((name for name in names if names.count(name) > 1), None):
             raise DatasetError(f"two marks are named {doubled!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, for a checkpoint."""
+        return {"marks": [asdict(mark) for mark in self.marks], "table": self.table.tolist()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Marks":
+        """Read what `to_dict` returned."""
+        return cls(tuple(Mark(**mark) for mark in values["marks"]), np.array(values["table"], np.float64))

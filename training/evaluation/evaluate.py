@@ -3,9 +3,10 @@
 Every test image counts, one view each, prepared exactly as the service does.
 """
 
+import copy
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from tqdm import tqdm
 
 from model.contract.geometry import Resize
 from model.contract.graph import softmax
+from model.contract.manifest import Marks
+from model.explain.marks import MarkCalibration, MarkReader
 from training.checkpoint import Selected
 from training.data.batches import Items, one_thread, served_photos
 from training.data.features import FeatureCache, as_floats, cached_step
@@ -27,6 +30,8 @@ from training.data.transforms import Normalise
 from training.errors import DatasetError, TrainingError
 from training.evaluation.maps.annotations import Annotation, annotation_of
 from training.evaluation.maps.parts import part_differences
+from training.evaluation.maps.placing import Centres
+from training.evaluation.marks.readings import MarkList, Readings, joined_readings, read
 from training.evaluation.predictors import Predict, Prediction, joined, onnx_predictor, torch_predictor
 from training.evaluation.scores import Floats, Ints
 from training.recipe import Recipe
@@ -49,6 +54,10 @@ class Evaluation:
         names: labels of the K classes.
         parts: names of the parts.
         attributes: of the K classes, NaN in the rows of classes that the data set has not; None without a table.
+        centres: where the cells of layers look, by layer; those where it is known.
+        placed_by_centres: whether the service draws the class's maps by them.
+        marks: that the network was trained on; None: it has none.
+        readings: what it says of them; None likewise.
     """
 
     samples: tuple[Sample, ...]
@@ -59,6 +68,10 @@ class Evaluation:
     names: tuple[str, ...]
     parts: tuple[str, ...] = ()
     attributes: Attributes | None = None
+    centres: Mapping[str, Centres] = field(default_factory=dict)
+    placed_by_centres: bool = False
+    marks: MarkList | None = None
+    readings: Readings | None = None
 
     @property
     def labels(self) -> Ints:
@@ -110,6 +123,8 @@ def evaluate_run(
     workers: int,
     visible: bool,
     cache: Path | None = None,
+    marks: Marks | None = None,
+    calibration: MarkCalibration | None = None,
 ) -> Evaluation:
     """Evaluate a run's network, in torch.
 
@@ -121,6 +136,8 @@ def evaluate_run(
         workers: processes that decode photos.
         visible: show progress.
         cache: keep decoded photos (and features of a frozen part) there, to evaluate many networks on them.
+        marks: of the network, as its file would list them; without, and from cached features, they are not read.
+        calibration: of the marks.
 
     Raises:
         DatasetError: the data set has a class that the network does not know.
@@ -139,8 +156,13 @@ def evaluate_run(
             kept = FeatureCache(network, step, recipe, cache, device, workers, progress=visible)
             features, normalise = kept.prepared(photos, samples), partial(as_floats, device=device)
     annotated = AnnotatedPhotos(samples, photos, data.resize, features)
-    predict = torch_predictor(network, normalise, step)
-    prediction, annotations = _predict(predict, annotated, workers, visible)
+    reader = listed = None
+    if marks is not None and network.mark_head is not None and step is None:
+        listed = MarkList.of_manifest(marks, len(selected.labels))
+        head = copy.deepcopy(network.mark_head).cpu()  # the graph it is written for has no device
+        reader = MarkReader(head, marks, len(selected.labels), calibration)
+    answers = _predict(torch_predictor(network, normalise, step, reader), annotated, workers, visible)
+    prediction, annotations, readings = _kept(answers, listed, len(dataset.parts), data.resize.crop)
     return Evaluation(
         tuple(samples),
         prediction,
@@ -150,6 +172,8 @@ def evaluate_run(
         selected.labels,
         dataset.parts,
         with_classes(selected.labels, dataset),
+        marks=listed,
+        readings=readings,
     )
 
 
@@ -183,7 +207,11 @@ def evaluate_file(
     photos = _photo_files(samples, manifest.resize, dataset.banner)
     annotated = AnnotatedPhotos(samples, photos, manifest.resize)
     batch = BATCH_OF_EVERY_LAYER if every_layer else BATCH
-    prediction, annotations = _predict(predict, annotated, workers, visible, batch)
+    marks = None
+    if manifest.marks is not None and not every_layer:
+        marks = MarkList.of_manifest(manifest.marks, manifest.num_classes)
+    answers = _predict(predict, annotated, workers, visible, batch)
+    prediction, annotations, readings = _kept(answers, marks, len(dataset.parts), manifest.input_size)
     return Evaluation(
         tuple(samples),
         prediction,
@@ -193,6 +221,10 @@ def evaluate_file(
         manifest.labels,
         dataset.parts,
         with_classes(manifest.labels, dataset),
+        {layer.name: layer.centres for layer in manifest.layers if layer.centres is not None},
+        manifest.placed_by_centres,
+        marks,
+        readings,
     )
 
 
@@ -229,14 +261,25 @@ class AnnotatedPhotos(TorchDataset[tuple[Tensor, Annotation]]):
 
 def _predict(
     predict: Predict, photos: AnnotatedPhotos, workers: int, visible: bool, batch: int = BATCH
-) -> tuple[Prediction, tuple[Annotation, ...]]:
+) -> Iterator[tuple[Prediction, list[Annotation]]]:
+    """Yield the answers for the photos, a batch at a time, with what is known of them."""
     loader = DataLoader(photos, batch, num_workers=workers, worker_init_fn=one_thread, collate_fn=_batch)
     bar = tqdm(loader, desc="evaluating", unit="batch", disable=None if visible else True, leave=False)
-    predictions, annotations = [], []
     for images, known in bar:
-        predictions.append(predict(images))
+        yield predict(images), known
+
+
+def _kept(
+    answers: Iterable[tuple[Prediction, list[Annotation]]], marks: MarkList | None, parts: int, size: int
+) -> tuple[Prediction, tuple[Annotation, ...], Readings | None]:
+    """Return the answers for all photos, what is known of them, and what is kept of their marks."""
+    predictions, annotations, readings = [], [], []
+    for prediction, known in answers:
+        if marks is not None and prediction.marks is not None:
+            readings.append(read(prediction.marks, prediction.logits, marks, known, parts, size))
+        predictions.append(replace(prediction, marks=None))
         annotations += known
-    return joined(predictions), tuple(annotations)
+    return joined(predictions), tuple(annotations), joined_readings(readings) if readings else None
 
 
 def _batch(items: Sequence[tuple[Tensor, Annotation]]) -> tuple[Tensor, list[Annotation]]:

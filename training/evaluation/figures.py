@@ -3,7 +3,7 @@
 Source: Wilson 1927 (score interval); Efron & Tibshirani 1993, "An Introduction to the Bootstrap", ch. 13 (percentile).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -69,10 +69,29 @@ def statistic(
         n: photos there are.
         within: least and greatest value that the statistic can have; the interval is clipped to them.
     """
+    return statistics(lambda chosen: [of(chosen)], n, [within])[0]
+
+
+def statistics(
+    of: Callable[[npt.NDArray[np.integer]], Sequence[float]], n: int, within: Sequence[tuple[float, float]]
+) -> list[Figure]:
+    """Return several statistics of the same n photos, as `statistic` does one.
+
+    Args:
+        of: the statistics of the photos with these indices, which may repeat.
+        n: photos there are.
+        within: least and greatest value that each can have.
+    """
     if n == 0:
-        return Figure(float("nan"), float("nan"), float("nan"), 0)
+        return [Figure(float("nan"), float("nan"), float("nan"), 0)] * len(within)
     rng = np.random.default_rng(0)  # the same photos give the same interval
-    drawn = [of(rng.integers(n, size=n)) for _ in range(RESAMPLES)]
-    value = of(np.arange(n))
-    low, high = np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) - (np.nanmean(drawn) - value)
-    return Figure(value, float(np.clip(low, *within)), float(np.clip(high, *within)), n)
+    drawn = np.array([of(rng.integers(n, size=n)) for _ in range(RESAMPLES)])
+    values = of(np.arange(n))
+    found = []
+    for value, resampled, ends in zip(values, drawn.T, within, strict=True):
+        if not np.isfinite(resampled).any():
+            found.append(Figure(float(value), float("nan"), float("nan"), n))
+            continue
+        low, high = np.nanquantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) - (np.nanmean(resampled) - value)
+        found.append(Figure(float(value), float(np.clip(low, *ends)), float(np.clip(high, *ends)), n))
+    return found

@@ -9,13 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.contract.graph import BEST, LAST_LAYER, feeds, no_class
+from model.contract.graph import BEST, LAST_LAYER, Codes, feeds, no_class, no_mark
 from model.contract.manifest import MANIFEST_KEY, Manifest, ManifestError
 from model.explain.gradcam import activation_map, channel_gradients
+from model.explain.marks import MarkReader
+from model.network.marks import MarkReading
 from model.network.network import Network
 from training.checkpoint import load_selected
 from training.data.transforms import Normalise
 from training.evaluation.maps.regions import Floats
+from training.evaluation.marks.blur import Ask
+from training.evaluation.marks.readings import MarkAnswer
 from training.evaluation.scores import Ints
 
 SECOND = BEST - 1
@@ -31,12 +35,15 @@ class Prediction:
         gradcam: of the predicted class by layer, last layer first, (n, h, w) each.
         contrast: of the predicted class against the next likely one, likewise.
         attention: (n, h, w), or None where the arm has no map.
+        marks: with the maps of all of them, of a few photos at a time; None where the network has none, and in the
+            answers for all photos.
     """
 
     logits: Floats
     gradcam: dict[str, Floats]
     contrast: dict[str, Floats]
     attention: Floats | None
+    marks: MarkAnswer | None = None
 
 
 Predict = Callable[[Tensor], Prediction]
@@ -44,7 +51,7 @@ Predict = Callable[[Tensor], Prediction]
 
 
 def joined(parts: list[Prediction]) -> Prediction:
-    """Return the answers for all photos, from those for some of them."""
+    """Return the answers for all photos, from those for some of them, without marks: their maps would not fit."""
     first = parts[0]
     return Prediction(
         np.concatenate([part.logits for part in parts]),
@@ -56,31 +63,45 @@ def joined(parts: list[Prediction]) -> Prediction:
     )
 
 
-def torch_predictor(network: Network, normalise: Callable[[Tensor], Tensor], step: str | None = None) -> Predict:
+def torch_predictor(
+    network: Network, normalise: Callable[[Tensor], Tensor], step: str | None = None, reader: MarkReader | None = None
+) -> Predict:
     """Return a function that classifies and explains with a torch network, at its last layer.
 
     Args:
         network: in evaluation mode.
         normalise: from the images, or the features, to floats.
         step: of the backbone whose cached features are the input; None: images are.
+        reader: of the network's marks; None: they are not read. It needs images.
     """
     layer = network.backbone.stages[-1].name
 
     def predict(images: Tensor) -> Prediction:
         with torch.no_grad():
-            attended = network.forward_features(normalise(images), step)
+            x = normalise(images)
+            stages = [network.backbone(x, step)] if reader is None else network.backbone.forward_stages(x)
+            attended = network.attend(stages[-1])
             features = attended.feature_map
             logits = network.forward_head(features)
+            marks = None if reader is None else _read(reader, network.read_marks(stages))
             likeliest = logits.topk(min(2, logits.shape[1]), dim=1).indices
             alpha = channel_gradients(network, attended, likeliest[:, 0])
             other = channel_gradients(network, attended, likeliest[:, -1])
             gradcam, contrast = activation_map(alpha, features), activation_map(alpha - other, features)
         attention = None if attended.attention is None else attended.attention.cpu().numpy()
         return Prediction(
-            logits.cpu().numpy(), {layer: gradcam.cpu().numpy()}, {layer: contrast.cpu().numpy()}, attention
+            logits.cpu().numpy(), {layer: gradcam.cpu().numpy()}, {layer: contrast.cpu().numpy()}, attention, marks
         )
 
     return predict
+
+
+def _read(reader: MarkReader, reading: MarkReading) -> MarkAnswer:
+    """Return how surely each mark is seen, and the maps of all of them."""
+    reading = MarkReading(*(part.cpu() for part in reading))
+    seen = torch.sigmoid(reader.logits(reading))
+    maps = reader.maps(reading, torch.eye(reader.num_marks).expand(len(seen), -1, -1))
+    return MarkAnswer(seen.numpy(), maps.numpy())
 
 
 def onnx_predictor(path: Path, threads: int = 0, *, every_layer: bool = False) -> tuple[Predict, Manifest]:
@@ -89,13 +110,15 @@ def onnx_predictor(path: Path, threads: int = 0, *, every_layer: bool = False) -
     Args:
         path: of the file.
         threads: of a run; 0: as many as cores.
-        every_layer: explain at every layer; else at the last, which costs next to nothing.
+        every_layer: explain at every layer, and read no marks; else at the last, which costs next to nothing.
 
     Raises:
         ManifestError: the file has none, or cannot be loaded.
     """
     session, manifest = _session(path, threads)
+    count = manifest.marks.num_marks if manifest.marks is not None and not every_layer else 0
     outputs = ["gradcam", "logits", *(["attention"] if manifest.has_attention else [])]
+    outputs += ["marks", "mark_maps"] if count else []
     names = [layer.name for layer in manifest.layers[: None if every_layer else 1]]
     # Two maps a photo: of the likeliest class, and of it against the next.
     target, versus = [[BEST, BEST]], [[no_class(manifest.num_classes), SECOND if manifest.num_classes > 1 else BEST]]
@@ -103,15 +126,50 @@ def onnx_predictor(path: Path, threads: int = 0, *, every_layer: bool = False) -
     def predict(images: Tensor) -> Prediction:
         pixels = np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy())
         asked, against = (np.repeat(np.array(code, np.int64), len(pixels), axis=0) for code in (target, versus))
-        first, logits, *rest = session.run(outputs, feeds(pixels, asked, against, LAST_LAYER))
-        maps = [first]
+        every = np.tile(np.arange(count), (len(pixels), 1)) if count else no_marks(manifest, len(pixels))
+        found = dict(zip(outputs, session.run(outputs, feeds(pixels, asked, against, LAST_LAYER, every)), strict=True))
+        maps = [found["gradcam"]]
         for layer in range(1, len(names)):
-            maps += session.run(["gradcam"], feeds(pixels, asked, against, layer))
+            maps += session.run(["gradcam"], feeds(pixels, asked, against, layer, every))
         gradcam = {name: values[:, 0] for name, values in zip(names, maps, strict=True)}
         contrast = {name: values[:, 1] for name, values in zip(names, maps, strict=True)}
-        return Prediction(logits, gradcam, contrast, rest[0] if rest else None)
+        marks = MarkAnswer(found["marks"], found["mark_maps"]) if count else None
+        return Prediction(found["logits"], gradcam, contrast, found.get("attention"), marks)
 
     return predict, manifest
+
+
+def file_asker(path: Path, threads: int = 0) -> Ask:
+    """Return a function from uint8 images to logits and marks, of an exported file that has marks."""
+    session, manifest = _session(path, threads)
+
+    def ask(images: Tensor) -> tuple[Floats, Floats]:
+        pixels = np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy())
+        codes = np.full((len(pixels), 1), BEST, np.int64)
+        none = np.full_like(codes, no_class(manifest.num_classes))
+        fed = feeds(pixels, codes, none, LAST_LAYER, no_marks(manifest, len(pixels)))
+        logits, seen = session.run(["logits", "marks"], fed)
+        return logits, seen
+
+    return ask
+
+
+def network_asker(network: Network, normalise: Callable[[Tensor], Tensor], reader: MarkReader) -> Ask:
+    """Return the same of a torch network, in evaluation mode, and the reader of its marks."""
+
+    def ask(images: Tensor) -> tuple[Floats, Floats]:
+        with torch.no_grad():
+            stages = network.backbone.forward_stages(normalise(images))
+            logits = network.forward_head(network.attend(stages[-1]).feature_map)
+            seen = torch.sigmoid(reader.logits(network.read_marks(stages)))
+        return logits.cpu().numpy(), seen.cpu().numpy()
+
+    return ask
+
+
+def no_marks(manifest: Manifest, count: int) -> Codes | None:
+    """Return codes that request no mark's map of n photos, (n, 1); None for a model without marks."""
+    return None if manifest.marks is None else np.full((count, 1), no_mark(manifest.marks.num_marks), np.int64)
 
 
 def pair_maps(model: Path, images: Tensor, first: Ints, second: Ints) -> Floats:
@@ -128,9 +186,10 @@ def pair_maps(model: Path, images: Tensor, first: Ints, second: Ints) -> Floats:
     """
     classes = np.stack([first, second], axis=1).astype(np.int64)
     if model.suffix == ".onnx":
-        session, _ = _session(model)
+        session, manifest = _session(model)
         pixels = np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy())
-        maps: Floats = session.run(["gradcam"], feeds(pixels, classes, classes[:, ::-1].copy(), LAST_LAYER))[0]
+        fed = feeds(pixels, classes, classes[:, ::-1].copy(), LAST_LAYER, no_marks(manifest, len(pixels)))
+        maps: Floats = session.run(["gradcam"], fed)[0]
         return maps
     selected = load_selected(model)
     network, data = selected.network(), selected.recipe.data

@@ -15,6 +15,7 @@ from training.evaluation.maps.annotations import boxes_of
 from training.evaluation.maps.chance import chance_maps
 from training.evaluation.maps.localisation import best_threshold, localised, max_box_accuracy, overlaps
 from training.evaluation.maps.parts import contrast_score, pointed_part
+from training.evaluation.maps.placing import at_centres
 from training.evaluation.maps.regions import Floats
 from training.evaluation.scores import accuracy_figures, expected_calibration_error
 
@@ -33,9 +34,17 @@ HEADLINES = {
     "max_box_acc_v2": ("gradcam", "max_box_acc_v2"),
     "part_pointing": ("gradcam", "part_pointing"),
     "contrast_score": ("contrast", "contrast"),
+    "contrast_score_of_marks": ("marks_contrast", "contrast"),
     "contrast_gaussian": ("centred_gaussian", "contrast"),
 }
 """Figures of maps that stand at the top: name in JSON → kind of map (at the last layer), and measure."""
+
+COMPOSED = "marks_contrast"
+"""The map of "A, not B" that the marks compose."""
+CONTRASTS = ("contrast", COMPOSED)
+"""Maps of two classes: they follow the parts in which these differ, not the object."""
+CENTRES, EVEN = "centres", "even"
+"""Ends of the names of maps that are placed by the true centres of their cells, or evenly."""
 
 Value = Figure | float
 
@@ -122,6 +131,8 @@ def map_rows(
     held_out: Evaluation | None = None,
     every_layer: Evaluation | None = None,
     further: Mapping[str, Floats] | None = None,
+    *,
+    both_placings: bool = False,
 ) -> list[MapRow]:
     """Return the table of maps; empty where nothing is known of where things are.
 
@@ -131,6 +142,8 @@ def map_rows(
             at a time; without them there is no BoxAcc.
         every_layer: answers for some of the photos with maps of every layer, of which the earlier ones are measured.
         further: maps of the same photos by the name of their line, for example of a network with random weights.
+        both_placings: measure the maps of layers whose cells' centres are known both ways: as the service draws them,
+            and as it might: evenly, or by the centres.
     """
     if not is_located(evaluation):
         return []
@@ -147,6 +160,11 @@ def map_rows(
         for key, maps in _maps(every_layer):
             if key[1] and key not in done:
                 rows += _rows(every_layer, key, _measured(every_layer, key, maps, {}))
+    if both_placings:
+        for answers in (evaluation, every_layer):
+            if answers is not None:
+                lines = _placed_otherwise(answers)
+                rows += [row for row in lines if (row.name, row.layer) not in {(one.name, one.layer) for one in rows}]
     return rows
 
 
@@ -159,18 +177,53 @@ def _rows(evaluation: Evaluation, key: tuple[str, str], measured: Mapping[str, F
 
 
 def _maps(evaluation: Evaluation) -> Iterator[tuple[tuple[str, str], Floats]]:
-    """Yield every kind of map with its layer."""
-    prediction = evaluation.prediction
-    for layer, maps in prediction.gradcam.items():
-        yield ("gradcam", layer), maps
-    for layer, maps in prediction.contrast.items():
-        yield ("contrast", layer), maps
-    if prediction.attention is not None:
-        # The attention is at least one half everywhere: what counts is how it rises above its own minimum.
-        yield ("attention", ""), prediction.attention - prediction.attention.min(axis=(1, 2), keepdims=True)
-    last = next(iter(prediction.gradcam.values()))
+    """Yield every kind of map with its layer, placed as the service draws it."""
+    size, centres = evaluation.resize.crop, evaluation.centres if evaluation.placed_by_centres else {}
+    for key, maps, layer in _cells(evaluation):
+        yield key, at_centres(maps, centres[layer], size) if layer in centres else maps
+    if evaluation.readings is not None:
+        yield (COMPOSED, ""), evaluation.readings.contrast
+    last = next(iter(evaluation.prediction.gradcam.values()))
     for name, maps in chance_maps(len(last), (last.shape[1], last.shape[2]), evaluation.resize.crop).items():
         yield (name, ""), maps
+
+
+def _cells(evaluation: Evaluation) -> Iterator[tuple[tuple[str, str], Floats, str]]:
+    """Yield every kind of map that the network makes, cell by cell, and the layer whose cells they are."""
+    prediction = evaluation.prediction
+    for layer, maps in prediction.gradcam.items():
+        yield ("gradcam", layer), maps, layer
+    for layer, maps in prediction.contrast.items():
+        yield ("contrast", layer), maps, layer
+    if prediction.attention is not None:
+        # The attention is at least one half everywhere: what counts is how it rises above its own minimum.
+        above = prediction.attention - prediction.attention.min(axis=(1, 2), keepdims=True)
+        yield ("attention", ""), above, next(iter(prediction.gradcam))
+
+
+def _placed_otherwise(evaluation: Evaluation) -> list[MapRow]:
+    """Return the lines of the maps placed the other way, and of the differences from the way they are drawn."""
+    size, rows = evaluation.resize.crop, []
+    way = EVEN if evaluation.placed_by_centres else CENTRES
+    for (name, layer), maps, of_cells in _cells(evaluation):
+        if of_cells not in evaluation.centres:
+            continue
+        centred = at_centres(maps, evaluation.centres[of_cells], size)
+        drawn, other = (centred, maps) if evaluation.placed_by_centres else (maps, centred)
+        before, after = (_measured(evaluation, (name, layer), each, {}) for each in (drawn, other))
+        everyone = np.ones(len(maps), dtype=bool)
+        rows.append(MapRow(f"{name}_{way}", layer, "all", _figures(after, everyone)))
+        differences = {measure: mean(after[measure] - before[measure]) for measure in after if measure != "overlap"}
+        if "overlap" in after:
+            known = np.isfinite(after["overlap"][:, 0])
+            of_both = partial(_box_difference, before["overlap"][known], after["overlap"][known])
+            differences["max_box_acc_v2"] = statistic(of_both, int(known.sum()), (-1.0, 1.0))
+        rows.append(MapRow(f"{name}_{way}_minus_{name}", layer, "all", differences))
+    return rows
+
+
+def _box_difference(before: Floats, after: Floats, chosen: npt.NDArray[np.integer]) -> float:
+    return max_box_accuracy(after, chosen) - max_box_accuracy(before, chosen)
 
 
 def _measured(
@@ -193,7 +246,7 @@ def _measured(
     size, annotations = evaluation.resize.crop, evaluation.annotations
     measured: dict[str, Floats] = {}
     name, _ = key
-    if name != "contrast":
+    if name not in CONTRASTS:
         measured |= localised(maps, _regions(evaluation))
         overlap = overlaps(maps, boxes_of(annotations), size) if boxes and _has_boxes(key, evaluation) else None
         if overlap is not None:
@@ -251,7 +304,7 @@ def _thresholds(held_out: Evaluation) -> dict[tuple[str, str], int]:
 def _has_boxes(key: tuple[str, str], evaluation: Evaluation) -> bool:
     """Return whether boxes are drawn around this kind of map: earlier layers would take minutes and say little."""
     name, layer = key
-    return name != "contrast" and layer in ("", next(iter(evaluation.prediction.gradcam)))
+    return name not in CONTRASTS and layer in ("", next(iter(evaluation.prediction.gradcam)))
 
 
 def _regions(evaluation: Evaluation) -> list[npt.NDArray[np.bool_] | None]:

@@ -14,7 +14,9 @@ from model.network.network import Network, build_network
 from training.checkpoint import network_config
 from training.data.batches import step_seed
 from training.data.features import as_floats, cached_step, frozen_step
+from training.data.marks import Marks
 from training.data.transforms import Normalise, batch_mixing
+from training.errors import RecipeError
 from training.fit.losses import Losses, Objective
 from training.fit.optim import averaged_model, create_optimizer, learning_rate_factor, set_learning_rate
 from training.fit.processes import ProcessGroup
@@ -29,30 +31,42 @@ class Learner:
         num_classes: K.
         weights: of the backbone at the start, as for `create_backbone`; None where a checkpoint follows.
         processes: the group this process belongs to.
+        marks: that the network reads; None: none.
 
     Attributes:
         network: being trained.
+        marks: that it reads; None: none.
         after: step of the backbone whose features are its input; None where images are.
         normalise: converts a batch of a loader to the network's input, on the device.
         optimizer: of its weights.
 
     Raises:
-        RecipeError: the backbone has no stage or step that the recipe freezes.
+        RecipeError: the backbone has no stage or step that the recipe freezes, or marks need what it does not compute.
         WeightsError: the weights are missing or of another network.
     """
 
-    def __init__(self, recipe: Recipe, num_classes: int, weights: Weights, processes: ProcessGroup) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        num_classes: int,
+        weights: Weights,
+        processes: ProcessGroup,
+        marks: Marks | None = None,
+    ) -> None:
         self._recipe, self._device, self._alone = recipe, processes.device, processes.size == 1
         if processes.device.type == "cuda":
             torch.backends.cudnn.benchmark = True
             torch.set_float32_matmul_precision("high")
         torch.manual_seed(recipe.seed)
-        self.network: Network = build_network(network_config(recipe, num_classes), weights)
+        self.marks = marks
+        self.network: Network = build_network(network_config(recipe, num_classes, marks), weights)
         self.network.to(processes.device)
         if recipe.run.channels_last:
             self.network.to(memory_format=torch.channels_last)
         self.network.backbone.freeze(frozen_step(self.network, recipe.optim))
         self.after = cached_step(self.network, recipe)
+        if marks is not None and self.after is not None:
+            raise RecipeError("marks are read from early maps, which cached features lack: set data.cached_views = 0")
         self._objective = _on_all(Objective(self.network, recipe, processes.size, self.after), processes)
         self.optimizer = create_optimizer(self.network, recipe.optim)
         self._average = averaged_model(self.network, recipe.run.ema_decay) if recipe.run.ema_decay else None

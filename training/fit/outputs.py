@@ -55,4 +55,4 @@ def outputs_of(learner: Learner, batches: Batches, samples: Sequence[Sample], fo
         fold: whose network it is.
     """
     predictions = predict(learner, batches)
-    return Outputs.of(samples, predictions.logits, predictions.pooled, fold)
+    return Outputs.of(samples, predictions.logits, predictions.pooled, predictions.marks, fold)

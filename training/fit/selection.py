@@ -21,11 +21,13 @@ class Predictions(NamedTuple):
     Attributes:
         logits: (n, K).
         pooled: the vector that the head reads, (n, C).
+        marks: logits of the marks, (n, A); A is 0 where the network reads none.
         labels: (n,).
     """
 
     logits: Floats
     pooled: Floats
+    marks: Floats
     labels: Ints
 
 
@@ -37,7 +39,7 @@ def measure(job: Job, parts: Parts, learner: Learner, loaders: Loaders, epoch: i
     """
     metrics, temperature = dict[str, float](), 1.0
     if parts.held:
-        logits, _, labels = predict(learner, loaders.held)
+        logits, _, _, labels = predict(learner, loaders.held)
         if not np.isfinite(logits).all():
             raise Diverged(f"epoch {epoch}: the logits of held-out images are no longer numbers")
         temperature = fit_temperature(logits, labels)
@@ -45,7 +47,7 @@ def measure(job: Job, parts: Parts, learner: Learner, loaders: Loaders, epoch: i
     # Copied to the CPU, because training changes the weights before these are written.
     state = {name: tensor.detach().to("cpu", copy=True) for name, tensor in learner.evaluated.state_dict().items()}
     facts = run_facts(job, len(parts.train))
-    return Selected(job.recipe, job.dataset.labels, state, epoch, temperature, metrics, facts)
+    return Selected(job.recipe, job.dataset.labels, state, epoch, temperature, metrics, facts, learner.marks)
 
 
 def select(best: Selected | None, present: Selected) -> Selected:
@@ -59,13 +61,20 @@ def select(best: Selected | None, present: Selected) -> Selected:
 def predict(learner: Learner, loader: Batches) -> Predictions:
     """Return the answers for every item of a loader, computed in float32."""
     network = learner.evaluated.eval()
-    logits, pooled, labels = [], [], []
+    logits, pooled, marks, labels = [], [], [], []
     for inputs, targets in loader:
-        attended = network.forward_features(learner.normalise(inputs), learner.after)
-        pooled.append(network.pool(attended.feature_map).float())
+        x = learner.normalise(inputs)
+        if network.mark_head is None:
+            last, read = network.backbone(x, learner.after), torch.zeros(len(x), 0)
+        else:
+            *_, last = maps = network.backbone.forward_stages(x)
+            read = network.read_marks(maps).logits
+        pooled.append(network.pool(network.attend(last).feature_map).float())
         logits.append(network.classify(pooled[-1]).float())
+        marks.append(read.float())
         labels.append(targets)
-    return Predictions(torch.cat(logits).cpu().numpy(), torch.cat(pooled).cpu().numpy(), torch.cat(labels).numpy())
+    answers = (torch.cat(each).cpu().numpy() for each in (logits, pooled, marks, labels))
+    return Predictions(*answers)
 
 
 def run_facts(job: Job, num_train: int) -> dict[str, Any]:

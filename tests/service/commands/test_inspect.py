@@ -7,7 +7,7 @@ import pytest
 
 from model.contract.manifest import Manifest
 from service.cli import main
-from tests.service.tiny_model import tiny_manifest, tiny_model, tiny_self_check
+from tests.service.tiny_model import marked_manifest, tiny_manifest, tiny_model, tiny_self_check
 
 
 def test_inspect_as_json_is_the_manifest(model: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -25,6 +25,27 @@ def test_inspect_is_readable(model: str, capsys: pytest.CaptureFixture[str]) -> 
     assert main(["inspect", model]) == 0
     text = capsys.readouterr().out
     for fact in ("4: Red bird", "RGB 8×8", "0: pixels, 3 channels, 8×8", "fp32"):
+        assert fact in text
+
+
+def test_inspect_shows_what_a_model_can(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Marks, embedding, novelty and the centres of cells, each only where there is one."""
+    assert main(["inspect", model]) == 0
+    lines = {name: rest for name, _, rest in (line.partition(" ") for line in capsys.readouterr().out.splitlines())}
+    assert ["none"] * 3 == [lines[name].strip() for name in ("marks", "embedding", "novelty")]
+    assert "cells centred" not in lines["layers"]
+    layer = tiny_manifest().layers[0].model_copy(update={"centres": (0.0, 0.5, 1.0, 2.0)})
+    path = tmp_path / "2.onnx"
+    path.write_bytes(tiny_model(marked_manifest().model_copy(update={"layers": (layer,), "placed_by_centres": True})))
+    assert main(["inspect", str(path)]) == 0
+    text = capsys.readouterr().out
+    for fact in (
+        "8×8, cells centred on pixel 0 + 1·column, 0.5 + 2·row",
+        "maps drawn by the centres of cells",
+        "5 of 4 parts, weights on 8×8: red crown, green throat, blue wing, red wing, …",
+        "3 numbers",
+        "brightness, unlike all classes above 0.9, 10 photos",
+    ):
         assert fact in text
 
 

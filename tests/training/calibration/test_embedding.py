@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from training.calibration.embedding import embedding_axes
+from training.errors import TrainingError
 
 
 def test_a_short_vector_is_left_as_it_is() -> None:
@@ -22,17 +23,17 @@ def test_axes_keep_the_directions_in_which_photos_differ() -> None:
     axes = embedding_axes(vectors.astype(np.float32), most=3)
     assert 200 == axes.num_photos
     np.testing.assert_allclose(np.eye(3), axes.axes @ axes.axes.T, atol=1e-6)
-    reduced = (vectors - axes.mean) @ axes.axes.T
+    reduced = (vectors - axes.mean.numpy()) @ axes.axes.numpy().T
     apart = np.linalg.norm(vectors[:, None] - vectors[None], axis=2)
     np.testing.assert_allclose(apart, np.linalg.norm(reduced[:, None] - reduced[None], axis=2), atol=1e-4)
     assert (np.diff(reduced.var(axis=0)) < 0).all()
 
 
 def test_few_photos_have_few_axes() -> None:
-    """Of n photos n - 1 axes are known; the order of the photos changes nothing, not even a sign."""
+    """Of n photos n - 1 axes are known; their order changes nothing, not even a sign."""
     vectors = np.random.default_rng(0).normal(size=(6, 40))
     axes = embedding_axes(vectors, most=16)
     assert (5, 40) == axes.axes.shape
-    np.testing.assert_allclose(axes.axes, embedding_axes(vectors[::-1], most=16).axes, atol=1e-9)
-    with pytest.raises(ValueError, match="at least three photos, not 2"):
+    np.testing.assert_allclose(axes.axes, embedding_axes(vectors[::-1], most=16).axes, atol=1e-6)
+    with pytest.raises(TrainingError, match="at least three photos that differ; there are 2"):
         embedding_axes(vectors[:2], most=16)

@@ -1,5 +1,6 @@
 """The table of maps and the figures at the top, of a made evaluation whose answers are known."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,11 @@ def evaluation(
         PARTS if parts else (),
         attributes() if table else None,
     )
+
+
+def with_centres(*, placed: bool) -> Evaluation:
+    """Return answers of a layer whose cells look at the upper left corners of their squares."""
+    return replace(evaluation(wrong=0), centres={"last": (-0.5, -0.5, 8, 8)}, placed_by_centres=placed)
 
 
 def row(rows: list[MapRow], name: str, photos: str = "all", layer: str | None = None) -> MapRow:
@@ -156,3 +162,23 @@ def test_figures_at_the_top_are_those_of_the_table() -> None:
         assert isinstance(figure, Figure)
         assert figure.value == pytest.approx(values[name]), name
     assert 0.375**2 == figures["box_area"].value  # type: ignore[union-attr]
+
+
+def test_maps_are_read_both_ways() -> None:
+    """Cells that look at their corners: drawn so, the maps lie half a cell to the upper left; the pairs are compared."""
+    even, placed = (map_rows(with_centres(placed=placed), both_placings=True) for placed in (False, True))
+    assert {"gradcam_centres", "contrast_centres", "attention_centres"} <= {line.name for line in even}
+    for measure in ("energy", "pointing", "max_box_acc_v2", "contrast"):
+        kind = "contrast" if measure == "contrast" else "gradcam"
+        side_by_side, centred = (row(even, name).figures[measure].value for name in (kind, f"{kind}_centres"))
+        assert row(placed, kind).figures[measure].value == pytest.approx(centred)
+        assert row(placed, f"{kind}_even").figures[measure].value == pytest.approx(side_by_side)
+        difference = row(even, f"{kind}_centres_minus_{kind}").figures[measure]
+        assert difference.value == pytest.approx(centred - side_by_side)
+    assert row(even, "gradcam_centres").figures["energy"].value != row(even, "gradcam").figures["energy"].value
+
+
+def test_placed_otherwise_only_when_asked() -> None:
+    """Nor where nobody knows where the cells look."""
+    assert not [line for line in map_rows(with_centres(placed=False)) if "centres" in line.name]
+    assert not [line for line in map_rows(evaluation(), both_placings=True) if "centres" in line.name]

@@ -178,9 +178,14 @@ def dimmed(images: Tensor, maps: Floats, mean: Tensor) -> Tensor:
     return mean + weights * (images - mean)
 
 
-def blurred(images: Tensor) -> Tensor:
-    """Return images blurred by a Gaussian of a twentieth of the side."""
-    sigma = max(images.shape[-1] / 20, 1.0)
+def blurred(images: Tensor, sigma: float | None = None) -> Tensor:
+    """Return images blurred by a Gaussian.
+
+    Args:
+        images: levels of 255, (n, 3, S, S), float.
+        sigma: of the Gaussian, pixels; None: a twentieth of the side.
+    """
+    sigma = max(images.shape[-1] / 20 if sigma is None else sigma, 1.0)
     kernel = min(2 * int(2 * sigma) + 1, images.shape[-1] // 2 * 2 - 1)
     # One axis after the other: the product of both at once takes thirty times as long.
     rows = F.gaussian_blur(images, [kernel, 1], [sigma, sigma])

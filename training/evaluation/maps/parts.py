@@ -75,7 +75,7 @@ def part_differences(table: Floats, attributes: Sequence[str], parts: Sequence[s
     variation = {group: _total_variation(table[:, members]) for group, members in groups.items()}
     found = np.full((len(table), len(table), len(parts)), np.nan)
     for number, part in enumerate(parts):
-        naming = [values for group, values in variation.items() if _word(part) in group.split("_")]
+        naming = [values for group, values in variation.items() if word_of(part) in group.split("_")]
         if naming:
             found[:, :, number] = np.max(naming, axis=0)
     return found
@@ -88,7 +88,7 @@ def _total_variation(shares: Floats) -> Floats:
     return result
 
 
-def _word(part: str) -> str:
-    """Return a part's word as attributes name it: `left wing` → `wing`; CUB calls the beak a bill there."""
+def word_of(part: str) -> str:
+    """Return a part's word as attributes and marks name it: `left wing` → `wing`; CUB calls the beak a bill there."""
     word = part.split()[-1]
     return {"beak": "bill"}.get(word, word)

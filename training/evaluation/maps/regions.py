@@ -45,17 +45,20 @@ def value_at(values: Floats, x: Floats, y: Floats, size: int) -> Floats:
     """Return a map's value at points, read bilinearly between cell centres and held constant beyond the outer ones.
 
     Args:
-        values: the map, (h, w).
+        values: the map, (h, w), or several, (…, h, w).
         x: pixels of the input, any shape.
         y: likewise.
         size: side of the input, pixels.
+
+    Returns:
+        A value for each point, or of several maps (…, points).
     """
-    height, width = values.shape
+    height, width = values.shape[-2:]
     column = np.clip(np.asarray(x) * width / size - 0.5, 0, width - 1)
     row = np.clip(np.asarray(y) * height / size - 0.5, 0, height - 1)
     left, top = np.floor(column).astype(int), np.floor(row).astype(int)
     right, bottom = np.minimum(left + 1, width - 1), np.minimum(top + 1, height - 1)
     across, down = column - left, row - top
-    upper = values[top, left] * (1 - across) + values[top, right] * across
-    lower = values[bottom, left] * (1 - across) + values[bottom, right] * across
+    upper = values[..., top, left] * (1 - across) + values[..., top, right] * across
+    lower = values[..., bottom, left] * (1 - across) + values[..., bottom, right] * across
     return np.asarray(upper * (1 - down) + lower * down)

@@ -1,14 +1,16 @@
 """The summary of an evaluation in a model card, between two comments: written by a command, never by hand."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from model.files import write_whole
 from training.errors import TrainingError
 from training.evaluation.figures import Figure
+from training.evaluation.mark_tables import MarkResult
 from training.evaluation.report.grids import Grid, map_grids
-from training.evaluation.report.words import FIGURES, KNOWING, NAMING, interval, number
+from training.evaluation.report.mark_grids import mark_grids
+from training.evaluation.report.words import FIGURES, KNOWING, NAMING, SEEING, Word, interval, number
 from training.evaluation.tables import MapRow, Value
 
 START, END = "<!-- evaluation -->", "<!-- /evaluation -->"
@@ -16,7 +18,13 @@ HEADING = "## Measured"
 """Above a summary that is appended."""
 
 
-def summary(figures: Mapping[str, Value], rows: list[MapRow], provenance: Mapping[str, Any], photos: str) -> str:
+def summary(
+    figures: Mapping[str, Value],
+    rows: list[MapRow],
+    provenance: Mapping[str, Any],
+    photos: str,
+    marks: MarkResult | None = None,
+) -> str:
     """Return the summary, Markdown.
 
     Args:
@@ -24,19 +32,18 @@ def summary(figures: Mapping[str, Value], rows: list[MapRow], provenance: Mappin
         rows: the table of maps.
         provenance: with `command`, `commit`, `date` and `model_sha256`.
         photos: which they are, in words.
+        marks: what was found of the marks; None where the network has none.
     """
     made = f"Commit `{provenance['commit']}`, {provenance['date']}, model `{provenance['model_sha256'][:12]}…`"
     parts = [f"{photos}; every figure with its 95% interval. {made}:", f"```sh\n{provenance['command']}\n```"]
-    lines = ["| | value | 95% interval | photos |", "|---|---|---|---|"]
-    for name in (*NAMING, *KNOWING):
-        figure, word = figures.get(name), FIGURES[name]
-        if isinstance(figure, Figure):
-            value, ends = number(figure.value, percent=word.percent), interval(figure, percent=word.percent)
-            lines.append(f"| {word.name} | {value} | {ends}{'%' if word.percent else ''} | {figure.n} |")
-    parts.append("\n".join(lines))
+    parts.append(_list(figures, (*NAMING, *KNOWING)))
     grids = map_grids(rows)
     if grids:
         parts += ["Where the maps look, beside maps that know nothing of the photo:", _table(grids[0])]
+    if marks is not None:
+        parts += ["Field marks, those that at least half of the observers see on the class:", _list(figures, SEEING)]
+        for grid in mark_grids(marks, figures):
+            parts += [f"{grid.title} ({'; '.join(map(_meaning, grid.columns.values()))}):", _table(grid)]
     return "\n\n".join(parts)
 
 
@@ -84,6 +91,21 @@ def _read(path: Path) -> str:
         return path.read_bytes().decode()
     except UnicodeDecodeError as error:
         raise TrainingError(f"{path}: not UTF-8: {error.reason} at byte {error.start}") from error
+
+
+def _list(figures: Mapping[str, Value], names: Sequence[str]) -> str:
+    """Return those figures that there are, one a line."""
+    lines = ["| | value | 95% interval | photos |", "|---|---|---|---|"]
+    for name in names:
+        figure, word = figures.get(name), FIGURES[name]
+        if isinstance(figure, Figure):
+            value, ends = number(figure.value, percent=word.percent), interval(figure, percent=word.percent)
+            lines.append(f"| {word.name} | {value} | {ends}{'%' if word.percent else ''} | {figure.n} |")
+    return "\n".join(lines)
+
+
+def _meaning(word: Word) -> str:
+    return f"{word.name}: {word.meaning[0].lower()}{word.meaning[1:].rstrip('.')}"
 
 
 def _table(grid: Grid) -> str:

@@ -9,6 +9,8 @@ from training.evaluation.tables import HEADLINES, MapRow
 
 VERDICTS = {"above chance": "↑", "below chance": "↓", "not clearly different from chance": ""}
 SANITY = "sanity_"
+OF_MARKS = ("mark_", "evidence_", "seen_sees")
+"""Beginnings of the names of figures that stand in the tables of marks."""
 PHOTOS = {
     "all": "All photos",
     "right": "Only photos that are named rightly",
@@ -58,7 +60,7 @@ def map_grids(rows: Sequence[MapRow]) -> list[Grid]:
         gaussian = next((row.figures for row in chosen if row.name == GAUSSIAN), {})
         lines = [_line(row, gaussian) for row in chosen]
         if lines:
-            grids.append(Grid(title, _used(MEASURES, lines), lines))
+            grids.append(Grid(title, used(MEASURES, lines), lines))
     return grids
 
 
@@ -74,7 +76,7 @@ def faithfulness_grid(figures: Mapping[str, Figure | float]) -> Grid | None:
     lines = [
         Line(map_name(kind), "", measured, kind in CHANCE, {}) for kind, measured in sorted(found.items(), key=_order)
     ]
-    return Grid("Faithfulness", _used(FAITHFULNESS, lines), lines)
+    return Grid("Faithfulness", used(FAITHFULNESS, lines), lines)
 
 
 def sanity_grid(figures: Mapping[str, Figure | float]) -> Grid | None:
@@ -97,7 +99,7 @@ def further_grid(figures: Mapping[str, Figure | float]) -> Grid | None:
         for name, figure in figures.items()
         if isinstance(figure, Figure)
         and name not in known
-        and not name.startswith(SANITY)
+        and not name.startswith((SANITY, *OF_MARKS))
         and not _faithfulness_of(name)
     ]
     return Grid("Further figures", column, lines) if lines else None
@@ -113,7 +115,7 @@ def verdict(figure: Figure, chance: Figure) -> str:
 def _line(row: MapRow, gaussian: Mapping[str, Figure]) -> Line:
     marks = {}
     for measure, figure in row.figures.items():
-        if row.name not in CHANCE and measure in gaussian:
+        if row.name not in CHANCE and "_minus_" not in row.name and measure in gaussian:
             marks[measure] = VERDICTS[verdict(figure, gaussian[measure])]
     return Line(map_name(row.name), row.layer, row.figures, row.name in CHANCE, marks)
 
@@ -124,7 +126,8 @@ def _faithfulness_of(name: str) -> str | None:
     return max(fitting, key=len, default=None)
 
 
-def _used(columns: Mapping[str, Word], lines: Sequence[Line]) -> dict[str, Word]:
+def used(columns: Mapping[str, Word], lines: Sequence[Line]) -> dict[str, Word]:
+    """Return the columns in which some line has a figure."""
     return {name: word for name, word in columns.items() if any(name in line.figures for line in lines)}
 
 

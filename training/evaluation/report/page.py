@@ -8,11 +8,14 @@ from typing import Any
 import jinja2
 
 from model.files import write_whole
+from training.data.samples import spread
 from training.evaluation.classification import COVERAGES, class_rows, confused_pairs, reliability, risk_coverage
 from training.evaluation.evaluate import Evaluation
 from training.evaluation.figures import Figure
+from training.evaluation.mark_tables import MarkResult
 from training.evaluation.report import grids, plots, words
-from training.evaluation.report.photos import Album, PairMaps, best, undecided, worst
+from training.evaluation.report.mark_grids import mark_grids
+from training.evaluation.report.photos import SHOWN, Album, PairMaps, best, undecided, worst
 from training.evaluation.tables import HEADLINES, MapRow, Value
 
 TEMPLATE = Path(__file__).with_name("report.html")
@@ -29,6 +32,7 @@ class Contents:
         evaluation: the answers for every photo.
         figures: by their names in JSON.
         rows: the table of maps; empty where nothing is known of where things are.
+        marks: what was found of the marks; None where the network has none.
         pair_maps: makes the contrast maps of look-alikes.
         provenance: what makes the figures repeatable: a value, or values by name.
         recipe: of the network; None where it is unknown.
@@ -43,6 +47,7 @@ class Contents:
     provenance: Mapping[str, Any]
     recipe: Mapping[str, Any] | None = None
     banner: int = 0
+    marks: MarkResult | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,9 @@ def render(contents: Contents) -> str:
         boxed=any(known.region(evaluation.resize.crop) is not None for known in evaluation.annotations),
         parts=any(known.parts for known in evaluation.annotations),
         maps=grids.map_grids(contents.rows),
+        seeing=list(_cards(words.SEEING, figures, {})),
+        marks=mark_grids(contents.marks, figures),
+        marked=[album.marked(index) for index in spread(range(len(labels)), SHOWN)] if contents.marks else [],
         faithfulness=grids.faithfulness_grid(figures),
         sanity=grids.sanity_grid(figures),
         further=grids.further_grid(figures),

@@ -21,6 +21,9 @@ SHOWN = 8
 """Photos in each gallery."""
 PAIRS = 6
 """Pairs of look-alikes that are shown with photos."""
+LISTED = 3
+"""Marks beside a photo."""
+YELLOW = (255, 214, 10)
 THUMBNAIL = 208
 QUALITY = 78
 
@@ -64,6 +67,44 @@ class Shown:
     second: str
     second_probability: float
     file: str
+
+
+@dataclass(frozen=True)
+class NumberedMark:
+    """A mark beside its photo.
+
+    Attributes:
+        number: at its place on the photo, which marks of one part share; 0 where its map points nowhere.
+        name: of it.
+        seen: probability that it is seen.
+        typical: share of observers who see it on the class named.
+        typical_versus: on the next likely class.
+    """
+
+    number: int
+    name: str
+    seen: float
+    typical: float
+    typical_versus: float
+
+
+@dataclass(frozen=True)
+class Marked:
+    """A photo with the marks that speak most for the class named against the next likely one.
+
+    Attributes:
+        view: the photo with their numbers at their places.
+        marks: the first first.
+        predicted: the class named.
+        label: the true class.
+        second: the next likely class.
+    """
+
+    view: View
+    marks: Sequence[NumberedMark]
+    predicted: str
+    label: str
+    second: str
 
 
 @dataclass(frozen=True)
@@ -120,6 +161,29 @@ class Album:
             evaluation.samples[index].path.name,
         )
 
+    def marked(self, index: int) -> Marked:
+        """Return a photo with its first marks; none where the network has none."""
+        evaluation, names = self._evaluation, self._evaluation.names
+        first, second = _likeliest(evaluation.probabilities[index])
+        image, listed = self._image(index), []
+        if evaluation.marks is not None and evaluation.readings is not None:
+            seen, peaks = evaluation.readings.seen[index], evaluation.readings.spots.peaks[index]
+            gains = seen * evaluation.marks.difference(first, second)
+            shares = np.nan_to_num(evaluation.marks.table)
+            order = [mark for mark in np.argsort(-gains, kind="stable").tolist() if gains[mark] > 0][:LISTED]
+            numbers: dict[tuple[float, ...], int] = {}
+            for mark in order:
+                place = tuple(peaks[mark].tolist())
+                placed = bool(np.isfinite(place).all()) and bool(evaluation.marks.located[mark])
+                number = numbers.setdefault(place, len(numbers) + 1) if placed else 0
+                stated = (float(seen[mark]), float(shares[first, mark]), float(shares[second, mark]))
+                listed.append(NumberedMark(number, evaluation.marks.names[mark], *stated))
+            for place, number in numbers.items():
+                _number(image, number, *place)
+        label = names[evaluation.samples[index].label]
+        view = View(f"marks of {names[first]}, not {names[second]}", _data_url(image))
+        return Marked(view, listed, names[first], label, names[second])
+
     def look_alikes(self, pair_maps: PairMaps) -> list[LookAlikes]:
         """Return the most confused pairs, the photo of each that is most clearly taken for the other class."""
         evaluation = self._evaluation
@@ -161,7 +225,7 @@ class Album:
         if not np.isfinite(box).all():
             return image
         drawn = image.copy()
-        ImageDraw.Draw(drawn).rectangle([float(side) for side in box], outline=(255, 214, 10), width=2)
+        ImageDraw.Draw(drawn).rectangle([float(side) for side in box], outline=YELLOW, width=2)
         return drawn
 
 
@@ -194,6 +258,15 @@ def overlay(image: Image.Image, values: Floats) -> Image.Image:
     enlarged = np.asarray(Image.fromarray(scaled).resize(image.size, Image.Resampling.BILINEAR))
     colours = Image.fromarray((colormaps["turbo"](enlarged)[..., :3] * 255).astype(np.uint8))
     return Image.blend(image, colours, 0.5)
+
+
+def _number(image: Image.Image, number: int, x: float, y: float) -> None:
+    """Draw a number at a place of a photo, in place; one beside the border stays on it."""
+    radius = image.width / 20
+    x, y = (min(max(value, radius), image.width - radius) for value in (x, y))
+    draw = ImageDraw.Draw(image)
+    draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=YELLOW, outline=(0, 0, 0), width=2)
+    draw.text((x, y), str(number), fill=(0, 0, 0), font_size=1.6 * radius, anchor="mm")
 
 
 def _mapped(name: str, image: Image.Image, values: Floats) -> View:

@@ -53,10 +53,43 @@ FIGURES = {
     "part_pointing": Word(
         "Grad-CAM points at a part", "The map's highest place lies on a visible part, such as bill or crown."
     ),
+    "contrast_score_of_marks": Word(
+        "Contrast score of the marks", "The same of the map that the marks compose.", percent=False
+    ),
     "contrast_score": Word(
         "Contrast score",
         "Does the map of “A, not B” follow how much A and B differ at each visible part? Rank correlation, at most 1.",
         percent=False,
+    ),
+    "mark_auroc": Word(
+        "Marks told apart",
+        "Area under the curve of “seen”: photos of classes with a mark against photos of classes without it, the mean "
+        "over marks; 0.5 is chance.",
+        percent=False,
+    ),
+    "mark_auroc_product": Word(
+        "The same by the class alone",
+        "Probabilities of the classes times the table of marks, which looks at no mark.",
+        percent=False,
+    ),
+    "mark_auroc_minus_product": Word(
+        "Seen rather than known from the class", "The first less the second, on the same photos.", percent=False
+    ),
+    "mark_hits": Word("Marks hit their part", "The highest place of a mark's map lies on the part it is of."),
+    "mark_auc": Word(
+        "Marks prefer their part",
+        "The mark's map at its own part against the photo's other visible parts; 0.5 is chance.",
+        percent=False,
+    ),
+    "evidence_in_place": Word(
+        "Evidence in place",
+        "Blurring the place of the first mark costs the class more than blurring another part; chance is one half.",
+    ),
+    "seen_sees": Word(
+        "Seen sees", "With a part blurred, its marks fall more than the other parts' marks; chance is one half."
+    ),
+    "seen_sees_product": Word(
+        "The same by the class alone", "Probabilities times the table, from the same blurred photos."
     ),
 }
 """Figures by their names in JSON."""
@@ -72,6 +105,8 @@ KNOWING = (
     "top1_of_surest_70",
     "top1_of_surest_90",
 )
+
+SEEING = tuple(name for name in FIGURES if name.startswith(("mark_", "evidence_", "seen_")))
 
 MEASURES = {
     "pointing": Word("pointing", "The map's highest place lies on the object."),
@@ -118,18 +153,54 @@ FAITHFULNESS = {
 }
 """Measures of faithfulness; a figure's name in JSON is the measure, `_` and the kind of map."""
 
+PLACES = {
+    "hits": Word("hits", "The map's highest place lies within an eighth of the box's sides of the mark's part."),
+    "auc": Word(
+        "AUC",
+        "Share of the photo's other visible parts at which the map is lower than at the mark's own part.",
+        percent=False,
+    ),
+}
+"""Columns of the tables of where marks are read."""
+
+EVIDENCE = {
+    "evidence_in_place": Word(
+        "costs more",
+        "Share of rightly named photos in which a blurred disc there lowers the margin of the class over the next "
+        "likely one more than an equal disc at another part.",
+    ),
+    "evidence_margin": Word("by", "How much more, in units of the logit.", percent=False),
+}
+"""Columns of the table of blurred places: figures by their names in JSON, to which the row is added."""
+
+SIGHT = {
+    "seen": Word("its own marks fall more", "Share of photos; chance is one half."),
+    "fall": Word("by", "How much more, in log-odds.", percent=False),
+    "product": Word("by the class alone", "The same of the probabilities of the classes times the table."),
+    "product_fall": Word("by", "How much more, in log-odds.", percent=False),
+}
+"""Columns of the table of blurred parts."""
+
 MAPS = {
     "gradcam": "Grad-CAM",
     "contrast": "“A, not B”",
+    "marks_contrast": "“A, not B” of the marks",
     "attention": "attention",
+    **{
+        f"{kind}_{way}": f"{name}, {words}"
+        for way, words in (("centres", "cells at their centres"), ("even", "cells side by side"))
+        for kind, name in (("gradcam", "Grad-CAM"), ("contrast", "“A, not B”"), ("attention", "attention"))
+    },
+    "marks": "the marks' maps",
     "centred_gaussian": "centred Gaussian",
+    "box_centre": "middle of the true box",
     "centre": "centre",
     "random": "random",
     "random_weights": "random weights",
 }
 GAUSSIAN = "centred_gaussian"
 """The kind of chance that others are compared with: photographers put their object in the middle."""
-CHANCE = (GAUSSIAN, "centre", "random", "random_weights")
+CHANCE = (GAUSSIAN, "centre", "box_centre", "random", "random_weights")
 """Kinds of maps that know nothing of the photo."""
 
 

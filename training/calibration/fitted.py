@@ -1,0 +1,30 @@
+"""What an export adds to a run's network, fitted to the answers that the run kept."""
+
+from pathlib import Path
+
+from model.explain.fitted import Fitted
+from training.calibration.embedding import embedding_axes
+from training.calibration.marks import calibrate_marks
+from training.calibration.outputs import HELD_OUT, TRAINED, Outputs
+from training.data.marks import Marks
+
+
+def fitted_to(run: Path, marks: Marks | None = None) -> Fitted:
+    """Return the calibration of the marks and the axes of the embedding, each only where the run kept what it needs.
+
+    The marks are fitted to answers for held-out photos, of the folds where there were any; the embedding is made of
+    training photos.
+
+    Args:
+        run: folder of the run.
+        marks: that the network reads, if any.
+
+    Raises:
+        CheckpointError: the answers cannot be read.
+        TrainingError: there are too few photos.
+    """
+    held, trained = Outputs.read(run / HELD_OUT), Outputs.read(run / TRAINED)
+    calibration = None
+    if marks is not None and held is not None:
+        calibration = calibrate_marks(held.marks, marks.table[held.labels])
+    return Fitted(calibration, None if trained is None else embedding_axes(trained.pooled))
