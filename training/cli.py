@@ -75,7 +75,10 @@ def fit_command(options: argparse.Namespace) -> int:
     outcome = fit_folds(job, options.folds) if options.folds else fit(job)
     result: dict[str, Any] = {"run": str(options.out), "finished": outcome.finished, "epochs": outcome.epoch}
     result |= {f"held_out_{name}": value for name, value in outcome.metrics.items()}
-    result |= {"folds": outcome.folds} if outcome.folds else {}
+    if outcome.folds:
+        top1 = outcome.folds["top1"]
+        flat = {"held_out_top1_low": top1["low"], "held_out_top1_high": top1["high"], "folds": outcome.folds["count"]}
+        result |= {"folds": outcome.folds} if options.json else flat
     if outcome.leads:
         _print(result, options.json)
     if outcome.finished:

@@ -15,15 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.contract.manifest import ManifestError
+from model.contract.manifest import ManifestError, Marks
+from model.explain.marks import MarkCalibration, MarkReader
 from model.export.export import load_network
 from model.files import write_whole
 from model.network.network import Network
-from training.checkpoint import SELECTED, load_selected
+from training.calibration.fitted import fitted_to
+from training.checkpoint import SELECTED, Selected, load_selected
 from training.data.prepared import prepared_images
 from training.data.samples import Dataset, spread
 from training.data.transforms import Normalise
-from training.errors import DatasetError
+from training.errors import DatasetError, TrainingError
 from training.evaluation.classification import class_rows, confused_pairs
 from training.evaluation.evaluate import Evaluation, evaluate_file, evaluate_run, part_of
 from training.evaluation.figures import Figure
@@ -33,10 +35,11 @@ from training.evaluation.maps.regions import Floats
 from training.evaluation.maps.sanity import cascade, cascade_figures, gradcam_of, randomised
 from training.evaluation.mark_tables import MarkResult, blur_result, mark_result
 from training.evaluation.marks.blur import Ask
-from training.evaluation.predictors import file_asker, pair_maps
+from training.evaluation.predictors import file_asker, network_asker, pair_maps
 from training.evaluation.report.card import summary, write_card
 from training.evaluation.report.page import Contents, write_report
 from training.evaluation.tables import MapRow, Value, figures_of, is_located, map_rows
+from training.export import manifest_of
 from training.fit.processes import pick_device
 from training.recipe import Recipe
 
@@ -147,7 +150,7 @@ def evaluate(asked: Question) -> Result:
     figures = figures_of(evaluation, rows)
     marks = mark_result(evaluation)
     if marks is not None and asked.blur:
-        marks = photos.blur(file_asker(asked.model), marks, asked.blur)
+        marks = photos.blur(_asker(asked), marks, asked.blur)
     if marks is not None:
         figures |= marks.figures
     if asked.faithfulness:
@@ -308,7 +311,38 @@ def _answers(asked: Question, part: str) -> Evaluation:
     if asked.is_file:
         return evaluate_file(asked.model, asked.dataset, samples, asked.workers, asked.visible)
     selected = load_selected(asked.model)
-    return evaluate_run(selected, asked.dataset, samples, pick_device(asked.device), asked.workers, asked.visible)
+    marks, calibration = _marks_of_run(asked.model, selected)
+    return evaluate_run(
+        selected,
+        asked.dataset,
+        samples,
+        pick_device(asked.device),
+        asked.workers,
+        asked.visible,
+        marks=marks,
+        calibration=calibration,
+    )
+
+
+def _asker(asked: Question) -> Ask:
+    """Return a function from photos to logits and marks."""
+    if asked.is_file:
+        return file_asker(asked.model)
+    selected = load_selected(asked.model)
+    marks, calibration = _marks_of_run(asked.model, selected)
+    network, data = selected.network(), selected.recipe.data
+    if marks is None or network.mark_head is None:
+        raise TrainingError(f"{asked.model} reads no marks")
+    reader = MarkReader(network.mark_head, marks, len(selected.labels), calibration)
+    return network_asker(network, Normalise(data.mean, data.std, torch.device("cpu")), reader)
+
+
+def _marks_of_run(run: Path, selected: Selected) -> tuple[Marks | None, MarkCalibration | None]:
+    """Return the marks of a run as its file would list them, and their calibration where the run can be calibrated."""
+    marks = manifest_of(selected, "run").marks
+    if marks is None or not run.is_dir():
+        return marks, None
+    return marks, fitted_to(run, selected.marks).marks
 
 
 def _has_held_out(asked: Question) -> bool:

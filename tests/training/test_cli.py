@@ -134,6 +134,10 @@ def test_folds_of_real_birds_from_the_command_to_the_manifest(
     result = json.loads(capsys.readouterr().out)
     assert result["held_out_images"] == result["folds"]["top1"]["n"] > 20
     assert result["folds"]["top1"]["low"] <= result["held_out_top1"] <= result["folds"]["top1"]["high"]
+    assert main([option for option in fit if option != "--json"]) == 0
+    rows = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert rows["folds"] == "2"
+    assert float(rows["held_out_top1_low"]) < result["held_out_top1"] < float(rows["held_out_top1_high"])
     assert main(["evaluate", str(run), *common]) == 0
     assert json.loads(capsys.readouterr().out)["images"] > 0
     source = load_source(run)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from training.evaluation.evaluate import Evaluation
 from training.evaluation.figures import Figure
-from training.evaluation.maps.annotations import boxes_of, sides_of
+from training.evaluation.maps.annotations import whole_boxes_of
 from training.evaluation.maps.regions import Floats
 from training.evaluation.marks.auroc import auroc_figures
 from training.evaluation.marks.blur import Ask, scenes_of
@@ -54,14 +54,14 @@ def mark_result(evaluation: Evaluation) -> MarkResult | None:
     if marks is None or readings is None:
         return None
     figures = auroc_figures(readings.seen, evaluation.probabilities, marks.table, evaluation.labels)
-    points, sides = _places(evaluation)
+    points, sides, middles = _places(evaluation)
     size, prediction = evaluation.resize.crop, evaluation.prediction
     rows = {MARKS: readings.spots}
     for name, layers in (("gradcam", prediction.gradcam), ("contrast", prediction.contrast)):
         maps = next(iter(layers.values()))
         rows[name] = spots_of(maps[:, None], points, size)
     grid = (readings.contrast.shape[1], readings.contrast.shape[2])
-    rows |= chance_spots(points, _middles(evaluation), grid, size)
+    rows |= chance_spots(points, middles, grid, size)
     places = place_rows(rows, marks, marks.typical(evaluation.labels), points, sides, evaluation.parts)
     for row in places:
         if (row.name, row.part) in HEADLINES:
@@ -95,13 +95,13 @@ def blur_result(
     if marks is None or readings is None:
         return found
     logits, labels = evaluation.prediction.logits, evaluation.labels
-    points, sides = _places(evaluation)
+    points, sides, middles = _places(evaluation)
     scenes = scenes_of(chosen, points, sides, evaluation.resize.crop)
     first = chosen_marks(readings.seen, marks, labels, likeliest_other(logits, labels))
     named = readings.spots.peaks[np.arange(len(first)), first]
     named[first < 0] = np.nan
     rows = {MARKS: named, "gradcam": _peaks(evaluation, evaluation.prediction.gradcam)}
-    rows |= {"contrast": _peaks(evaluation, evaluation.prediction.contrast), "box_centre": _middles(evaluation)}
+    rows |= {"contrast": _peaks(evaluation, evaluation.prediction.contrast), "box_centre": middles}
     figures = dict(found.figures) | evidence_figures(ask, image_of, scenes, rows, logits, labels, visible)
     sight = sight_rows(
         ask,
@@ -119,15 +119,11 @@ def blur_result(
     return MarkResult(figures, found.places, sight)
 
 
-def _places(evaluation: Evaluation) -> tuple[Floats, Floats]:
-    """Return where the parts of all photos are, (n, P, 2), and the sides of the objects' boxes, (n, 2)."""
-    return points_of(evaluation.annotations, len(evaluation.parts)), sides_of(evaluation.annotations)
-
-
-def _middles(evaluation: Evaluation) -> Floats:
-    """Return the middles of the true boxes, (n, 2)."""
-    boxes = boxes_of(evaluation.annotations)
-    return np.stack([boxes[:, ::2].mean(axis=1), boxes[:, 1::2].mean(axis=1)], axis=1)
+def _places(evaluation: Evaluation) -> tuple[Floats, Floats, Floats]:
+    """Return where the parts are, (n, P, 2), and the sides and the middles of the objects' boxes, (n, 2) both."""
+    points = points_of(evaluation.annotations, len(evaluation.parts))
+    boxes = whole_boxes_of(evaluation.annotations)
+    return points, boxes[:, 2:] - boxes[:, :2], (boxes[:, 2:] + boxes[:, :2]) / 2
 
 
 def _peaks(evaluation: Evaluation, layers: Mapping[str, Floats]) -> Floats:

@@ -1,5 +1,6 @@
 """The state of a run between two steps: saved into its checkpoint, and resumed from it."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from training.checkpoint import LAST, SELECTED, Selected, load_selected, read, write
+from training.data.marks import Marks
 from training.errors import CheckpointError
 from training.fit.job import Job
 from training.fit.learner import Learner
@@ -61,6 +63,7 @@ class TrainingState:
             "labels": list(job.dataset.labels),
             "num_train": num_train,
             "content": self.content,
+            "marks": _plain(learner.marks),
             **learner.to_dict(),
             "epoch": self.epoch,
             "batch": self.batch,
@@ -82,6 +85,8 @@ class TrainingState:
         before = values.get("content")  # older checkpoints lack it
         if before and before != self.content:
             raise CheckpointError(f"{job.out} was trained on other data: {_changes(before, self.content)}: {ADVICE}")
+        if values.get("marks", "") != _plain(learner.marks):
+            raise CheckpointError(f"{job.out} was trained on another table of marks: {ADVICE}")
         learner.load(values)
         self.epoch, self.batch = values["epoch"], values["batch"]
         self.totals = values["totals"].to(self.totals.device)
@@ -108,6 +113,11 @@ def read_checkpoint(job: Job, processes: ProcessGroup) -> dict[str, Any] | None:
     if differences:
         raise CheckpointError(f"{job.out} holds another run ({'; '.join(differences[:4])}): {ADVICE}")
     return values
+
+
+def _plain(marks: Marks | None) -> str:
+    """Return names and shares of the marks as text, in which an unknown share equals another."""
+    return "" if marks is None else json.dumps(marks.to_dict())
 
 
 def _changes(before: list[str], now: list[str]) -> str:

@@ -165,7 +165,7 @@ def test_figures_at_the_top_are_those_of_the_table() -> None:
 
 
 def test_maps_are_read_both_ways() -> None:
-    """Cells that look at their corners: drawn so, the maps lie half a cell to the upper left; the pairs are compared."""
+    """Cells that look at their corners: drawn so, the maps lie half a cell to the upper left; both are compared."""
     even, placed = (map_rows(with_centres(placed=placed), both_placings=True) for placed in (False, True))
     assert {"gradcam_centres", "contrast_centres", "attention_centres"} <= {line.name for line in even}
     for measure in ("energy", "pointing", "max_box_acc_v2", "contrast"):

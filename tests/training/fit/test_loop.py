@@ -11,15 +11,20 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from training.checkpoint import LAST, SELECTED, load_selected, read, write
+from training.data.marks import Mark, Marks
 from training.data.prepared import PARITY_IMAGES
 from training.errors import CheckpointError, DatasetError, Diverged
 from training.fit.job import Job
 from training.fit.journal import CURVES, METRICS, read_metrics
+from training.fit.learner import Learner
 from training.fit.loop import fit
+from training.fit.processes import ProcessGroup
+from training.fit.state import TrainingState
 
 MakeJob = Callable[..., Job]
 
@@ -210,6 +215,23 @@ def test_a_run_resumes_only_with_the_same_photos(make_job: MakeJob, cub_like: Pa
     write(job.out / LAST, values)
     assert not fit(changed(one=two.path, two=one.path)).finished, "an older checkpoint has no content, and resumes"
     assert "content" in read(job.out / LAST)
+
+
+def test_a_run_resumes_only_with_the_same_marks(make_job: MakeJob) -> None:
+    """Another share is another table; an unknown share is the same unknown share."""
+    job, mark = make_job(), Mark("red crown", "crown", "red", "crown: red")
+    job.out.mkdir()
+
+    def learner(*shares: float) -> Learner:
+        marks = Marks((mark,), np.array(shares)[:, None]) if shares else None
+        return Learner(job.recipe, 3, None, ProcessGroup(torch.device("cpu")), marks)
+
+    state = TrainingState(torch.zeros(5))
+    state.save(job, learner(0.5, float("nan"), 1), 18)
+    state.resume(read(job.out / LAST), job, learner(0.5, float("nan"), 1), 18)
+    for other in (learner(0.5, 0, 1), learner()):
+        with pytest.raises(CheckpointError, match="trained on another table of marks: take another --out, or --fresh"):
+            state.resume(read(job.out / LAST), job, other, 18)
 
 
 def test_provenance_records_photos_that_were_left_out(make_job: MakeJob) -> None:

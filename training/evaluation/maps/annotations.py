@@ -23,14 +23,14 @@ class Annotation:
         mask: pixels of the object, (S, S); None where unknown.
         parts: that are visible and inside the input.
         beyond: parts that are visible on the photo, but outside the input.
-        sides: width and height of the whole box, not clipped, pixels of the input; None: of `box`.
+        whole: the box as it is on the photo, not clipped, pixels of the input; None: as `box`.
     """
 
     box: Floats
     mask: Booleans | None
     parts: tuple[Point, ...]
     beyond: tuple[Point, ...] = ()
-    sides: tuple[float, float] | None = None
+    whole: Floats | None = None
 
     def region(self, size: int) -> Booleans | None:
         """Return the object's pixels by mask, else by box, (S, S); None where neither is known or nothing is inside."""
@@ -61,10 +61,11 @@ def annotation_of(sample: Sample, size: tuple[int, int], resize: Resize) -> Anno
     scale_x, scale_y = resize.crop / (right - left), resize.crop / (bottom - top)
     placed = [Point(part, (x - left) * scale_x, (y - top) * scale_y) for part, x, y in sample.parts]
     inside = tuple(point for point in placed if 0 <= point.x <= resize.crop and 0 <= point.y <= resize.crop)
-    sides = None
+    whole = None
     if mask is None and sample.box is not None:
-        sides = (sample.box[2] - sample.box[0]) * scale_x, (sample.box[3] - sample.box[1]) * scale_y
-    return Annotation(box, mask, inside, tuple(point for point in placed if point not in inside), sides)
+        corners = np.array(sample.box) - np.array([left, top, left, top])
+        whole = corners * np.array([scale_x, scale_y, scale_x, scale_y])
+    return Annotation(box, mask, inside, tuple(point for point in placed if point not in inside), whole)
 
 
 def boxes_of(annotations: tuple[Annotation, ...]) -> Floats:
@@ -72,13 +73,10 @@ def boxes_of(annotations: tuple[Annotation, ...]) -> Floats:
     return np.stack([annotation.box for annotation in annotations]) if annotations else np.zeros((0, 4))
 
 
-def sides_of(annotations: Sequence[Annotation]) -> Floats:
-    """Return width and height of the whole boxes, (n, 2), pixels of the input; NaN where there is none."""
-    found = [
-        (known.box[2] - known.box[0], known.box[3] - known.box[1]) if known.sides is None else known.sides
-        for known in annotations
-    ]
-    return np.array(found, dtype=np.float64).reshape(len(found), 2)
+def whole_boxes_of(annotations: Sequence[Annotation]) -> Floats:
+    """Return the boxes as they are on the photos, not clipped to the input, (n, 4); NaN where there is none."""
+    found = [known.box if known.whole is None else known.whole for known in annotations]
+    return np.array(found, dtype=np.float64).reshape(len(found), 4)
 
 
 def _mask_on_input(sample: Sample, size: tuple[int, int], resize: Resize) -> Booleans | None:

@@ -40,6 +40,7 @@ def chosen_marks(seen: Floats, marks: MarkList, first: Ints, second: Ints) -> In
     """Return the mark that speaks most for one class against another, (n,): −1 where no typical one does.
 
     Ranked as the graph ranks them, by how surely a mark is seen times how much more typical it is of the first class.
+    One that is not located names no place, and is passed over.
 
     Args:
         seen: probabilities of the marks, (n, A).
@@ -48,7 +49,7 @@ def chosen_marks(seen: Floats, marks: MarkList, first: Ints, second: Ints) -> In
         second: another, (n,).
     """
     gains = np.stack([marks.difference(a, b) for a, b in zip(first, second, strict=True)])
-    ranking = np.where(marks.typical(first) & (gains > 0), seen * gains, -np.inf)
+    ranking = np.where(marks.typical(first) & marks.located & (gains > 0), seen * gains, -np.inf)
     return np.where(np.isfinite(ranking).any(axis=1), ranking.argmax(axis=1), -1)
 
 

@@ -88,7 +88,7 @@ class Readings:
         seen: calibrated probability that each mark is seen, (n, A).
         spots: where each mark is read.
         contrast: sum over the marks of seen × how much more typical of the likeliest class than of the next × the
-            mark's map, over the marks that speak for the likeliest: (n, h, w).
+            mark's map, over the located marks that speak for the likeliest: (n, h, w).
     """
 
     seen: Floats
@@ -111,7 +111,8 @@ def read(
     """
     order = np.argsort(-logits, axis=1, kind="stable")
     gains = np.stack([np.maximum(marks.difference(row[0], row[min(1, len(row) - 1)]), 0) for row in order])
-    contrast = np.einsum("na,nahw->nhw", (answer.seen * gains).astype(np.float32), np.nan_to_num(answer.maps))
+    weights = (answer.seen * gains * marks.located).astype(np.float32)
+    contrast = np.einsum("na,nahw->nhw", weights, np.nan_to_num(answer.maps))
     return Readings(answer.seen, spots_of(answer.maps, points_of(annotations, parts), size), contrast)
 
 

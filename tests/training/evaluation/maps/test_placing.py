@@ -17,7 +17,7 @@ def one(row: int, column: int, cells: int = 9) -> np.ndarray:
 
 @pytest.mark.parametrize(("row", "column"), [(0, 0), (2, 5), (8, 8)])
 def test_a_cell_is_highest_where_it_looks(row: int, column: int) -> None:
-    """Cell i of stride 32 that begins at pixel 0 peaks at 32 i, within the grid's cell; side by side it is 16 further."""
+    """Cell i of stride 32 that begins at pixel 0 peaks at 32 i, give or take a cell; side by side it is 16 further."""
     x, y = peak(at_centres(one(row, column), (0, 0, 32, 32), 288)[0], 288)
     assert (x, y) == pytest.approx((32 * column + 0.5, 32 * row + 0.5), abs=2)
     assert peak(one(row, column)[0], 288) == (32 * column + 16, 32 * row + 16)

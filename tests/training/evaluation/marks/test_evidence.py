@@ -1,5 +1,7 @@
 """Evidence in place, of made networks that decide by one part."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from tests.training.evaluation.marks.made import Made
@@ -45,7 +47,10 @@ def test_the_mark_is_the_graphs_first_that_is_typical() -> None:
     table = np.array([[0.9, 0.6, 0.4, 0.9], [0.1, 0.0, 0.0, 0.9]])
     marks = MarkList(tuple("abcd"), tuple("abcd"), np.ones(4, bool), table)
     seen = np.array([[0.5, 0.6, 1.0, 1.0], [0.2, 0.9, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0]])
-    assert chosen_marks(seen, marks, np.array([0, 0, 1]), np.array([1, 1, 0])).tolist() == [0, 1, -1]
+    classes = np.array([0, 0, 1]), np.array([1, 1, 0])
+    assert chosen_marks(seen, marks, *classes).tolist() == [0, 1, -1]
+    lost = replace(marks, located=np.array([False, True, True, True]))
+    assert chosen_marks(seen, lost, *classes).tolist() == [1, 1, -1], "it names no place"
 
 
 def test_the_likeliest_other_is_never_the_photos_own() -> None:

@@ -1,5 +1,7 @@
 """What is read off the maps of marks: highest places, values at parts, and the contrast that marks compose."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -45,6 +47,8 @@ def test_contrast_is_composed_of_the_marks_of_the_likeliest_class() -> None:
     seen = np.array([[0.5, 0.9, 1.0]])
     found = read(MarkAnswer(seen, maps), np.array([[3.0, 2.0, 1.0]]), MARKS, [known()], 0, SIZE)
     np.testing.assert_allclose(found.contrast, np.full((1, 2, 2), 0.5 * (0.9 - 0.1)), rtol=1e-6)
+    lost = replace(MARKS, located=np.zeros(3, bool))
+    assert not read(MarkAnswer(seen, maps), np.array([[3.0, 2.0, 1.0]]), lost, [known()], 0, SIZE).contrast.any()
     twice = joined_readings([found, found])
     assert [(2, 3), (2, 3, 2), (2, 3, 0), (2, 2, 2)] == [
         part.shape for part in (twice.seen, twice.spots.peaks, twice.spots.values, twice.contrast)

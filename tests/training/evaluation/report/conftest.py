@@ -11,9 +11,12 @@ from torch import Tensor
 from model.contract.geometry import Resize
 from training.data.samples import Attributes, Dataset
 from training.evaluation.evaluate import Evaluation
-from training.evaluation.figures import Figure, mean
+from training.evaluation.figures import Figure, mean, share
 from training.evaluation.maps.annotations import Annotation
 from training.evaluation.maps.regions import Point
+from training.evaluation.mark_tables import mark_result
+from training.evaluation.marks.readings import MarkAnswer, MarkList, read
+from training.evaluation.marks.sight import SightRow
 from training.evaluation.predictors import Prediction
 from training.evaluation.report.page import Contents
 from training.evaluation.tables import figures_of, map_rows
@@ -77,6 +80,33 @@ def make(birds: Dataset) -> Make:
         return replace(made(located, attention, right), **changes)  # type: ignore[arg-type]
 
     return changed
+
+
+@pytest.fixture(scope="session")
+def marked(make: Make) -> Contents:
+    """Return the contents of a report of a network with four marks, whose places and parts were blurred."""
+    contents = make()
+    names = ("<b>red</b> crown", "bill 🐦", "plain back", "yellow tail")
+    parts = ("crown", "bill", "back", "tail")
+    rng = np.random.default_rng(0)
+    count = len(contents.evaluation.samples)
+    table = np.array([[0.9, 0.6, 0.1, 0.7], [0.1, 0.9, 0.8, 0.7], [0.2, 0.6, 0.9, np.nan]])
+    marks = MarkList(names, parts, np.array([True, True, True, False]), table)
+    maps = rng.random((count, 4, 6, 6)).astype(np.float32)
+    logits, known = contents.evaluation.prediction.logits, contents.evaluation.annotations
+    readings = read(MarkAnswer(rng.random((count, 4)), maps), logits, marks, known, len(PARTS), SIDE)
+    evaluation = replace(contents.evaluation, marks=marks, readings=readings)
+    found = mark_result(evaluation)
+    assert found is not None
+    spread = np.linspace(0.2, 0.9, 20)
+    figures = {
+        name: mean(spread)
+        for place in ("", "_gradcam", "_box_centre")
+        for name in (f"evidence_in_place{place}", f"evidence_margin{place}")
+    }
+    rows = [SightRow(part, {"seen": share(spread > 0.3), "product": share(spread > 0.6)}) for part in ("", "crown")]
+    found = replace(found, figures={**found.figures, **figures, "seen_sees": mean(spread)}, sight=rows)
+    return replace(contents, evaluation=evaluation, marks=found, figures={**contents.figures, **found.figures})
 
 
 @pytest.fixture

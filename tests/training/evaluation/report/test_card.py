@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.evaluation.report.conftest import Make
+from tests.training.evaluation.report.conftest import Contents, Make
 from training.errors import TrainingError
 from training.evaluation.report.card import END, HEADING, START, check_card, insert, summary, write_card
 
@@ -19,6 +19,19 @@ def test_the_summary_has_figures_intervals_and_chance(make: Make) -> None:
     assert "| Top-1 | 66.7% | 30.0–90.3% | 6 |" in text
     assert "| Grad-CAM | " in text
     assert "| centred Gaussian (chance) | " in text
+
+
+def test_the_summary_has_the_marks(marked: Contents) -> None:
+    """Their figures and tables, with what the columns mean; none of them without marks."""
+    arguments = (marked.figures, list(marked.rows), marked.provenance, "6 photos")
+    text = summary(*arguments, marked.marks)
+    assert "| Marks hit their part | " in text
+    assert "| the same by the class alone | " in text.lower()
+    for start in ("Where the marks are read (hits: the map's", "Part by part (", "Evidence in place (", "Is seen what"):
+        assert f"\n\n{start}" in text
+    assert "| middle of the true box (chance) | " in text
+    assert "| all parts | 85.0% " in text
+    assert "hits" not in summary(*arguments)
 
 
 def test_nothing_is_said_of_maps_without_annotations(make: Make) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.evaluation.report.conftest import Make
+from tests.training.evaluation.report.conftest import Contents, Make
 from training.evaluation.figures import Figure
 from training.evaluation.report.page import render, write_report
 
@@ -50,6 +50,22 @@ def test_the_report_is_whole(make: Make, attention: bool, located: bool) -> None
     for text in ("c0ffee", "2026-01-02", "ab" * 32, "optim.epochs"):
         assert text in page
     assert (">attention</small>" in page) == attention
+
+
+def test_marks_have_a_chapter_of_their_own(make: Make, marked: Contents) -> None:
+    """Tables, cards and photos with numbers, names escaped; a network without marks is silent about them."""
+    page = render(marked)
+    parser = Balanced()
+    parser.feed(page)
+    assert parser.open == []
+    for text in ("Where the marks are read", "Part by part", "Evidence in place", "Is seen what is there?"):
+        assert f"<h3>{text}</h3>" in page
+    assert "&lt;b&gt;red&lt;/b&gt; crown" in page
+    assert "bill 🐦" in page
+    assert "<b>red" not in page
+    assert "Further figures" not in page, "figures of marks stand in their tables"
+    assert page.count("<img") == page.count('src="data:image/jpeg;base64,')
+    assert "marks" not in render(make()).lower()
 
 
 def test_labels_are_escaped(make: Make) -> None:

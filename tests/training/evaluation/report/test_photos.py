@@ -1,12 +1,13 @@
 """Which photos the report shows, and their maps."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.training.evaluation.report.conftest import NAMES, Make, reverse_maps
+from tests.training.evaluation.report.conftest import NAMES, Contents, Make, reverse_maps
 from training.evaluation.report.photos import Album, best, overlay, undecided, worst
 
 PROBABILITIES = np.array([[0.6, 0.4], [0.9, 0.1], [0.2, 0.8], [0.3, 0.7]])
@@ -33,6 +34,36 @@ def test_a_photo_has_its_maps_and_its_certainty(make: Make) -> None:
     assert (photo.label, photo.predicted, photo.certainty) == (NAMES[0], NAMES[2], "sure")
     assert [view.name.rpartition(": ")[2] for view in album.shown(1).views][2] == "nothing speaks for it"
     assert len(Album(make(attention=False).evaluation).shown(0).views) == 3
+
+
+def test_a_photo_has_its_first_marks(marked: Contents) -> None:
+    """At most three, in the graph's order, numbered where they are read; one that is not located has no number."""
+    evaluation = marked.evaluation
+    assert evaluation.marks is not None
+    assert evaluation.readings is not None
+    for index in range(len(evaluation.samples)):
+        photo = Album(evaluation).marked(index)
+        first, second = np.argsort(-evaluation.probabilities[index], kind="stable")[:2]
+        gains = evaluation.readings.seen[index] * evaluation.marks.difference(first, second)
+        order = [mark for mark in np.argsort(-gains) if gains[mark] > 0][:3]
+        assert [evaluation.marks.names[mark] for mark in order] == [mark.name for mark in photo.marks]
+        numbers = [mark.number for mark in photo.marks if mark.name != "yellow tail"]
+        assert numbers == list(range(1, len(numbers) + 1))
+        assert all(mark.number == 0 for mark in photo.marks if mark.name == "yellow tail")
+        assert (photo.predicted, photo.second) == (evaluation.names[first], evaluation.names[second])
+
+
+def test_marks_at_one_place_share_its_number(marked: Contents) -> None:
+    """All maps are highest at the same cell: every mark that is placed has the number 1, which is drawn there."""
+    evaluation = marked.evaluation
+    assert evaluation.readings is not None
+    peaks = np.full_like(evaluation.readings.spots.peaks, 20)
+    readings = replace(evaluation.readings, spots=replace(evaluation.readings.spots, peaks=peaks))
+    photo = Album(replace(evaluation, readings=readings)).marked(1)
+    assert {1} == {mark.number for mark in photo.marks if mark.name != "yellow tail"}
+    nothing = replace(evaluation, readings=None)
+    assert Album(nothing).marked(1).marks == []
+    assert photo.view.url != Album(nothing).marked(1).view.url
 
 
 def test_look_alikes_show_both_sides_of_the_contrast(make: Make) -> None:
