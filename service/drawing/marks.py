@@ -64,7 +64,7 @@ def render_marks(
     placement = Placement.on(resize, decoded.width, decoded.height, longest)
     check_size(placement, media_type)
     photo = picture(decoded, placement).copy()
-    unit = min(max(round(longest / 28), 12), 40)  # the text grows with the photo
+    unit = min(max(round(longest / 28), 14), 40)  # the text grows with the photo
     scale_x, scale_y = photo.width / decoded.width, photo.height / decoded.height
     places = [None if mark.at is None else (mark.at[0] * scale_x, mark.at[1] * scale_y) for mark in marks]
     _draw_places(photo, places, unit)

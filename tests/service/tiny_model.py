@@ -6,7 +6,6 @@ tests of the engine need neither torch nor the bundled weights.
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,8 +25,6 @@ from model.contract.manifest import (
 )
 from model.contract.marks import write_table
 
-VERSION_1 = Path(__file__).with_name("version_1.onnx")
-"""A small network of random weights, as the last exporter of the contract's first version wrote it."""
 SIDE = 8
 LABELS = ("Red bird", "Green bird", "Blue bird", "Grey bird")
 WEIGHTS = np.array([[4, 0, 0, 1], [0, 4, 0, 1], [0, 0, 4, 1]], dtype=np.float32)

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from model.contract.geometry import Resize
 from model.contract.graph import softmax
 from model.contract.manifest import Marks
+from model.contract.placing import Centres
 from model.explain.marks import MarkCalibration, MarkReader
 from training.checkpoint import Selected
 from training.data.batches import Items, one_thread, served_photos
@@ -30,7 +31,6 @@ from training.data.transforms import Normalise
 from training.errors import DatasetError, TrainingError
 from training.evaluation.maps.annotations import Annotation, annotation_of
 from training.evaluation.maps.parts import part_differences
-from training.evaluation.maps.placing import Centres
 from training.evaluation.marks.readings import MarkList, Readings, joined_readings, read
 from training.evaluation.predictors import Predict, Prediction, joined, onnx_predictor, torch_predictor
 from training.evaluation.scores import Floats, Ints

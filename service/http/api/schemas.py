@@ -74,7 +74,7 @@ class ExplainOptions(ClassifyOptions):
         None, ge=16, le=4096, description="Longer side of the picture, pixels; by default as the image."
     )
     values: bool = Field(False, description="JSON only: adds the raw values of the maps.")
-    mark_maps: bool = Field(False, description="JSON only: adds the maps of `marks`, in their order.")
+    mark_maps: bool = Field(False, description="JSON only: adds the maps of `marks`, at most 448 pixels large.")
 
 
 class Score(BaseModel):

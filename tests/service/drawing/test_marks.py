@@ -21,7 +21,7 @@ def drawn(*marks: NumberedMark, size: tuple[int, int] = (300, 200), caption: str
 
 def changed(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
     """Return which pixels of the photo in the picture are not its grey, as the photo is shown: 320 pixels wide."""
-    unit = 12
+    unit = 14
     shown = np.asarray(image)[unit : unit + size[1], unit : unit + size[0]]
     return (shown != 128).any(axis=2)
 
@@ -57,8 +57,8 @@ def test_places_at_the_edge(at: tuple[float, float]) -> None:
     different = (np.asarray(picture) != np.asarray(plain)).any(axis=2)
     rows, columns = np.nonzero(different)
     assert rows.min() >= 0
-    assert rows.max() < 12 + 213 + 12
-    assert columns.max() < 12 + 320 + 12
+    assert rows.max() < 14 + 213 + 14
+    assert columns.max() < 14 + 320 + 14
 
 
 @pytest.mark.parametrize("name", ["a very long name of a mark " * 20, "無毛の黄色い冠羽" * 30, "жёлтое темя " * 30, ""])
@@ -73,7 +73,7 @@ def test_words_stand_beside_a_tall_photo_and_below_a_wide_one() -> None:
     """The picture grows to the right of a tall photo, and below a wide one."""
     tall, wide = drawn(CROWN, size=(200, 320)), drawn(CROWN, size=(320, 200))
     assert tall.width > tall.height
-    assert wide.height > 200 + 3 * 12
+    assert wide.height > 200 + 3 * 14
 
 
 @pytest.mark.parametrize("media_type", ["image/png", "image/webp", "image/jpeg"])

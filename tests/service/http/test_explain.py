@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from service.http.api.schemas import Explanation, Explanations
+from tests.service.conftest import encoded
 from tests.service.http.test_routes import RAW, problem
 from tests.service.running import Running, running, tiny_settings
 from tests.service.tiny_model import MARKS, SIDE, marked_manifest, tiny_model
@@ -76,6 +77,19 @@ def test_maps_of_all_listed_marks(marked_server: Running, marked_client: httpx.C
     named = explained(marked_client, spotted, f"mark={answer['marks'][0]['name']}&size=64")["mark"]
     assert named.items() >= answer["mark_maps"][0].items()
     assert [] == explained(marked_client, spotted, "mark_maps=true")["mark_maps"]
+
+
+def test_maps_of_listed_marks_are_small(marked_client: httpx.Client) -> None:
+    """A page scales them up: their layers have at most 448 pixels a side, whatever the photo's or the wanted size."""
+    photo = encoded("red", (900, 600))
+    for query, sizes in (
+        ("", [(900, 600), (448, 299)]),
+        ("&size=1200", [(1200, 800), (448, 299)]),
+        ("&size=90", [(90, 60)] * 2),
+    ):
+        answer = explained(marked_client, photo, f"marks=1&mark_maps=true{query}")
+        layers = [answer["gradcam"]["png"], answer["mark_maps"][0]["png"]]
+        assert sizes == [Image.open(io.BytesIO(base64.b64decode(layer.partition(",")[2]))).size for layer in layers]
 
 
 @pytest.mark.parametrize("view", ["overlay", "gradcam", "panel"])

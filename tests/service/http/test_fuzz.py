@@ -141,12 +141,17 @@ seeds = st.integers(0, 2**64)
 
 @pytest.mark.slow
 @settings(thorough, max_examples=RAW)
-@given(seeds, st.sampled_from(["/classify", "/explain?view=panel&size=32", "/explain?target=rank:1&versus=rank:2"]))
-def test_images(tiny_server: Running, seed: int, address: str) -> None:
+@given(
+    seeds,
+    st.sampled_from(
+        ["/classify?marks=8", "/explain?view=panel&size=32", "/explain?target=rank:1&versus=rank:2&view=marks"]
+    ),
+)
+def test_images(marked_server: Running, seed: int, address: str) -> None:
     """Changed images are answered or refused."""
     dice = Random(seed)  # noqa: S311 - replayed from its seed
     changed = [edited(dice.choice(real_files()), random_edits(dice)) for _ in range(CASES_AN_EXAMPLE)]
-    hold(ask(tiny_server, address, {"Content-Type": "image/png"}, [pieces_of(data, dice) for data in changed]))
+    hold(ask(marked_server, address, {"Content-Type": "image/png"}, [pieces_of(data, dice) for data in changed]))
 
 
 @cache
@@ -177,11 +182,11 @@ types = st.sampled_from(["multipart/form-data; boundary=xyz", 'multipart/form-da
 @pytest.mark.slow
 @settings(thorough, max_examples=FORMS)
 @given(seeds, types)
-def test_forms(tiny_server: Running, seed: int, content_type: str) -> None:
+def test_forms(marked_server: Running, seed: int, content_type: str) -> None:
     """Changed forms are answered or refused, however they are cut."""
     dice = Random(seed)  # noqa: S311 - replayed from its seed
     changed = [edited(dice.choice(forms()), random_edits(dice)) for _ in range(CASES_AN_EXAMPLE)]
-    hold(ask(tiny_server, "/classify", {"Content-Type": content_type}, [pieces_of(data, dice) for data in changed]))
+    hold(ask(marked_server, "/classify", {"Content-Type": content_type}, [pieces_of(data, dice) for data in changed]))
 
 
 @cache
@@ -190,10 +195,11 @@ def inferences() -> list[tuple[bytes, int | None]]:
     count = SIDE * SIDE * 3
     image = {"name": "image", "shape": [1, SIDE, SIDE, 3], "datatype": "UINT8"}
     target = {"name": "target", "shape": [1, 2], "datatype": "INT64", "data": [[0, -1]]}
+    mark = {"name": "mark", "shape": [1, 2], "datatype": "INT64", "data": [3, -2]}
     versus = {"name": "versus", "shape": [1, 2], "datatype": "INT64", "data": [4, -2]}
     layer = {"name": "layer", "shape": [1], "datatype": "INT64", "data": [0]}
     outputs = [{"name": "probabilities", "parameters": {"classification": 2}}, {"name": "gradcam"}]
-    plain = {"id": "1", "inputs": [image | {"data": [7] * count}, target, versus, layer], "outputs": outputs}
+    plain = {"id": "1", "inputs": [image | {"data": [7] * count}, target, versus, layer, mark], "outputs": outputs}
     file = real_files()[0]
     raw = {"inputs": [image | {"parameters": {"binary_data_size": count}}], "parameters": {"binary_data_output": True}}
     encoded = {"name": "encoded", "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": len(file) + 4}}
@@ -237,12 +243,12 @@ def hostile_inference(dice: Random) -> tuple[list[bytes], dict[str, str]]:
 @pytest.mark.slow
 @settings(thorough, max_examples=TENSORS)
 @given(seeds)
-def test_tensors(tiny_server: Running, seed: int) -> None:
+def test_tensors(marked_server: Running, seed: int) -> None:
     """Changed requests of the inference protocol are answered or refused."""
     dice = Random(seed)  # noqa: S311 - replayed from its seed
     for _ in range(CASES_AN_EXAMPLE):
         pieces, headers = hostile_inference(dice)
-        hold(ask(tiny_server, "/v2/models/tiny/infer", headers, [pieces]))
+        hold(ask(marked_server, "/v2/models/tiny/infer", headers, [pieces]))
 
 
 @pytest.mark.parametrize(
@@ -250,23 +256,29 @@ def test_tensors(tiny_server: Running, seed: int) -> None:
 )
 @settings(thorough, max_examples=20)
 @given(st.lists(st.text(st.characters(max_codepoint=255), max_size=60), min_size=2, max_size=2))
-def test_headers(tiny_server: Running, header: str, values: list[str]) -> None:
+def test_headers(marked_server: Running, header: str, values: list[str]) -> None:
     """Strange values of the headers that are read are answered or refused."""
     for value in values:
         for address in ("/classify", "/explain", "/v2/models/tiny/infer"):
-            statuses = ask(tiny_server, address, {"Content-Type": "image/png", header: value}, [[real_files()[0]]])
+            statuses = ask(marked_server, address, {"Content-Type": "image/png", header: value}, [[real_files()[0]]])
             # A deadline of almost no time is missed, as requested.
             hold([status for status in statuses if not (header == "X-Request-Timeout-Ms" and status == 504)])
 
 
 @settings(thorough, max_examples=60)
 @given(st.text(max_size=80), st.binary(max_size=40))
-def test_queries(tiny_server: Running, text: str, data: bytes) -> None:
+def test_queries(marked_server: Running, text: str, data: bytes) -> None:
     """Strange query strings and addresses are answered or refused."""
     query = text.encode("utf-8", "surrogatepass").decode("latin-1").replace("?", "")
-    for address in (f"/classify?{query}", f"/explain?target={query}", f"/{query}", f"/v2/models/{query}/infer"):
+    for address in (
+        f"/classify?{query}",
+        f"/explain?target={query}",
+        f"/explain?mark={query}",
+        f"/{query}",
+        f"/v2/models/{query}/infer",
+    ):
         try:
             address.encode("ascii")
         except UnicodeEncodeError:
             address = "/classify?" + "".join(f"%{byte:02x}" for byte in data)
-        hold(ask(tiny_server, address, {"Content-Type": "image/png"}, [[real_files()[0]]]))
+        hold(ask(marked_server, address, {"Content-Type": "image/png"}, [[real_files()[0]]]))

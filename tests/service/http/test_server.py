@@ -2,6 +2,7 @@
 
 import base64
 import json
+import lzma
 import os
 import signal
 import socket
@@ -22,13 +23,15 @@ from service.http.server import listen
 from tests.service.conftest import encoded
 from tests.service.http.test_admission import Caller, until
 from tests.service.running import running, tiny_settings
-from tests.service.tiny_model import VERSION_1, marked_manifest, tiny_model
+from tests.service.tiny_model import marked_manifest, tiny_model
 
 COMMAND = (
     "import sys; from service.http.server import serve; from service.settings import Settings; "
     "sys.exit(serve(Settings()))"
 )
 PHOTO = encoded("red")
+VERSION_1 = Path(__file__).parents[2] / "data" / "version1.onnx.xz"
+"""A file that was exported when the contract had its first version."""
 
 
 def free_port() -> int:
@@ -213,7 +216,7 @@ def version_of(answer: httpx.Response) -> str:
 def test_version_1_is_swapped_for_2_and_back_under_load(tmp_path: Path) -> None:
     """A file of the first schema is replaced by one with marks and back: each request is answered by one of them."""
     with process(tmp_path, poll_interval_s=3600) as server:
-        (tmp_path / "tiny" / "1.onnx").write_bytes(VERSION_1.read_bytes())
+        (tmp_path / "tiny" / "1.onnx").write_bytes(lzma.decompress(VERSION_1.read_bytes()))
         server.popen.send_signal(signal.SIGHUP)
         answers: dict[str, list[str]] = {path: [] for path in CALLS}
         lost: list[str] = []

@@ -7,10 +7,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from model.contract.manifest import synthetic_images
 from service.errors import NotReady, UnknownModel
 from service.inference.engine import Engine, OnnxEngine, Question
 from service.inference.models import Registry, check_there
@@ -18,7 +16,7 @@ from service.inference.runtime import Runtime
 from service.inference.sessions import ModelRejected
 from service.settings import Settings
 from tests.service.conftest import encoded
-from tests.service.tiny_model import VERSION_1, WEIGHTS, tiny_manifest, tiny_model, tiny_self_check
+from tests.service.tiny_model import WEIGHTS, tiny_manifest, tiny_model, tiny_self_check
 
 pytestmark = pytest.mark.anyio
 
@@ -170,30 +168,6 @@ async def test_one_bad_model_does_not_stop_the_others(tmp_path: Path) -> None:
     async with started_registry(tmp_path) as registry:
         await registry.wait_ready()
         assert ["tiny/1"] == names(registry)
-
-
-async def test_a_file_of_the_first_schema_is_served(tmp_path: Path) -> None:
-    """It is loaded and answers as it was exported, with nothing of version 2."""
-    put(tmp_path, "old/1", VERSION_1.read_bytes())
-
-    async with started_runtime(tmp_path) as runtime:
-        await runtime.models.wait_ready()
-        served = runtime.models.get()
-        manifest, check = served.manifest, served.manifest.self_check
-        assert check is not None
-        assert (1, None, None, None) == (manifest.schema_version, manifest.marks, manifest.embedding, manifest.novelty)
-        image = synthetic_images(check.seed, 1, manifest.input_size)[0]
-        question = Question.about(manifest, (-1, 0))
-        prediction = await runtime.predictor.predict_array(served, image, question)
-        np.testing.assert_allclose(check.logits[0], prediction.logits, atol=check.tolerance)
-        assert [int(prediction.logits.argmax()), 0] == prediction.explained.tolist()
-        assert [None] * 5 == [
-            prediction.embedding,
-            prediction.novelty,
-            prediction.marks,
-            prediction.mark_maps,
-            prediction.marked,
-        ]
 
 
 async def test_reload_swaps_and_reports(tmp_path: Path) -> None:
