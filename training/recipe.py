@@ -129,6 +129,10 @@ class OptimRecipe:
         clip_norm: largest gradient norm; 0 is off.
         freeze_stages: the first so many stages of the backbone keep their pre-trained weights.
         freeze_until: instead, the last step that keeps them, e.g. `features.13` or `layer2`.
+        freeze_norms: the backbone's batch norms keep their pre-trained statistics while their layers learn.
+        head_start: `random`, or `discriminant` for a linear head that starts as the linear discriminant analysis of
+            the pre-trained features.
+        head_shrinkage: of the covariance in that analysis, towards its mean variance.
         label_smoothing: of the cross-entropy.
     """
 
@@ -146,6 +150,9 @@ class OptimRecipe:
     clip_norm: NonNegativeFloat = 0.0
     freeze_stages: NonNegativeInt = 0
     freeze_until: str = ""
+    freeze_norms: bool = False
+    head_start: Literal["random", "discriminant"] = "random"
+    head_shrinkage: Probability = 0.8
     label_smoothing: BelowOne = 0.0
 
 

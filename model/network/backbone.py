@@ -102,6 +102,7 @@ class Backbone(nn.Module):
         whole = torchvision.models.get_model(name, weights=None)
         self.steps = _steps(whole, self.stages[-1].name)
         self._frozen: tuple[str, ...] = ()
+        self._frozen_norms = False
         for child in dict.fromkeys(step.split(".")[0] for step in self.steps):
             module = getattr(whole, child)
             if isinstance(module, nn.Sequential) and f"{child}.0" in self.steps:
@@ -161,9 +162,15 @@ class Backbone(nn.Module):
             raise StageError(f"freeze_stages is {stages}; {self.name} has {len(self.stages)}")
         return self.stages[stages - 1].name if stages else None
 
-    def freeze(self, step: str | None) -> None:
-        """Freeze weights and running statistics of everything up to a step, in training mode too."""
+    def freeze(self, step: str | None, *, norms: bool = False) -> None:
+        """Freeze weights and running statistics of everything up to a step, in training mode too.
+
+        Args:
+            step: the last one; None for none.
+            norms: freeze the running statistics of the later steps too; their weights learn.
+        """
         self._frozen = self._steps_until(step)
+        self._frozen_norms = norms
         for module in self.modules_until(step):
             module.requires_grad_(False)
         self.train(self.training)
@@ -173,6 +180,10 @@ class Backbone(nn.Module):
         super().train(mode)
         for name in self._frozen:
             self.get_submodule(name).eval()
+        if self._frozen_norms:
+            for module in self.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
         return self
 
     def modules_until(self, step: str | None) -> list[nn.Module]:

@@ -33,6 +33,7 @@ class Learner:
         marks: that the network reads; None: none.
 
     Attributes:
+        recipe: as given.
         network: being trained.
         marks: that it reads; None: none.
         after: step of the backbone whose features are its input; None where images are.
@@ -41,7 +42,7 @@ class Learner:
         optimizer: of its weights.
 
     Raises:
-        RecipeError: the backbone has no stage or step that the recipe freezes, or marks are learnt from stages it has not.
+        RecipeError: the backbone has no stage or step that the recipe freezes or marks are learnt from.
         WeightsError: the weights are missing or of another network.
     """
 
@@ -53,7 +54,7 @@ class Learner:
         processes: ProcessGroup,
         marks: Marks | None = None,
     ) -> None:
-        self._recipe, self._device, self._alone = recipe, processes.device, processes.size == 1
+        self.recipe, self._device, self._alone = recipe, processes.device, processes.size == 1
         if processes.device.type == "cuda":
             torch.backends.cudnn.benchmark = True
             torch.set_float32_matmul_precision("high")
@@ -64,7 +65,7 @@ class Learner:
         self.network.to(processes.device)
         if recipe.run.channels_last:
             self.network.to(memory_format=torch.channels_last)
-        self.network.backbone.freeze(frozen_step(self.network, recipe.optim))
+        self.network.backbone.freeze(frozen_step(self.network, recipe.optim), norms=recipe.optim.freeze_norms)
         self.after = cached_step(self.network, recipe)
         sizes = (recipe.data.input_size, recipe.augment.size or recipe.data.input_size)
         self.stage_maps = StageMaps(self.network, self.after, sizes)
@@ -93,10 +94,10 @@ class Learner:
             batch: of this epoch, from 0.
             batches: of every epoch.
         """
-        recipe = self._recipe.optim
-        torch.manual_seed(step_seed(self._recipe.seed, epoch, batch))
+        recipe = self.recipe.optim
+        torch.manual_seed(step_seed(self.recipe.seed, epoch, batch))
         images, shares = self.normalise(inputs), targets
-        if self._mix is not None and torch.rand(()) < self._recipe.augment.mix_probability:
+        if self._mix is not None and torch.rand(()) < self.recipe.augment.mix_probability:
             images, shares = self._mix(images, shares)
         begin = batch - batch % recipe.accumulate
         group = min(recipe.accumulate, batches - begin)
@@ -109,6 +110,14 @@ class Learner:
             set_learning_rate(self.optimizer, learning_rate_factor(recipe, epoch + batch / batches))
             self._update()
         return losses
+
+    def set_head(self, weight: Tensor, bias: Tensor) -> None:
+        """Set the last layer's weight, (K, C), and bias, (K,), of the network and of its average."""
+        for network in {self.network, self.evaluated}:
+            linear = cast(torch.nn.Linear, network.head[-1])
+            with torch.no_grad():
+                linear.weight.copy_(weight)
+                linear.bias.copy_(bias)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps of it."""
@@ -130,9 +139,9 @@ class Learner:
             self._average.module.load_state_dict(values["average"]["state"])
 
     def _update(self) -> None:
-        if self._recipe.optim.clip_norm:
+        if self.recipe.optim.clip_norm:
             self._scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self._recipe.optim.clip_norm)
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.optim.clip_norm)
         self._scaler.step(self.optimizer)
         self._scaler.update()
         self.optimizer.zero_grad(set_to_none=True)

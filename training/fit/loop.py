@@ -14,6 +14,7 @@ from training.data.batches import EpochOrder
 from training.data.check import content_of
 from training.data.samples import hold_out
 from training.errors import DatasetError, Diverged
+from training.fit.head_start import start_head
 from training.fit.job import Job, Outcome, Parts
 from training.fit.journal import CURVES, Journal, Progress, Record, describe, draw_curves
 from training.fit.learner import Learner
@@ -96,6 +97,8 @@ def set_up(job: Job, processes: ProcessGroup, stop: StopRequest) -> Run:
 
     # Photos come after the model, because a frozen part turns them into features. Decoding takes longest.
     loaders = open_loaders(job, parts, order, learner, processes)
+    if recipe.optim.head_start == "discriminant" and not saved:
+        start_head(learner, loaders.train.dataset, len(parts.train), optim.batch_size)
 
     journal = Journal(job.out, state.epoch, write=processes.leads)
     done = state.epoch * len(order) + state.batch
