@@ -39,7 +39,7 @@ def test_a_head_that_starts_as_the_discriminant_knows_the_classes_at_once(make_j
     """Hardly learning at all, it names more of the training photos than chance would."""
     changes = {"network.head": "linear", "optim.lr_backbone": 0.0, "optim.lr_new": 1e-9, "optim.epochs": 2}
     start = fit(make_job(**changes, **{"optim.head_start": "discriminant"}))
-    random = fit(make_job(**changes))
+    random = fit(make_job("random", **changes))
     assert start.metrics["top1"] > random.metrics["top1"]
 
 
