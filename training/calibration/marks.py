@@ -47,21 +47,3 @@ def calibrate_marks(logits: npt.NDArray[np.floating], shares: Floats) -> MarkCal
     bounds = [(LEAST, None)] * marks + [(None, None)] * marks
     scale, shift = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x.reshape(2, marks)
     return MarkCalibration(torch.from_numpy(scale).float(), torch.from_numpy(shift).float())
-
-
-def squared_error(
-    logits: npt.NDArray[np.floating], shares: Floats, calibration: MarkCalibration | None = None
-) -> float:
-    """Return the mean squared difference of probabilities and shares, over the photos' known marks.
-
-    It is Brier's score less what no probability can avoid: the spread of observers.
-
-    Args:
-        logits: (n, A).
-        shares: (n, A); NaN where unknown.
-        calibration: None takes the logits as they are.
-    """
-    u = np.asarray(logits, np.float64)
-    if calibration is not None:
-        u = u * calibration.scale.numpy() + calibration.shift.numpy()
-    return float(np.nanmean((expit(u) - shares) ** 2))

@@ -66,7 +66,9 @@ class Learner:
         self.network.backbone.freeze(frozen_step(self.network, recipe.optim))
         self.after = cached_step(self.network, recipe)
         if marks is not None and self.after is not None:
-            raise RecipeError("marks are read from early maps, which cached features lack: set data.cached_views = 0")
+            raise RecipeError(
+                "marks are read from early maps, which cached features lack: data.cached_views = 0, or marks.weight = 0"
+            )
         self._objective = _on_all(Objective(self.network, recipe, processes.size, self.after), processes)
         self.optimizer = create_optimizer(self.network, recipe.optim)
         self._average = averaged_model(self.network, recipe.run.ema_decay) if recipe.run.ema_decay else None

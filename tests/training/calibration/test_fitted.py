@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.special import expit
 
 from model.contract.marks import read_table
 from model.explain.fitted import NOTHING
 from training.calibration.fitted import fitted_to
-from training.calibration.marks import squared_error
 from training.calibration.outputs import HELD_OUT, TRAINED, Outputs
 from training.checkpoint import SELECTED, load_selected, write
 from training.data.batches import EpochOrder
@@ -69,7 +69,9 @@ def test_a_run_with_marks_is_ready_for_its_export(make_job: MakeJob, marks: Mark
     shares = marks.table[held.labels]
     assert (8, 4) == held.marks.shape
     assert source.fitted.marks is not None
-    assert squared_error(held.marks, shares, source.fitted.marks) < squared_error(held.marks, shares)
+    calibrated = held.marks * source.fitted.marks.scale.numpy() + source.fitted.marks.shift.numpy()
+    errors = [np.nanmean((expit(logits) - shares) ** 2) for logits in (calibrated, held.marks)]
+    assert errors[0] < errors[1]
     assert source.fitted.embedding is not None
     assert (15, source.network.in_channels) == source.fitted.embedding.axes.shape
     assert 16 == source.fitted.embedding.num_photos
@@ -78,7 +80,7 @@ def test_a_run_with_marks_is_ready_for_its_export(make_job: MakeJob, marks: Mark
 def test_marks_need_the_early_maps(make_job: MakeJob, marks: Marks) -> None:
     """Cached features begin behind them."""
     recipe = make_job(optim__freeze_until="features.7", data__cached_views=1).recipe
-    with pytest.raises(RecipeError, match=r"set data\.cached_views = 0"):
+    with pytest.raises(RecipeError, match=r"cached features lack: data\.cached_views = 0"):
         Learner(recipe, 3, None, ALONE, marks)
 
 

@@ -58,34 +58,51 @@ def read_marks(path: Path, names: Sequence[str], labels: Sequence[str]) -> tuple
     title = column(header, ("class", *CLASS_COLUMNS))
     if title is None:
         raise DatasetError(f"{path}, row 1: expected a column named class, and one named `part: value` for each mark")
-    class_column = header.index(title)
-    columns = [index for index in range(len(header)) if index != class_column]
+    columns = [index for index in range(len(header)) if index != header.index(title)]
     marks = _marks(path, header, columns)
     table = np.full((len(labels), len(columns)), np.nan)
+    found = _rows(path, rows, header.index(title), names, labels)
+    for index, (number, cells) in found.items():
+        for place, at in enumerate(columns):
+            where = f"{path}, row {number}, column {at + 1} ({header[at].strip()})"
+            table[index, place] = _share(where, cells[at].strip(), decimal_comma=separator != ",")
+    for place, at in enumerate(columns):
+        if np.isnan(table[:, place]).all():
+            raise DatasetError(f"{path}, column {at + 1} ({header[at].strip()}): no class has a value")
+    missing = [label for index, label in enumerate(labels) if index not in found]
+    notices = [f"{path} lacks {len(missing)} classes, whose marks are unknown: {', '.join(missing[:5])}"]
+    return Marks(marks, table), tuple(notices if missing else ())
+
+
+def _rows(
+    path: Path, rows: Sequence[Sequence[str]], at: int, names: Sequence[str], labels: Sequence[str]
+) -> dict[int, tuple[int, list[str]]]:
+    """Return the row of each class that has one: its number, and as many cells as the header.
+
+    Args:
+        path: of the table.
+        rows: of it, the header first.
+        at: index of the column of classes.
+        names: of the K classes, as the data set writes them.
+        labels: of the same classes, as shown to people.
+    """
+    header = rows[0]
     classes = {display_label(name): index for index, name in enumerate(names)}
     classes |= {label: index for index, label in enumerate(labels)}
-    row_of: dict[int, int] = {}
+    found: dict[int, tuple[int, list[str]]] = {}
     for number, row in enumerate(rows[1:], 2):
         if not any(cell.strip() for cell in row):
             continue
         if len(row) > len(header):
             raise DatasetError(f"{path}, row {number}: {len(row)} cells, but {len(header)} columns in row 1")
         cells = [*row, *[""] * (len(header) - len(row))]
-        index = _class(f"{path}, row {number}, column {class_column + 1} ({title})", cells[class_column], classes)
-        first = row_of.setdefault(index, number)
-        if first != number:
-            raise DatasetError(f"{path}, row {number}: the class {labels[index]!r} is also in row {first}")
-        for place, at in enumerate(columns):
-            where = f"{path}, row {number}, column {at + 1} ({header[at].strip()})"
-            table[index, place] = _share(where, cells[at].strip(), decimal_comma=separator != ",")
-    if not row_of:
+        index = _class(f"{path}, row {number}, column {at + 1} ({header[at].strip()})", cells[at], classes)
+        if index in found:
+            raise DatasetError(f"{path}, row {number}: the class {labels[index]!r} is also in row {found[index][0]}")
+        found[index] = number, cells
+    if not found:
         raise DatasetError(f"{path}: there is no row of a class below the header")
-    for place, at in enumerate(columns):
-        if np.isnan(table[:, place]).all():
-            raise DatasetError(f"{path}, column {at + 1} ({header[at].strip()}): no class has a value")
-    missing = [label for index, label in enumerate(labels) if index not in row_of]
-    notices = [f"{path} lacks {len(missing)} classes, whose marks are unknown: {', '.join(missing[:5])}"]
-    return Marks(marks, table), tuple(notices if missing else ())
+    return found
 
 
 def _marks(path: Path, header: Sequence[str], columns: Sequence[int]) -> tuple[Mark, ...]:
