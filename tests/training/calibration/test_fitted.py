@@ -58,7 +58,10 @@ def test_a_run_with_marks_is_ready_for_its_export(make_job: MakeJob, marks: Mark
     np.testing.assert_array_equal(marks.table, selected.marks.table)
     source = load_source(job.out)
     listed = source.manifest.marks
+    others = load_source(job.out, mark_maps="contributions").manifest.marks
+    assert others is not None
     assert listed is not None
+    assert ("weights", "contributions") == (listed.maps, others.maps)
     assert [(mark.name, mark.part, mark.source) for mark in marks.marks] == [
         (mark.name, mark.part, mark.source) for mark in listed.marks
     ]
