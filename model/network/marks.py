@@ -107,8 +107,8 @@ class MarkHead(nn.Module):
 
     def weights(self, maps: Sequence[Tensor]) -> Tensor:
         """Return where each part is read, (N, P, grid, grid)."""
-        scores = self.where(maps, self.grid).flatten(2)
-        return scores.softmax(2).view(-1, len(self.parts), self.grid, self.grid)
+        scores: Tensor = self.where(maps, self.grid)
+        return scores.flatten(2).softmax(2).view(-1, len(self.parts), self.grid, self.grid)
 
     def features(self, maps: Sequence[Tensor]) -> Tensor:
         """Return what is read at each place, (N, D, grid, grid)."""
@@ -152,7 +152,8 @@ class _Projection(nn.Module):
             # The layer and the resampling commute: fewer cells first.
             finer = x.shape[2] > grid
             placed.append(layer(rows @ x @ columns.T) if finer else rows @ layer(x) @ columns.T)
-        return sum(placed[1:], placed[0])
+        total: Tensor = sum(placed[1:], placed[0])
+        return total
 
 
 def split_mark(name: str) -> tuple[str, str]:
