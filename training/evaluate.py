@@ -39,7 +39,6 @@ from training.evaluation.predictors import file_asker, network_asker, pair_maps
 from training.evaluation.report.card import summary, write_card
 from training.evaluation.report.page import Contents, write_report
 from training.evaluation.tables import MapRow, Value, figures_of, is_located, map_rows
-from training.export import manifest_of
 from training.fit.processes import pick_device
 from training.recipe import Recipe
 
@@ -339,10 +338,10 @@ def _asker(asked: Question) -> Ask:
 
 def _marks_of_run(run: Path, selected: Selected) -> tuple[Marks | None, MarkCalibration | None]:
     """Return the marks of a run as its file would list them, and their calibration where the run can be calibrated."""
-    marks = manifest_of(selected, "run").marks
-    if marks is None or not run.is_dir():
-        return marks, None
-    return marks, fitted_to(run, selected.marks).marks
+    if selected.marks is None:
+        return None, None
+    folder = run if run.is_dir() else run.parent
+    return selected.marks.listed(), fitted_to(folder, selected.marks).marks
 
 
 def _has_held_out(asked: Question) -> bool:

@@ -9,8 +9,7 @@ import numpy.typing as npt
 import torch
 
 from model.contract.geometry import Resize
-from model.contract.manifest import Layer, Manifest, Mark, Marks, Provenance, synthetic_images
-from model.contract.marks import write_table
+from model.contract.manifest import Layer, Manifest, Provenance, synthetic_images
 from model.explain.fitted import NOTHING, Fitted
 from model.export.export import load_fitted, load_network
 from model.export.quality_limits import HeldOut
@@ -18,7 +17,6 @@ from model.network.network import Network
 from training.calibration.embedding import embedding_axes
 from training.calibration.fitted import fitted_to
 from training.checkpoint import Selected, load_selected, network_config
-from training.data.marks import Marks as KnownMarks
 from training.data.prepared import NUM_PARITY_IMAGES, kept_parity_images, parity_images, prepared_images
 from training.data.samples import Dataset, Sample, hold_out, spread
 from training.data.transforms import Normalise
@@ -137,7 +135,7 @@ def manifest_of(selected: Selected, name: str) -> Manifest:
         attention=recipe.network.attention,
         # The exporter replaces it with the layers of the graph.
         layers=(Layer(name="last", channels=1, grid=(1, 1)),),
-        marks=selected.marks and _marks(selected.marks),
+        marks=selected.marks and selected.marks.listed(),
         provenance=Provenance(
             dataset=facts["dataset"],
             num_train=facts["num_train"],
@@ -149,13 +147,6 @@ def manifest_of(selected: Selected, name: str) -> Manifest:
         ),
         metrics={f"held_out_{key}": value for key, value in selected.metrics.items() if key != "temperature"},
     )
-
-
-def _marks(known: KnownMarks) -> Marks:
-    """Return the marks of a run as the manifest lists them."""
-    marks = tuple(Mark(name=mark.name, part=mark.part, source=mark.source) for mark in known.marks)
-    # The exporter replaces the grid with the head's.
-    return Marks(marks=marks, table=write_table(known.table), grid=(1, 1))
 
 
 def variant_photos(

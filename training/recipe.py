@@ -176,6 +176,21 @@ class GuidanceRecipe:
 
 
 @dataclass(frozen=True, config=STRICT)
+class MarkRecipe:
+    """How marks are learnt, where the data set has a table of them: loss = … + weight · (places + seen · marks).
+
+    Attributes:
+        weight: of all of it; 0 builds a network without marks.
+        seen: of the cross-entropy of the marks as they are read, beside the loss of the places.
+        apart: of the penalty on parts that lie in one place.
+    """
+
+    weight: NonNegativeFloat = 0.3
+    seen: NonNegativeFloat = 5.0
+    apart: NonNegativeFloat = 3.0
+
+
+@dataclass(frozen=True, config=STRICT)
 class RunRecipe:
     """The settings of the loop.
 
@@ -208,6 +223,7 @@ class Recipe:
     augment: AugmentRecipe = AugmentRecipe()
     optim: OptimRecipe = OptimRecipe()
     guidance: GuidanceRecipe = GuidanceRecipe()
+    marks: MarkRecipe = MarkRecipe()
     run: RunRecipe = RunRecipe()
 
     def __post_init__(self) -> None:

@@ -24,7 +24,8 @@ class NetworkOptions:
         mark_grid: side of the grid that marks are read on, cells.
         mark_width: number of features that are read at a place.
         mark_places: stages that say where a part is, by index; negative ones count from the last.
-        mark_values: stages that are read there: fine ones, which look at little of the image each.
+        mark_values: stages whose features are read there.
+        mark_local: fine stages, by which the places are learnt; the trained network does not compute with them.
 
     Raises:
         ValidationError: a ValueError; a value that is not offered.
@@ -36,7 +37,8 @@ class NetworkOptions:
     head: Literal["mlp", "linear"] = "mlp"
     hidden: int = Field(default=512, ge=1)
     dropout: BelowOne = 0.0
-    mark_grid: int = Field(default=36, ge=2)
-    mark_width: int = Field(default=32, ge=1)
-    mark_places: tuple[int, ...] = Field(default=(-2, -1), min_length=1)
-    mark_values: tuple[int, ...] = Field(default=(-4, -3), min_length=1)
+    mark_grid: int = Field(default=18, ge=2)
+    mark_width: int = Field(default=64, ge=1)
+    mark_places: tuple[int, ...] = Field(default=(-2,), min_length=1)
+    mark_values: tuple[int, ...] = Field(default=(-2,), min_length=1)
+    mark_local: tuple[int, ...] = Field(default=(-4, -3), min_length=1)

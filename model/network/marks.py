@@ -1,11 +1,12 @@
-"""The mark head: says where each part of an object is and what can be seen there, from a table class × mark alone.
+"""The mark head: where each part of an object is and what can be seen there, learnt from a table class × mark alone.
 
-A mark is a `part: value`. *Where* and *what* are two modules. Where: a spatial softmax for every part, linear in coarse
-maps. What: a reading of fine maps, which look at little of the image each, so that it has to look at the right place.
-A mark's logit is its bias + sum over places of weight(part, place) · value(mark, place): its map needs no gradient.
+A mark is a `part: value`. *Where* is a spatial softmax for every part, linear in coarse maps, which know what is what.
+*What* is read there. A mark's logit is its bias + sum over places of weight(part, place) · value(mark, place), so its
+map needs no gradient. Coarse maps would fit the table from any place, because they know the class. So in training the
+places are learnt by another, small reading of fine maps, which see little of the image each: see `training.fit.marks`.
 
-Source: places from class-level tables: Xu et al. 2020, "Attribute prototype network", arXiv:2008.08290; that one small
-reader for all parts must see too little to guess the class is this project's own.
+Source: attributes in place from class-level tables: Xu et al. 2020, "Attribute prototype network", arXiv:2008.08290.
+The division into where and what, and the reading that is too local to guess the class, are this project's own.
 """
 
 from collections.abc import Sequence
@@ -13,9 +14,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from model.network.backbone import Stage
+from model.network.config import NetworkOptions
 
 SEPARATOR = ": "
 """Between the part and the value in the name of a mark."""
@@ -53,89 +54,106 @@ class MarkHead(nn.Module):
     Args:
         marks: their names, `part: value`, in the order of the logits.
         stages: of the backbone, first to last.
-        places: indices of the stages that say where a part is.
-        values: indices of the stages that are read there.
-        grid: side of the grid, cells.
-        width: D, number of features that are read.
+        options: the settings that begin with `mark_`; indices of stages may be negative.
 
     Attributes:
         parts: names of the P parts, in the order of their first marks.
-        values: names of the values; marks of several parts with the same value share its reading.
+        values: names of the values; marks of several parts with the same value share a reading.
         part_of: index of each mark's part, (A,).
         value_of: index of each mark's value, (A,).
+        local_values: indices of the L values by which the places are learnt.
+        grid: cells along each side of the grid.
 
     Raises:
         ValueError: a name without a part or a value.
-        IndexError: the backbone has no such stage.
     """
 
     part_of: Tensor
     value_of: Tensor
 
-    def __init__(
-        self,
-        marks: Sequence[str],
-        stages: Sequence[Stage],
-        places: Sequence[int],
-        values: Sequence[int],
-        grid: int,
-        width: int,
-    ) -> None:
+    def __init__(self, marks: Sequence[str], stages: Sequence[Stage], options: NetworkOptions) -> None:
         super().__init__()
-        named = [split_mark(mark) for mark in marks]
-        self.parts = tuple(dict.fromkeys(part for part, _ in named))
-        self.values = tuple(dict.fromkeys(value for _, value in named))
-        self.register_buffer("part_of", torch.tensor([self.parts.index(part) for part, _ in named]), persistent=False)
-        self.register_buffer(
-            "value_of", torch.tensor([self.values.index(value) for _, value in named]), persistent=False
-        )
-        self.grid, self._stages = grid, tuple(stages)
-        self._places, self._values = tuple(places), tuple(values)
-        self.where = nn.ModuleList(
-            nn.Sequential(
-                nn.BatchNorm2d(stages[i].channels, affine=False),
-                nn.Conv2d(stages[i].channels, len(self.parts), 1, bias=False),
-            )
-            for i in places
-        )
-        self.what = nn.ModuleList(nn.Conv2d(stages[i].channels, width, 1) for i in values)
-        self.reader = nn.Linear(width, len(self.values))
+        parts, values = zip(*map(split_mark, marks), strict=True)
+        self.parts, part_of = _numbered(parts)
+        self.values, value_of = _numbered(values)
+        self.local_values = common_values(part_of.tolist(), value_of.tolist())
+        self.register_buffer("part_of", part_of, persistent=False)
+        self.register_buffer("value_of", value_of, persistent=False)
+        self.grid, self._stages = options.mark_grid, tuple(stages)
+        self.where = _Projection(stages, options.mark_places, len(self.parts))
+        self.what = _Projection(stages, options.mark_values, options.mark_width)
+        self.local = _Projection(stages, options.mark_local, options.mark_width)
+        self.local_reader = nn.Conv2d(options.mark_width, len(self.local_values), 1)
+        self.reader = nn.Linear(options.mark_width, len(self.values))
+        self.own = nn.Parameter(torch.zeros(len(marks), options.mark_width))
         self.bias = nn.Parameter(torch.zeros(len(marks)))
 
     @property
+    def stages_read(self) -> frozenset[int]:
+        """Indices of the stages whose maps it reads, in training too."""
+        count = len(self._stages)
+        return frozenset(index % count for part in (self.where, self.what, self.local) for index in part.indices)
+
+    @property
     def readout(self) -> Readout:
-        """How the logits follow from the weights and the features."""
-        return Readout(self.reader.weight[self.value_of], self.reader.bias[self.value_of] + self.bias)
+        """How the logits follow from the weights and the features: the shared reading of a value, and a mark's own."""
+        shared = self.reader.weight[self.value_of] + self.own
+        return Readout(shared, self.reader.bias[self.value_of] + self.bias)
 
-    def forward(self, maps: Sequence[Tensor], evidence: Tensor | None = None) -> MarkReading:
-        """Read the marks of the backbone's stage maps, first to last, (N, C, h, w) each.
+    def forward(self, maps: Sequence[Tensor]) -> MarkReading:
+        """Read the marks of the backbone's stage maps, first to last, (N, C, h, w) each."""
+        weights, features = self.weights(maps), self.features(maps)
+        return MarkReading(self.logits(weights, features), weights, features)
 
-        Args:
-            maps: of `Backbone.forward_stages`.
-            evidence: how strongly each place of the last map speaks for the object, as a logit, (N, h, w).
-        """
-        size = input_size(maps[0].shape[-1], self._stages[0])
-        scores = [self._resampled(module, maps[i], i, size) for module, i in zip(self.where, self._places, strict=True)]
-        if evidence is not None:
-            last = len(maps) - 1
-            scores.append(functional.logsigmoid(self._resampled(nn.Identity(), evidence[:, None], last, size)))
-        # The grid is fixed, so that a trace knows it.
-        weights = sum(scores[1:], scores[0]).flatten(2).softmax(2)
-        read = [self._resampled(module, maps[i], i, size) for module, i in zip(self.what, self._values, strict=True)]
-        features = torch.relu(sum(read[1:], read[0]))
-        pooled = torch.bmm(weights, features.flatten(2).transpose(1, 2))
+    def weights(self, maps: Sequence[Tensor]) -> Tensor:
+        """Return where each part is read, (N, P, grid, grid)."""
+        scores: Tensor = self.where(maps, self.grid)
+        return scores.flatten(2).softmax(2).view(-1, len(self.parts), self.grid, self.grid)
+
+    def features(self, maps: Sequence[Tensor]) -> Tensor:
+        """Return what is read at each place, (N, D, grid, grid)."""
+        return torch.relu(self.what(maps, self.grid))
+
+    def logits(self, weights: Tensor, features: Tensor) -> Tensor:
+        """Return the marks' logits, (N, A), of weights and features."""
+        pooled = torch.bmm(weights.flatten(2), features.flatten(2).transpose(1, 2))
         weight, bias = self.readout
-        logits = (pooled[:, self.part_of] * weight).sum(2) + bias
-        return MarkReading(logits, weights.view(-1, len(self.parts), self.grid, self.grid), features)
+        return (pooled[:, self.part_of] * weight).sum(2) + bias
 
-    def _resampled(self, module: nn.Module, x: Tensor, index: int, size: int) -> Tensor:
-        """Apply a module to every cell of a stage's map and place the result on the grid, in the cheaper order."""
-        stage = self._stages[index]
-        rows, columns = (grid_matrix(cells, stage, self.grid, size).to(x) for cells in x.shape[2:])
-        # A linear map of the channels and the resampling commute.
-        if x.shape[-1] > self.grid:
-            return module(rows @ x @ columns.T)  # type: ignore[no-any-return]
-        return rows @ module(x) @ columns.T  # type: ignore[no-any-return]
+    def local_scores(self, maps: Sequence[Tensor]) -> Tensor:
+        """Return what fine maps say of the local values at each place, (N, L, grid, grid); for training alone."""
+        scores: Tensor = self.local_reader(torch.relu(self.local(maps, self.grid)))
+        return scores
+
+
+class _Projection(nn.Module):
+    """A linear reading of the cells of several stages, standardised, laid on one regular grid and added up.
+
+    Args:
+        stages: of the backbone.
+        indices: of those that are read.
+        channels: of the result.
+    """
+
+    def __init__(self, stages: Sequence[Stage], indices: Sequence[int], channels: int) -> None:
+        super().__init__()
+        self.indices = tuple(indices)
+        self._read = tuple(stages[index] for index in indices)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(stage.channels, affine=False) for stage in self._read)
+        self.layers = nn.ModuleList(nn.Conv2d(stage.channels, channels, 1, bias=False) for stage in self._read)
+
+    def forward(self, maps: Sequence[Tensor], grid: int) -> Tensor:
+        """Return (N, channels, grid, grid) of the maps of all stages."""
+        size = input_size(maps[self.indices[0]].shape[-1], self._read[0])
+        placed = []
+        for index, stage, norm, layer in zip(self.indices, self._read, self.norms, self.layers, strict=True):
+            rows, columns = (grid_matrix(cells, stage, grid, size).to(maps[index]) for cells in maps[index].shape[2:])
+            x = norm(maps[index])
+            # The layer and the resampling commute: fewer cells first.
+            finer = x.shape[2] > grid
+            placed.append(layer(rows @ x @ columns.T) if finer else rows @ layer(x) @ columns.T)
+        total: Tensor = sum(placed[1:], placed[0])
+        return total
 
 
 def split_mark(name: str) -> tuple[str, str]:
@@ -148,6 +166,21 @@ def split_mark(name: str) -> tuple[str, str]:
     if not (part and separator and value):
         raise ValueError(f"a mark is named 'part: value', not {name!r}")
     return part, value
+
+
+def common_values(part_of: Sequence[int], value_of: Sequence[int]) -> tuple[int, ...]:
+    """Return the values by which places can be learnt: those that at least half of the parts can have, such as colours.
+
+    Every part has marks of its own besides, but one reading for all parts is what makes it look at the right place.
+    Where no value is so common, all that several parts can have are returned; where none is, all.
+    """
+    parts: dict[int, set[int]] = {}
+    for part, value in zip(part_of, value_of, strict=True):
+        parts.setdefault(value, set()).add(part)
+    for least in (max(2, len(set(part_of)) / 2), 2, 1):
+        if found := tuple(value for value, having in parts.items() if len(having) >= least):
+            return found
+    return ()
 
 
 def _numbered(words: Sequence[str]) -> tuple[tuple[str, ...], Tensor]:

@@ -38,7 +38,7 @@ class NetworkConfig(NetworkOptions):
         for mark in self.marks:
             split_mark(mark)
         stages = len(STAGES[self.backbone])
-        for name in ("mark_places", "mark_values"):
+        for name in ("mark_places", "mark_values", "mark_local"):
             if self.marks and (beyond := [i for i in getattr(self, name) if not -stages <= i < stages]):
                 raise ValueError(f"{name} names stage {beyond[0]}; {self.backbone} has {stages}")
 
@@ -158,8 +158,4 @@ def _create_head(config: NetworkConfig, in_channels: int) -> nn.Sequential:
 
 
 def _create_mark_head(config: NetworkConfig, backbone: Backbone) -> MarkHead | None:
-    if not config.marks:
-        return None
-    count = len(backbone.stages)
-    places, values = ([index % count for index in indices] for indices in (config.mark_places, config.mark_values))
-    return MarkHead(config.marks, backbone.stages, places, values, config.mark_grid, config.mark_width)
+    return MarkHead(config.marks, backbone.stages, config) if config.marks else None

@@ -6,7 +6,8 @@ float16. On two cores the rest of a MobileNetV2 then trains ten times faster.
 
 import hashlib
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,68 @@ def as_floats(features: Tensor, device: torch.device) -> Tensor:
     return features.to(device, non_blocking=True).float()
 
 
+def kept_stages(network: Network, step: str) -> tuple[int, ...]:
+    """Return the stages before a step whose maps are cached with its features: those that the mark head reads."""
+    backbone = network.backbone
+    read = frozenset[int]() if network.mark_head is None else network.mark_head.stages_read
+    early = backbone.steps[: backbone.steps.index(step)]
+    return tuple(index for index in sorted(read) if backbone.stages[index].name in early)
+
+
+class StageMaps:
+    """Turns a normalised batch of a loader into the maps of the backbone's stages.
+
+    Args:
+        network: for the layout of cached features.
+        after: step whose features are cached; None where the batches are images.
+        sizes: sides of the images they may be of, pixels.
+    """
+
+    def __init__(self, network: Network, after: str | None = None, sizes: Iterable[int] = ()) -> None:
+        self._after = after
+        self._kept = () if after is None else kept_stages(network, after)
+        self._shapes = {}
+        for shapes in (_shapes(network, after, self._kept, size) for size in set(sizes) if self._kept and after):
+            self._shapes[sum(map(math.prod, shapes))] = shapes
+
+    def __call__(self, network: Network, inputs: Tensor) -> list[Tensor]:
+        """Return the map of every stage, first to last; of those before the step, only what the mark head reads.
+
+        Args:
+            network: whose later part computes.
+            inputs: normalised images, (N, 3, S, S), or cached features as floats, (N, C, h, w).
+        """
+        backbone, after = network.backbone, self._after
+        if after is None:
+            return backbone.forward_stages(inputs)
+        parts = [inputs]
+        if self._kept:
+            shapes = self._shapes[inputs.shape[1]]
+            flat = torch.split(inputs.flatten(1), [math.prod(shape) for shape in shapes], dim=1)
+            parts = [part.view(-1, *shape) for part, shape in zip(flat, shapes, strict=True)]
+        *early, x = parts
+        known = dict(zip(self._kept, early, strict=True))
+        names = [stage.name for stage in backbone.stages]
+        if after in names:
+            known[names.index(after)] = x
+        later = backbone.forward_stages(x, after)
+        before = len(names) - len(later)
+        return [known.get(index, x.new_empty(0)) for index in range(before)] + later
+
+
+def _shapes(network: Network, step: str, kept: Sequence[int], size: int) -> list[tuple[int, ...]]:
+    """Return the shapes of the cached maps of an image: of the stages that are kept, then of the step."""
+    backbone = network.backbone
+    ends, shapes = [backbone.stages[index].name for index in kept] + [step], []
+    x = torch.zeros(1, 3, size, size)
+    for end, after in zip(ends, [None, *ends], strict=False):
+        part: nn.Module = backbone.fused_until(end, after).cpu()
+        with torch.no_grad():
+            x = part(x)
+        shapes.append(tuple(x.shape[1:]))
+    return shapes
+
+
 class Features:
     """Memory-mapped features of images: (views, n, C, h, w) halves."""
 
@@ -98,8 +161,10 @@ class FeatureCache:
         progress: bool = True,
     ) -> None:
         self._network_key = _weights_key(network.backbone.modules_until(step))
-        part = network.backbone.fused_until(step)
-        self._part = part.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        ends = [network.backbone.stages[index].name for index in kept_stages(network, step)] + [step]
+        self._kept = ends[:-1]
+        parts = [network.backbone.fused_until(end, after) for end, after in zip(ends, [None, *ends], strict=False)]
+        self._parts = [part.to(device, memory_format=torch.channels_last) for part in parts]  # type: ignore[call-overload]
         self._recipe, self._folder, self._device = recipe, folder, device
         self._workers, self._progress = workers, progress
         self._normalise = Normalise(recipe.data.mean, recipe.data.std, device, channels_last=True)
@@ -122,12 +187,18 @@ class FeatureCache:
 
     @torch.no_grad()
     def answer(self, images: Tensor) -> Tensor:
-        """Return the output of the frozen part for uint8 images (n, 3, S, S): (n, C, h, w) floats."""
-        features: Tensor = self._part(self._normalise(images))
-        return features
+        """Return the output of the frozen part for uint8 images (n, 3, S, S): (n, C, h, w) floats.
+
+        Where the mark head reads maps before, they stand before it in one row, (n, C, 1, 1), as `StageMaps` reads it.
+        """
+        x, maps = self._normalise(images), []
+        for part in self._parts:
+            x = part(x)
+            maps.append(x)
+        return x if len(maps) == 1 else torch.cat([each.flatten(1) for each in maps], 1)[:, :, None, None]
 
     def _open(self, photos: Photos, settings: dict[str, object], items: Items, keys: list[Key], views: int) -> Features:
-        words = [photos.key, self._network_key, json.dumps(settings, sort_keys=True), str(views)]
+        words = [photos.key, self._network_key, json.dumps(settings, sort_keys=True), str(views), *self._kept]
         path = self._folder / f"{hashlib.sha256('|'.join(words).encode()).hexdigest()[:24]}.features.npy"
         if not path.is_file():
             self._folder.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from model.contract.manifest import Mark as ListedMark
+from model.contract.manifest import Marks as Listed
+from model.contract.marks import write_table
 from training.errors import DatasetError
 
 
@@ -48,6 +51,11 @@ class Marks:
         names = [mark.name for mark in self.marks]
         if doubled := next((name for name in names if names.count(name) > 1), None):
             raise DatasetError(f"two marks are named {doubled!r}")
+
+    def listed(self) -> Listed:
+        """Return them as the manifest of a file lists them; the exporter replaces the grid with the head's."""
+        marks = tuple(ListedMark(name=mark.name, part=mark.part, source=mark.source) for mark in self.marks)
+        return Listed(marks=marks, table=write_table(self.table), grid=(1, 1))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for a checkpoint."""

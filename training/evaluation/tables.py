@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from model.contract.placing import at_centres
 from training.evaluation.classification import classification_figures
 from training.evaluation.evaluate import Evaluation
 from training.evaluation.figures import Figure, mean, share, statistic
@@ -15,7 +16,6 @@ from training.evaluation.maps.annotations import boxes_of
 from training.evaluation.maps.chance import chance_maps
 from training.evaluation.maps.localisation import best_threshold, localised, max_box_accuracy, overlaps
 from training.evaluation.maps.parts import contrast_score, pointed_part
-from training.evaluation.maps.placing import at_centres
 from training.evaluation.maps.regions import Floats
 from training.evaluation.scores import accuracy_figures, expected_calibration_error
 

@@ -13,10 +13,9 @@ from model.network.backbone import Weights
 from model.network.network import Network, build_network
 from training.checkpoint import network_config
 from training.data.batches import step_seed
-from training.data.features import as_floats, cached_step, frozen_step
+from training.data.features import StageMaps, as_floats, cached_step, frozen_step
 from training.data.marks import Marks
 from training.data.transforms import Normalise, batch_mixing
-from training.errors import RecipeError
 from training.fit.losses import Losses, Objective
 from training.fit.optim import averaged_model, create_optimizer, learning_rate_factor, set_learning_rate
 from training.fit.processes import ProcessGroup
@@ -37,11 +36,12 @@ class Learner:
         network: being trained.
         marks: that it reads; None: none.
         after: step of the backbone whose features are its input; None where images are.
+        stage_maps: makes the maps of the backbone's stages of a normalised batch.
         normalise: converts a batch of a loader to the network's input, on the device.
         optimizer: of its weights.
 
     Raises:
-        RecipeError: the backbone has no stage or step that the recipe freezes, or marks need what it does not compute.
+        RecipeError: the backbone has no stage or step that the recipe freezes.
         WeightsError: the weights are missing or of another network.
     """
 
@@ -58,6 +58,7 @@ class Learner:
             torch.backends.cudnn.benchmark = True
             torch.set_float32_matmul_precision("high")
         torch.manual_seed(recipe.seed)
+        marks = marks if recipe.marks.weight else None
         self.marks = marks
         self.network: Network = build_network(network_config(recipe, num_classes, marks), weights)
         self.network.to(processes.device)
@@ -65,11 +66,9 @@ class Learner:
             self.network.to(memory_format=torch.channels_last)
         self.network.backbone.freeze(frozen_step(self.network, recipe.optim))
         self.after = cached_step(self.network, recipe)
-        if marks is not None and self.after is not None:
-            raise RecipeError(
-                "marks are read from early maps, which cached features lack: data.cached_views = 0, or marks.weight = 0"
-            )
-        self._objective = _on_all(Objective(self.network, recipe, processes.size, self.after), processes)
+        sizes = (recipe.data.input_size, recipe.augment.size or recipe.data.input_size)
+        self.stage_maps = StageMaps(self.network, self.after, sizes)
+        self._objective = _on_all(Objective(self.network, recipe, processes.size, self.stage_maps, marks), processes)
         self.optimizer = create_optimizer(self.network, recipe.optim)
         self._average = averaged_model(self.network, recipe.run.ema_decay) if recipe.run.ema_decay else None
         self._amp = _amp(recipe.run.amp, processes.device)
@@ -104,7 +103,8 @@ class Learner:
         ends = batch == begin + group - 1
         with nullcontext() if ends or self._alone else cast(DistributedDataParallel, self._objective).no_sync():
             with torch.autocast(self._device.type, self._amp, enabled=self._amp is not None):
-                losses: Losses = self._objective(images, shares)
+                progress = (epoch + batch / batches) / recipe.epochs
+                losses: Losses = self._objective(images, shares, progress)
             self._scaler.scale(losses.total / group).backward()  # type: ignore[no-untyped-call]  # torch's
         if ends:
             set_learning_rate(self.optimizer, learning_rate_factor(recipe, epoch + batch / batches))

@@ -1,4 +1,4 @@
-"""The loss: cross-entropy + weight · KL(attention, Grad-CAM), every setting of the guidance, and its controls.
+"""The loss: cross-entropy + weight · KL(attention, Grad-CAM) + weight · marks, and every setting of the guidance.
 
 Source: Xu et al. 2021, arXiv:2101.09666; departures from the released scripts are settings of `GuidanceRecipe`.
 """
@@ -7,10 +7,14 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from model.explain.gradcam import activation_map, channel_gradients
 from model.network.attention import Attended
 from model.network.network import Network
+from training.data.features import StageMaps
+from training.data.marks import Marks
+from training.fit.marks import MarkLoss
 from training.recipe import GuidanceRecipe, Recipe
 
 SMALLEST = 1e-12
@@ -24,12 +28,14 @@ class Losses(NamedTuple):
         total: to be minimised, scalar.
         cross_entropy: its first part, scalar, detached.
         guidance: the divergence before its weight, scalar, detached; 0 without guidance.
+        marks: the loss of the mark head before its weight, scalar, detached; 0 without marks.
         logits: (N, K), detached.
     """
 
     total: Tensor
     cross_entropy: Tensor
     guidance: Tensor
+    marks: Tensor
     logits: Tensor
 
 
@@ -38,33 +44,52 @@ class Objective(nn.Module):
 
     Args:
         network: to train.
-        recipe: its guidance and label smoothing.
+        recipe: its guidance, marks and label smoothing.
         processes: number of them; gradients are averaged over them, so a guidance summed over the batch is scaled up.
-        after: step of the backbone whose features the inputs are; None where they are images.
+        inputs: how the inputs become the maps of the backbone's stages.
+        marks: the table that the mark head learns from; None where there is no mark head.
     """
 
-    def __init__(self, network: Network, recipe: Recipe, processes: int = 1, after: str | None = None) -> None:
+    def __init__(
+        self,
+        network: Network,
+        recipe: Recipe,
+        processes: int = 1,
+        inputs: StageMaps | None = None,
+        marks: Marks | None = None,
+    ) -> None:
         super().__init__()
-        self.network, self.after = network, after
+        self.network, self.inputs = network, inputs or StageMaps(network)
         self.guidance = recipe.guidance
         self.weight = recipe.guidance.weight * (processes if recipe.guidance.reduction == "sum" else 1)
+        self.mark_weight = recipe.marks.weight
+        self.marks = None
+        if marks is not None and network.mark_head is not None:
+            self.marks = MarkLoss(network.mark_head, marks, recipe.marks)
         self.cross_entropy = nn.CrossEntropyLoss(label_smoothing=recipe.optim.label_smoothing)
 
-    def forward(self, inputs: Tensor, targets: Tensor) -> Losses:
+    def forward(self, inputs: Tensor, targets: Tensor, progress: float = 1.0) -> Losses:
         """Return the losses of a batch.
 
         Args:
-            inputs: normalised images, (N, 3, S, S), or features of the step `after`.
+            inputs: normalised images, (N, 3, S, S), or cached features.
             targets: classes, (N,), or their shares, (N, K).
+            progress: share of the training that is done.
         """
-        attended = self.network.forward_features(inputs, self.after)
+        maps = self.inputs(self.network, inputs)
+        attended = self.network.attend(maps[-1])
         logits = self.network.forward_head(attended.feature_map).float()
-        cross_entropy = self.cross_entropy(logits, targets)
-        if self.guidance.weight == 0:
-            return Losses(cross_entropy, cross_entropy.detach(), torch.zeros_like(cross_entropy), logits.detach())
-        guidance = guidance_loss(self.network, attended, guided_class(logits, targets, self.guidance), self.guidance)
-        total = cross_entropy + self.weight * guidance
-        return Losses(total, cross_entropy.detach(), guidance.detach(), logits.detach())
+        total = cross_entropy = self.cross_entropy(logits, targets)
+        guidance = marks = torch.zeros_like(cross_entropy)
+        if self.guidance.weight:
+            guided = guided_class(logits, targets, self.guidance)
+            guidance = guidance_loss(self.network, attended, guided, self.guidance)
+            total = total + self.weight * guidance
+        if self.marks is not None and self.network.mark_head is not None:
+            shares = targets if targets.ndim == 2 else functional.one_hot(targets, logits.shape[1]).float()
+            marks = self.marks(self.network.mark_head, maps, shares, progress)
+            total = total + self.mark_weight * marks
+        return Losses(total, cross_entropy.detach(), guidance.detach(), marks.detach(), logits.detach())
 
 
 def guided_class(logits: Tensor, targets: Tensor, settings: GuidanceRecipe) -> Tensor:

@@ -67,7 +67,7 @@ def predict(learner: Learner, loader: Batches) -> Predictions:
         if network.mark_head is None:
             last, read = network.backbone(x, learner.after), torch.zeros(len(x), 0)
         else:
-            *_, last = maps = network.backbone.forward_stages(x)
+            *_, last = maps = learner.stage_maps(network, x)
             read = network.read_marks(maps).logits
         pooled.append(network.pool(network.attend(last).feature_map).float())
         logits.append(network.classify(pooled[-1]).float())

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from model.contract.placing import PIXELS, at_centres
+from training.evaluation.maps.regions import value_at
 
 SIZE = 64
 
@@ -26,3 +27,12 @@ def test_a_peak_lies_at_its_cells_centre(start: float, step: float) -> None:
     row, column = np.unravel_index(placed[1].argmax(), placed[1].shape)
     assert pytest.approx(2 + 20, abs=1) == (row + 0.5) * PIXELS - 0.5
     assert pytest.approx(min(start + 2 * step, SIZE), abs=1) == (column + 0.5) * PIXELS - 0.5
+
+
+def test_cells_side_by_side_are_read_alike() -> None:
+    """With the centres of squares the map is what it is when read evenly; the axes are not mixed up."""
+    maps = np.random.default_rng(0).random((2, 6, 9)).astype(np.float32)
+    placed = at_centres(maps, (15.5, 23.5, 32, 48), 288)
+    x, y = np.random.default_rng(1).integers(0, 144, (2, 50)) * 2 + 1.0
+    for before, after in zip(maps, placed, strict=True):
+        np.testing.assert_allclose(value_at(after, x, y, 288), value_at(before, x, y, 288), atol=1e-6)

@@ -27,7 +27,7 @@ def test_logit_is_a_sum_over_places() -> None:
     values = torch.einsum("ad,ndhw->nahw", weight, reading.features)
     expected = bias + (reading.weights[:, head.part_of] * values).sum((2, 3))
     torch.testing.assert_close(reading.logits, expected)
-    assert reading.weights.shape == (2, 3, 36, 36)
+    assert reading.weights.shape == (2, 3, 18, 18)
     assert reading.weights.min() >= 0
     torch.testing.assert_close(reading.weights.sum((2, 3)), torch.ones(2, 3))
 
