@@ -88,8 +88,9 @@ def set_up(job: Job, processes: ProcessGroup, stop: StopRequest) -> Run:
     order = EpochOrder(len(parts.train), recipe.seed, optim.batch_size, processes.rank, processes.size)
 
     # Model: a checkpoint replaces the starting weights.
-    learner = Learner(recipe, job.dataset.num_classes, None if saved else job.weights, processes)
-    state = TrainingState(torch.zeros(5, device=processes.device), content=content_of([*parts.train, *parts.held]))
+    weights = None if saved else job.weights
+    learner = Learner(recipe, job.dataset.num_classes, weights, processes, job.dataset.marks)
+    state = TrainingState(torch.zeros(6, device=processes.device), content=content_of([*parts.train, *parts.held]))
     if saved:
         state.resume(saved, job, learner, len(parts.train))
 
