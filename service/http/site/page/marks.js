@@ -22,13 +22,12 @@ export function sentence({ marks, target, versus }) {
     const names = listed(reasons);
     const words = names.charAt(0).toLocaleUpperCase() + names.slice(1);
     said.push(versus ? `${words}; ${target.label} rather than ${versus.label}.` : `${words}.`);
-  } else if (marks.length) {
-    said.push("No field mark is seen where the decision looked.");
-  } else {
+  } else if (!marks.length) {
     said.push(versus ? `No field mark seen here tells ${target.label} from ${versus.label}.` : `No field mark of ${target.label} is seen.`);
   }
-  if (elsewhere.length) said.push(`Seen too, but not where the decision looked: ${listed(elsewhere)}.`);
-  if (nowhere.length) said.push(`Seen too, in a place that is not known: ${listed(nowhere)}.`);
+  const seen = reasons.length ? "Seen too" : "Seen";
+  if (elsewhere.length) said.push(`${seen}, but not where the decision looked: ${listed(elsewhere)}.`);
+  if (nowhere.length) said.push(`${seen}, in a place that is not known: ${listed(nowhere)}.`);
   return said.join(" ");
 }
 
