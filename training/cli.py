@@ -167,7 +167,7 @@ def _export_network(options: argparse.Namespace) -> dict[str, float]:
     from training.export import load_source
 
     dataset = dataset_of(options) if options.data else None
-    source = load_source(options.model, options.name_of_model, dataset, options.temperature)
+    source = load_source(options.model, options.name_of_model, dataset, options.temperature, options.mark_maps)
     if not source.images_are_real:
         _say("note: without photos parity is checked on synthetic images; --data DIR uses photos")
     if source.fitted.embedding is None:
@@ -206,7 +206,7 @@ def _export_variant(options: argparse.Namespace) -> dict[str, float]:
     from_file = options.model.suffix == ".onnx"
     # A classifier trained elsewhere has no recipe: photos are held out as the default one does.
     recipe = (_recipe_of_file(options.model) or Recipe()) if from_file else load_selected(options.model).recipe
-    source = load_source(options.model, options.name_of_model, dataset)
+    source = load_source(options.model, options.name_of_model, dataset, mark_maps=options.mark_maps)
     held_out, calibration = variant_photos(dataset, recipe, source.manifest.resize)
     return export_variant(
         source.network,

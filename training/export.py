@@ -48,7 +48,11 @@ class Source:
 
 
 def load_source(
-    path: Path, name: str | None = None, dataset: Dataset | None = None, temperature: float | None = None
+    path: Path,
+    name: str | None = None,
+    dataset: Dataset | None = None,
+    temperature: float | None = None,
+    mark_maps: str | None = None,
 ) -> Source:
     """Read a run's folder or an exported file.
 
@@ -58,8 +62,10 @@ def load_source(
         dataset: whose test photos the export is checked on, by default those the run kept; and to whose training
             photos an embedding is fitted that neither the run nor the file has.
         temperature: instead of the one fitted on the held-out part.
+        mark_maps: what the maps of marks are, instead of what they are already.
 
     Raises:
+        TrainingError: the temperature is not positive, or there are no marks whose maps could be others.
         CheckpointError: the run has no selected weights.
         ManifestError: the file is not one of fieldmark's.
     """
@@ -73,6 +79,10 @@ def load_source(
         network, manifest = selected.network(), manifest_of(selected, _model_name(path))
         fitted = fitted_to(path if path.is_dir() else path.parent, selected.marks)
     changes = {"name": name or manifest.name, "temperature": temperature or manifest.temperature}
+    if mark_maps is not None:
+        if manifest.marks is None:
+            raise TrainingError(f"{path} has no marks whose maps could be {mark_maps}")
+        changes["marks"] = manifest.marks.model_copy(update={"maps": mark_maps})
     manifest = Manifest(**{**dict(manifest), **changes})
     if dataset is not None and fitted.embedding is None and dataset.train:
         pooled = pooled_vectors(network, manifest, spread(dataset.train, MOST_POOLED), dataset.banner)

@@ -130,6 +130,11 @@ def _export_options(parser: argparse.ArgumentParser) -> None:
     add("--mean", type=float, nargs=3, default=(0.485, 0.456, 0.406), help="its normalisation, RGB")
     add("--std", type=float, nargs=3, default=(0.229, 0.224, 0.225), help="likewise")
     add("--temperature", type=float, help="of the probabilities, instead of the fitted one")
+    add(
+        "--mark-maps",
+        choices=("weights", "contributions"),
+        help="where a mark's part is read, or what each place adds to the mark (default: as it is, else weights)",
+    )
 
 
 def _compare_options(parser: argparse.ArgumentParser) -> None:

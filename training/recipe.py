@@ -121,6 +121,7 @@ class OptimRecipe:
         accumulate: forward passes whose gradients are summed into one step.
         lr_backbone: peak learning rate of the pre-trained layers.
         lr_new: peak learning rate of attention and head.
+        lr_marks: peak learning rate of the mark head; 0: lr_new.
         momentum: of sgd (Nesterov off, as the paper's).
         weight_decay: on weights; on norm layers and biases only with `decay_all`.
         decay_all: decay every parameter, as the released scripts do.
@@ -142,6 +143,7 @@ class OptimRecipe:
     accumulate: PositiveInt = 1
     lr_backbone: NonNegativeFloat = 0.01
     lr_new: NonNegativeFloat = 0.1
+    lr_marks: NonNegativeFloat = 0.0
     momentum: BelowOne = 0.9
     weight_decay: NonNegativeFloat = 1e-4
     decay_all: bool = False

@@ -38,6 +38,8 @@ SELF_CHECK_SEED, SELF_CHECK_IMAGES = 1, 2
 SELF_CHECK_TOLERANCE = 0.02
 """Of the largest logit: above what providers differ by (TF32 included), far below what other weights give."""
 STORED_SUFFIX = ".fp32"
+TRAINING_ONLY = ("mark_head.local.", "mark_head.local_reader.")
+"""Beginnings of the names of weights that no answer depends on: a file does not hold them."""
 TABLE, SCALE, SHIFT = "marks.table", "marks.scale", "marks.shift"
 MEAN, AXES = "embedding.mean", "embedding.axes"
 """Names of the tensors that a file holds beside the network's."""
@@ -170,7 +172,7 @@ def load_network(path: Path) -> tuple[Network, Manifest]:
     for name, tensor in network.state_dict().items():
         if name in stored:
             state[name] = torch.from_numpy(numpy_helper.to_array(stored[name]).copy()).to(tensor.dtype)
-        elif name.endswith("num_batches_tracked"):
+        elif name.endswith("num_batches_tracked") or name.startswith(TRAINING_ONLY):
             state[name] = tensor
         else:
             raise ExportError(f"{path.name} holds no weights named {name}")

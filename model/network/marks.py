@@ -9,7 +9,7 @@ Source: attributes in place from class-level tables: Xu et al. 2020, "Attribute 
 The division into where and what, and the reading that is too local to guess the class, are this project's own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -20,6 +20,8 @@ from model.network.config import NetworkOptions
 
 SEPARATOR = ": "
 """Between the part and the value in the name of a mark."""
+EPSILON = 1e-5
+"""Added to the variances by which maps are standardised."""
 
 
 class MarkReading(NamedTuple):
@@ -107,8 +109,8 @@ class MarkHead(nn.Module):
 
     def weights(self, maps: Sequence[Tensor]) -> Tensor:
         """Return where each part is read, (N, P, grid, grid)."""
-        scores = self.where(maps, self.grid).flatten(2)
-        return scores.softmax(2).view(-1, len(self.parts), self.grid, self.grid)
+        scores: Tensor = self.where(maps, self.grid)
+        return scores.flatten(2).softmax(2).view(-1, len(self.parts), self.grid, self.grid)
 
     def features(self, maps: Sequence[Tensor]) -> Tensor:
         """Return what is read at each place, (N, D, grid, grid)."""
@@ -139,7 +141,7 @@ class _Projection(nn.Module):
         super().__init__()
         self.indices = tuple(indices)
         self._read = tuple(stages[index] for index in indices)
-        self.norms = nn.ModuleList(nn.BatchNorm2d(stage.channels, affine=False) for stage in self._read)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(stage.channels, EPSILON, affine=False) for stage in self._read)
         self.layers = nn.ModuleList(nn.Conv2d(stage.channels, channels, 1, bias=False) for stage in self._read)
 
     def forward(self, maps: Sequence[Tensor], grid: int) -> Tensor:
@@ -148,11 +150,24 @@ class _Projection(nn.Module):
         placed = []
         for index, stage, norm, layer in zip(self.indices, self._read, self.norms, self.layers, strict=True):
             rows, columns = (grid_matrix(cells, stage, grid, size).to(maps[index]) for cells in maps[index].shape[2:])
-            x = norm(maps[index])
+            x, read = (norm(maps[index]), layer) if self.training else (maps[index], _folded(norm, layer))
             # The layer and the resampling commute: fewer cells first.
             finer = x.shape[2] > grid
-            placed.append(layer(rows @ x @ columns.T) if finer else rows @ layer(x) @ columns.T)
-        return sum(placed[1:], placed[0])
+            placed.append(read(rows @ x @ columns.T) if finer else rows @ read(x) @ columns.T)
+        total: Tensor = sum(placed[1:], placed[0])
+        return total
+
+
+def _folded(norm: nn.Module, layer: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Return layer(norm(x)) of evaluation as one product: in an exported graph it takes half of the time.
+
+    Runtimes fold a norm into the layer before it, not into the one behind it; and a product takes the map as it is kept
+    for Grad-CAM, where a convolution would have it in an order of its own.
+    """
+    mean, variance = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
+    weight = layer.get_parameter("weight").flatten(1) * (variance + EPSILON).rsqrt()
+    bias = -(weight @ mean)[:, None]
+    return lambda x: (weight @ x.flatten(2) + bias).view(-1, len(weight), *x.shape[2:])
 
 
 def split_mark(name: str) -> tuple[str, str]:

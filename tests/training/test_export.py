@@ -13,6 +13,7 @@ from model.contract.manifest import Manifest
 from model.explain.fitted import NOTHING
 from model.export.export import read
 from training.calibration.outputs import TRAINED, Outputs
+from training.errors import TrainingError
 from training.export import load_source, pooled_vectors
 from training.fit.job import Job
 from training.fit.loop import fit
@@ -51,6 +52,14 @@ def test_the_axes_of_the_embedding_are_those_of_the_training_photos(make_job: Ca
     pooled = pooled_vectors(source.network, source.manifest, samples, job.dataset.banner)
     order = np.argsort([str(sample.path) for sample in samples])
     np.testing.assert_allclose(pooled[order], trained.pooled[np.argsort(trained.path)], rtol=1e-3, atol=1e-4)
+
+
+def test_maps_of_marks_that_are_not_there_are_refused(make_job: Callable[..., Job]) -> None:
+    """A run without marks has no maps of contributions."""
+    job = make_job()
+    fit(job)
+    with pytest.raises(TrainingError, match="has no marks whose maps could be contributions"):
+        load_source(job.out, mark_maps="contributions")
 
 
 @pytest.mark.slow

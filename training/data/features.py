@@ -94,8 +94,8 @@ class StageMaps:
         parts = [inputs]
         if self._kept:
             shapes = self._shapes[inputs.shape[1]]
-            flat = inputs.flatten(1).split([math.prod(shape) for shape in shapes], dim=1)
-            parts = [part.unflatten(1, shape) for part, shape in zip(flat, shapes, strict=True)]
+            flat = torch.split(inputs.flatten(1), [math.prod(shape) for shape in shapes], dim=1)
+            parts = [part.view(-1, *shape) for part, shape in zip(flat, shapes, strict=True)]
         *early, x = parts
         known = dict(zip(self._kept, early, strict=True))
         names = [stage.name for stage in backbone.stages]

@@ -24,7 +24,7 @@ from model.contract.placing import Centres
 from model.explain.marks import MarkCalibration, MarkReader
 from training.checkpoint import Selected
 from training.data.batches import Items, one_thread, served_photos
-from training.data.features import FeatureCache, as_floats, cached_step
+from training.data.features import FeatureCache, StageMaps, as_floats, cached_step
 from training.data.samples import Attributes, Dataset, Sample, hold_out
 from training.data.store import PhotoFiles, Photos, as_served
 from training.data.transforms import Normalise
@@ -136,7 +136,7 @@ def evaluate_run(
         workers: processes that decode photos.
         visible: show progress.
         cache: keep decoded photos (and features of a frozen part) there, to evaluate many networks on them.
-        marks: of the network, as its file would list them; without, and from cached features, they are not read.
+        marks: of the network, as its file would list them; without, they are not read.
         calibration: of the marks.
 
     Raises:
@@ -146,7 +146,7 @@ def evaluate_run(
     recipe, data = selected.recipe, selected.recipe.data
     network = selected.network().to(device)
     normalise: Callable[[Tensor], Tensor] = Normalise(data.mean, data.std, device)
-    features = step = None
+    features = stage_maps = None
     if cache is None:
         photos: Photos = _photo_files(samples, data.resize, dataset.banner)
     else:
@@ -155,13 +155,14 @@ def evaluate_run(
         if step is not None:
             kept = FeatureCache(network, step, recipe, cache, device, workers, progress=visible)
             features, normalise = kept.prepared(photos, samples), partial(as_floats, device=device)
+            stage_maps = StageMaps(network, step, [data.input_size])
     annotated = AnnotatedPhotos(samples, photos, data.resize, features)
     reader = listed = None
-    if marks is not None and network.mark_head is not None and step is None:
+    if marks is not None and network.mark_head is not None:
         listed = MarkList.of_manifest(marks, len(selected.labels))
         head = copy.deepcopy(network.mark_head).cpu()  # the graph it is written for has no device
         reader = MarkReader(head, marks, len(selected.labels), calibration)
-    answers = _predict(torch_predictor(network, normalise, step, reader), annotated, workers, visible)
+    answers = _predict(torch_predictor(network, normalise, stage_maps, reader), annotated, workers, visible)
     prediction, annotations, readings = _kept(answers, listed, len(dataset.parts), data.resize.crop)
     return Evaluation(
         tuple(samples),

@@ -16,6 +16,7 @@ from model.explain.marks import MarkReader
 from model.network.marks import MarkReading
 from model.network.network import Network
 from training.checkpoint import load_selected
+from training.data.features import StageMaps
 from training.data.transforms import Normalise
 from training.evaluation.maps.regions import Floats
 from training.evaluation.marks.blur import Ask
@@ -64,22 +65,25 @@ def joined(parts: list[Prediction]) -> Prediction:
 
 
 def torch_predictor(
-    network: Network, normalise: Callable[[Tensor], Tensor], step: str | None = None, reader: MarkReader | None = None
+    network: Network,
+    normalise: Callable[[Tensor], Tensor],
+    stage_maps: StageMaps | None = None,
+    reader: MarkReader | None = None,
 ) -> Predict:
     """Return a function that classifies and explains with a torch network, at its last layer.
 
     Args:
         network: in evaluation mode.
         normalise: from the images, or the features, to floats.
-        step: of the backbone whose cached features are the input; None: images are.
-        reader: of the network's marks; None: they are not read. It needs images.
+        stage_maps: makes the maps of the backbone's stages of cached features; None: images are the input.
+        reader: of the network's marks; None: they are not read.
     """
     layer = network.backbone.stages[-1].name
+    maps_of = stage_maps or StageMaps(network)
 
     def predict(images: Tensor) -> Prediction:
         with torch.no_grad():
-            x = normalise(images)
-            stages = [network.backbone(x, step)] if reader is None else network.backbone.forward_stages(x)
+            stages = maps_of(network, normalise(images))
             attended = network.attend(stages[-1])
             features = attended.feature_map
             logits = network.forward_head(features)

@@ -102,6 +102,8 @@ def describe(record: Mapping[str, Any], epochs: int) -> str:
     parts = [f"epoch {record['epoch']}/{epochs}", f"loss {record['loss']:.3f}", f"train {record['train_top1']:.1%}"]
     if record.get("guidance"):
         parts.append(f"guidance {record['guidance']:.3f}")
+    if record.get("marks"):
+        parts.append(f"marks {record['marks']:.3f}")
     if "held_out_top1" in record:
         parts.append(f"held-out {record['held_out_top1']:.1%} (loss {record['held_out_nll']:.3f})")
     parts.append(f"{record['seconds']:.1f} s, {record['images_per_s']:.0f} images/s")
@@ -116,7 +118,7 @@ def draw_curves(records: Sequence[Mapping[str, Any]], path: Path) -> None:
     panels = figure.subplots(1, 3)
     epochs = [record["epoch"] for record in records]
     curves = (
-        ("loss", ("loss", "cross_entropy", "guidance", "held_out_nll")),
+        ("loss", ("loss", "cross_entropy", "guidance", "marks", "held_out_nll")),
         ("accuracy", ("train_top1", "held_out_top1")),
         ("learning rate", ("lr_backbone", "lr_new")),
     )

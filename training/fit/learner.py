@@ -42,7 +42,7 @@ class Learner:
         optimizer: of its weights.
 
     Raises:
-        RecipeError: the backbone has no stage or step that the recipe freezes or marks are learnt from.
+        RecipeError: the backbone has no stage or step that the recipe freezes.
         WeightsError: the weights are missing or of another network.
     """
 
@@ -104,7 +104,8 @@ class Learner:
         ends = batch == begin + group - 1
         with nullcontext() if ends or self._alone else cast(DistributedDataParallel, self._objective).no_sync():
             with torch.autocast(self._device.type, self._amp, enabled=self._amp is not None):
-                losses: Losses = self._objective(images, shares)
+                progress = (epoch + batch / batches) / recipe.epochs
+                losses: Losses = self._objective(images, shares, progress)
             self._scaler.scale(losses.total / group).backward()  # type: ignore[no-untyped-call]  # torch's
         if ends:
             set_learning_rate(self.optimizer, learning_rate_factor(recipe, epoch + batch / batches))

@@ -91,7 +91,7 @@ def set_up(job: Job, processes: ProcessGroup, stop: StopRequest) -> Run:
     # Model: a checkpoint replaces the starting weights.
     weights = None if saved else job.weights
     learner = Learner(recipe, job.dataset.num_classes, weights, processes, job.dataset.marks)
-    state = TrainingState(torch.zeros(5, device=processes.device), content=content_of([*parts.train, *parts.held]))
+    state = TrainingState(torch.zeros(6, device=processes.device), content=content_of([*parts.train, *parts.held]))
     if saved:
         state.resume(saved, job, learner, len(parts.train))
 

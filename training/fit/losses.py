@@ -68,12 +68,13 @@ class Objective(nn.Module):
             self.marks = MarkLoss(network.mark_head, marks, recipe.marks)
         self.cross_entropy = nn.CrossEntropyLoss(label_smoothing=recipe.optim.label_smoothing)
 
-    def forward(self, inputs: Tensor, targets: Tensor) -> Losses:
+    def forward(self, inputs: Tensor, targets: Tensor, progress: float = 1.0) -> Losses:
         """Return the losses of a batch.
 
         Args:
             inputs: normalised images, (N, 3, S, S), or cached features.
             targets: classes, (N,), or their shares, (N, K).
+            progress: share of the training that is done.
         """
         maps = self.inputs(self.network, inputs)
         attended = self.network.attend(maps[-1])
@@ -86,7 +87,7 @@ class Objective(nn.Module):
             total = total + self.weight * guidance
         if self.marks is not None and self.network.mark_head is not None:
             shares = targets if targets.ndim == 2 else functional.one_hot(targets, logits.shape[1]).float()
-            marks = self.marks(self.network.mark_head, maps, shares)
+            marks = self.marks(self.network.mark_head, maps, shares, progress)
             total = total + self.mark_weight * marks
         return Losses(total, cross_entropy.detach(), guidance.detach(), marks.detach(), logits.detach())
 

@@ -24,6 +24,12 @@ SMALLEST = 1e-4
 """Added to probabilities before the logarithm: a value that is said to be impossible costs so much and no more."""
 
 
+LOWEST = -30.0
+"""Least logarithm of odds against the likeliest value."""
+FOUND = 0.3
+"""Share of the training after which the penalty on parts in one place rises from 0."""
+
+
 class MarkLoss(nn.Module):
     """The loss of a mark head.
 
@@ -55,13 +61,14 @@ class MarkLoss(nn.Module):
         # A part with less than two of the common values has no place to be learnt by them.
         self.register_buffer("located", possible.sum(1) >= 2, persistent=False)
 
-    def forward(self, head: MarkHead, maps: Sequence[Tensor], targets: Tensor) -> Tensor:
+    def forward(self, head: MarkHead, maps: Sequence[Tensor], targets: Tensor, progress: float = 1.0) -> Tensor:
         """Return the loss of a batch, scalar.
 
         Args:
             head: to train.
             maps: of the backbone's stages, first to last.
             targets: shares of the classes, (N, K).
+            progress: share of the training that is done. Parts are not kept apart before they have found their places.
         """
         weights, features = head.weights(maps), head.features(maps)
         # What is read does not move the places, except those that nothing else teaches.
@@ -78,7 +85,8 @@ class MarkLoss(nn.Module):
         value = -(taught * log_answers)[:, self.located].sum(2).mean() if self.located.any() else seen.new_zeros(())
         likelihood = torch.einsum("kpv,npv->nk", self.likely, log_answers)
         joint = functional.cross_entropy(likelihood, targets)
-        place = value + joint + self.settings.apart * overlap(weights[:, self.located])
+        apart = self.settings.apart * max(0.0, (progress - FOUND) / (1 - FOUND))
+        place = value + joint + apart * overlap(weights[:, self.located])
         return self.settings.seen * seen + place
 
 
@@ -120,10 +128,11 @@ def local_answers(weights: Tensor, scores: Tensor, possible: Tensor) -> Tensor:
         possible: which values a part can have, (P, L), as 0 and 1; *none of them* is the last, of score 0.
     """
     scores = functional.pad(scores.flatten(2).float(), (0, 0, 0, 1))
-    odds = (scores - scores.amax(1, keepdim=True).detach()).exp()
+    # Bounded below, so that a value that a part cannot have does not drown the others.
+    odds = (scores - scores.amax(1, keepdim=True).detach()).clamp_min(LOWEST).exp()
     allowed = functional.pad(possible, (0, 1), value=1.0)
     total = torch.einsum("pv,nvg->npg", allowed, odds)
-    return torch.bmm(weights.flatten(2) / total.clamp_min(SMALLEST), odds.transpose(1, 2)) * allowed
+    return torch.bmm(weights.flatten(2) / total, odds.transpose(1, 2)) * allowed
 
 
 def overlap(weights: Tensor) -> Tensor:

@@ -13,24 +13,26 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 def create_optimizer(network: Network, recipe: OptimRecipe) -> torch.optim.Optimizer:
-    """Return the optimiser, with groups by layer (backbone, new) and by whether they decay.
+    """Return the optimiser, with groups by part of the network and by whether they decay.
 
     Each group carries its peak learning rate as `peak_lr`.
     """
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    parts = (("", recipe.lr_new), ("backbone.", recipe.lr_backbone), ("mark_head.", recipe.lr_marks or recipe.lr_new))
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
             # Decay of norm layers and biases only drags scales towards 0.
             decays = recipe.decay_all or parameter.ndim > 1
-            groups.setdefault((name.startswith("backbone."), decays), []).append(parameter)
+            part = max(index for index, (prefix, _) in enumerate(parts) if name.startswith(prefix))
+            groups.setdefault((part, decays), []).append(parameter)
     described = [
         {
             "params": parameters,
-            "peak_lr": recipe.lr_backbone if pretrained else recipe.lr_new,
+            "peak_lr": parts[part][1],
             "lr": 0.0,
             "weight_decay": recipe.weight_decay if decays else 0.0,
         }
-        for (pretrained, decays), parameters in sorted(groups.items())
+        for (part, decays), parameters in sorted(groups.items())
     ]
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(described)

@@ -25,8 +25,8 @@ class TrainingState:
     """What changes from step to step, beside the learner.
 
     Attributes:
-        totals: sums over the present epoch of loss, cross-entropy, guidance, right predictions and images, (5,); on
-            the device, because reading them at every step would block it.
+        totals: sums over the present epoch of loss, cross-entropy, guidance, marks, right predictions and images,
+            (6,); on the device, because reading them at every step would block it.
         epoch: epochs done.
         batch: batches done of the present epoch.
         best: weights selected so far.
@@ -43,13 +43,14 @@ class TrainingState:
         """Count one batch."""
         count = len(targets)
         correct = (losses.logits.argmax(1) == targets).sum()
-        sums = torch.stack([losses.total.detach(), losses.cross_entropy, losses.guidance]).float() * count
+        parts = (losses.total.detach(), losses.cross_entropy, losses.guidance, losses.marks)
+        sums = torch.stack(parts).float() * count
         self.totals += torch.cat([sums, correct[None].float(), torch.full_like(correct, count)[None].float()])
 
     def means(self) -> dict[str, float]:
         """Return the means over the images so far; waits for the device."""
         *sums, count = self.totals.tolist()
-        names = ("loss", "cross_entropy", "guidance", "train_top1")
+        names = ("loss", "cross_entropy", "guidance", "marks", "train_top1")
         return {name: value / max(count, 1.0) for name, value in zip(names, sums, strict=True)}
 
     def save(self, job: Job, learner: Learner, num_train: int) -> None:
@@ -90,6 +91,8 @@ class TrainingState:
         learner.load(values)
         self.epoch, self.batch = values["epoch"], values["batch"]
         self.totals = values["totals"].to(self.totals.device)
+        if len(self.totals) == 5:  # of before there were marks
+            self.totals = torch.cat([self.totals[:3], self.totals.new_zeros(1), self.totals[3:]])
         if values["best_epoch"]:
             self.best = load_selected(job.out)
 

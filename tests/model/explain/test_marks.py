@@ -9,6 +9,7 @@ from model.contract.manifest import Marks
 from model.contract.marks import write_table
 from model.explain.marks import MarkAnswer, MarkCalibration, MarkReader
 from model.network.backbone import Stage
+from model.network.config import NetworkOptions
 from model.network.marks import MarkHead, MarkReading
 from tests.model.networks import MARKS
 
@@ -19,7 +20,8 @@ NONE = len(MARKS)
 def _reader(names: tuple[str, ...] = MARKS, maps: str = "weights", table: Tensor | None = None) -> MarkReader:
     torch.manual_seed(1)
     stages = (Stage("fine", 6, 4), Stage("coarse", 8, 8))
-    head = MarkHead(names, stages, places=[1], values=[0], grid=GRID, width=WIDTH).eval()
+    options = NetworkOptions(mark_grid=GRID, mark_width=WIDTH, mark_places=(1,), mark_values=(0,), mark_local=(0,))
+    head = MarkHead(names, stages, options).eval()
     with torch.no_grad():
         head.bias.normal_()
     shares = torch.rand(CLASSES, len(names)) if table is None else table

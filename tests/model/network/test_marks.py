@@ -95,3 +95,20 @@ def test_config_with_marks_survives_json() -> None:
     config = NetworkConfig("mobilenet_v2", num_classes=4, marks=MARKS, mark_values=(0, 1))
     values = {name: list(value) if isinstance(value, tuple) else value for name, value in config.to_dict().items()}
     assert NetworkConfig.from_dict(values) == config
+
+
+@pytest.mark.parametrize("grid", [4, 12])
+def test_evaluation_folds_the_norms_away(grid: int) -> None:
+    """With one product for norm and layer, coarser and finer than the maps, the reading is that of the two in turn."""
+    network = _network(mark_grid=grid)
+    head, maps = network.mark_head, [torch.randn(3, *shape) for shape in ((16, 48, 48), (24, 24, 24), (32, 12, 12))]
+    maps += [torch.randn(3, 96, 6, 6), torch.randn(3, 1280, 3, 3)]
+    assert head is not None
+    head.train()
+    with torch.no_grad():
+        head(maps)
+        head.eval()
+        folded = head(maps)
+        for part in (head.where, head.what):
+            part.training = True  # takes the way of training, with norms that still evaluate
+        torch.testing.assert_close(folded, head(maps), rtol=1e-4, atol=1e-4)

@@ -15,7 +15,7 @@ from training.calibration.outputs import HELD_OUT, TRAINED, Outputs
 from training.checkpoint import SELECTED, load_selected, write
 from training.data.batches import EpochOrder
 from training.data.marks import Mark, Marks
-from training.errors import CheckpointError, RecipeError
+from training.errors import CheckpointError
 from training.export import load_source
 from training.fit.job import Job
 from training.fit.learner import Learner
@@ -58,7 +58,10 @@ def test_a_run_with_marks_is_ready_for_its_export(make_job: MakeJob, marks: Mark
     np.testing.assert_array_equal(marks.table, selected.marks.table)
     source = load_source(job.out)
     listed = source.manifest.marks
+    others = load_source(job.out, mark_maps="contributions").manifest.marks
+    assert others is not None
     assert listed is not None
+    assert ("weights", "contributions") == (listed.maps, others.maps)
     assert [(mark.name, mark.part, mark.source) for mark in marks.marks] == [
         (mark.name, mark.part, mark.source) for mark in listed.marks
     ]
@@ -75,13 +78,6 @@ def test_a_run_with_marks_is_ready_for_its_export(make_job: MakeJob, marks: Mark
     assert source.fitted.embedding is not None
     assert (15, source.network.in_channels) == source.fitted.embedding.axes.shape
     assert 16 == source.fitted.embedding.num_photos
-
-
-def test_marks_need_the_early_maps(make_job: MakeJob, marks: Marks) -> None:
-    """Cached features begin behind them."""
-    recipe = make_job(optim__freeze_until="features.7", data__cached_views=1).recipe
-    with pytest.raises(RecipeError, match=r"cached features lack: data\.cached_views = 0"):
-        Learner(recipe, 3, None, ALONE, marks)
 
 
 def test_without_answers_nothing_is_fitted(tmp_path: Path, marks: Marks) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 
 from model.network.network import Network, NetworkConfig, build_network
 from training.data.batches import served_photos
-from training.data.features import FeatureCache, cached_step, frozen_step
+from training.data.features import FeatureCache, StageMaps, cached_step, frozen_step
 from training.data.samples import Dataset
 from training.data.transforms import Normalise
 from training.errors import RecipeError
@@ -49,6 +49,28 @@ def test_cached_features_equal_the_networks(birds: Dataset, tiny: Recipe, cache:
         assert torch.allclose(
             network.forward_head(network.forward_features(expected, after=step).feature_map), whole, atol=1e-5
         )
+
+
+def test_cached_features_keep_the_maps_that_marks_are_read_from(birds: Dataset, tiny: Recipe, cache: Path) -> None:
+    """Marks read from cached features are those read from the images, and their local reading, too."""
+    torch.manual_seed(0)
+    marks = ("crown: red", "crown: blue", "wing: red")
+    network = build_network(NetworkConfig("mobilenet_v2", num_classes=3, marks=marks)).eval()
+    step = "features.10"
+    recipe = tiny.with_values({"optim.freeze_until": step, "data.cached_views": 1})
+    photos = served_photos(birds.test, recipe.data, 0, cache, progress=False)
+    items = FeatureCache(network, step, recipe, cache, CPU, progress=False).prepared(photos, birds.test)
+    stored = torch.stack([items[i][0] for i in range(len(photos))]).float()
+    images = torch.stack([torch.from_numpy(photos[i][0].copy()).permute(2, 0, 1) for i in range(len(photos))])
+    head = network.mark_head
+    assert head is not None
+    with torch.no_grad():
+        expected = network.backbone.forward_stages(Normalise(recipe.data.mean, recipe.data.std, CPU)(images))
+        maps = StageMaps(network, step, [recipe.data.input_size])(network, stored)
+        assert len(maps) == len(expected)
+        for index in head.stages_read:
+            torch.testing.assert_close(maps[index], expected[index], atol=2e-3, rtol=2e-3)
+        torch.testing.assert_close(head(maps).logits, head(expected).logits, atol=2e-3, rtol=2e-3)
 
 
 def test_the_frozen_part_is_named_by_stage_or_step() -> None:
