@@ -142,6 +142,10 @@ def test_folds_of_real_birds_from_the_command_to_the_manifest(
     assert json.loads(capsys.readouterr().out)["images"] > 0
     source = load_source(run)
     manifest = source.manifest
+    assert manifest.marks is not None
+    assert ("hooked seabird bill", "bill") == (manifest.marks.marks[4].name, manifest.marks.marks[4].part)
+    assert source.fitted.marks is not None
+    assert 312 == len(source.fitted.marks.scale) == manifest.marks.num_marks
     assert source.fitted.embedding is not None
     assert source.fitted.embedding.num_photos == manifest.provenance.num_train
     assert manifest.provenance.num_train == result["held_out_images"]
@@ -160,5 +164,10 @@ def _few_birds(cub: Path, folder: Path, classes: int, photos: int) -> None:
     for name in ("images.txt", "image_class_labels.txt", "train_test_split.txt", "bounding_boxes.txt"):
         lines = (cub / name).read_text().splitlines(keepends=True)
         (folder / name).write_text("".join(line for line in lines if line.split()[0] in kept))
+    (folder / "attributes").mkdir()
+    (folder / "attributes" / "attributes.txt").symlink_to(cub / "attributes" / "attributes.txt")
+    table = "class_attribute_labels_continuous.txt"
+    rows = (cub / "attributes" / table).read_text().splitlines(keepends=True)
+    (folder / "attributes" / table).write_text("".join(rows[:classes]))
     lines = (cub / "classes.txt").read_text().splitlines(keepends=True)
     (folder / "classes.txt").write_text("".join(lines[:classes]))

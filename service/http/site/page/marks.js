@@ -6,17 +6,29 @@ const CLEAR = 1.5; // evidence from here on is called more than chance
 
 const share = (value) => (value === null || value === undefined ? "unknown" : `${Math.round(100 * value)}%`);
 
-/** What is seen, in words: the answer to "what is it?" or to "why this and not that?". */
+const listed = (marks) => marks.map((mark) => mark.name).join(", ");
+
+/**
+ * What is seen, in words: the answer to "what is it?" or to "why this and not that?".
+ *
+ * Only marks that lie where the decision looked stand as its reasons; the others are named apart.
+ */
 export function sentence({ marks, target, versus }) {
-  if (!marks) return "";
-  if (!marks.length) {
-    return versus
-      ? `No field mark seen here tells ${target.label} from ${versus.label}.`
-      : `No field mark of ${target.label} is seen.`;
+  const reasons = marks.filter((mark) => mark.at && mark.evidence >= 1);
+  const elsewhere = marks.filter((mark) => mark.at && !(mark.evidence >= 1));
+  const nowhere = marks.filter((mark) => !mark.at);
+  const said = [];
+  if (reasons.length) {
+    const names = listed(reasons);
+    const words = names.charAt(0).toLocaleUpperCase() + names.slice(1);
+    said.push(versus ? `${words}; ${target.label} rather than ${versus.label}.` : `${words}.`);
+  } else if (!marks.length) {
+    said.push(versus ? `No field mark seen here tells ${target.label} from ${versus.label}.` : `No field mark of ${target.label} is seen.`);
   }
-  const names = marks.map((mark) => mark.name).join(", ");
-  const words = names.charAt(0).toLocaleUpperCase() + names.slice(1);
-  return versus ? `${words}; ${target.label} rather than ${versus.label}.` : `${words}.`;
+  const seen = reasons.length ? "Seen too" : "Seen";
+  if (elsewhere.length) said.push(`${seen}, but not where the decision looked: ${listed(elsewhere)}.`);
+  if (nowhere.length) said.push(`${seen}, in a place that is not known: ${listed(nowhere)}.`);
+  return said.join(" ");
 }
 
 /** What is missing, in words; empty where nothing is. */

@@ -169,7 +169,8 @@ def test_marks_in_words_and_in_place(marked_page: Page, photos: dict[str, Path])
     page = marked_page
     page.choose_files("#files", [photos["spotted"]])
     answered(page)
-    assert "Red crown, чёрный глаз, red wing." == text(page, "words")
+    words = "Red crown, red wing. Seen too, in a place that is not known: чёрный глаз."
+    assert words == text(page, "words")
     assert 3 == page.run("document.querySelectorAll('#marks button').length")
     crown, eye = (page.run(f"document.querySelector({json.dumps(entry(number))}).innerText") for number in (1, 2))
     assert "red crown" in crown
@@ -285,6 +286,9 @@ def test_words_that_the_decision_did_not_use(marked_page: Page, photos: dict[str
     weak = "document.querySelector('#marks .weak').parentElement.innerText"
     assert "green throat" in page.run(weak)
     assert "seen, but not where the decision looked" in page.run(weak)
+    words = text(page, "words")
+    assert "Seen, but not where the decision looked: green throat. " in words
+    assert "Green throat" not in words
 
 
 def test_a_model_without_marks_has_no_list(page: Page, photos: dict[str, Path]) -> None:
