@@ -14,6 +14,7 @@ from PIL import Image
 from model.contract.geometry import Resize
 from tests.service.tiny_model import tiny_model
 from training import cli
+from training.data.datasets import load_dataset
 from training.data.samples import Dataset, Sample
 from training.data.transforms import box_on_input
 from training.errors import DatasetError
@@ -30,14 +31,34 @@ def test_a_box_follows_the_served_geometry() -> None:
     assert box_on_input((-30.0, -5.0, 900.0, 500.0), (400, 200), resize).tolist() == [0, 0, 80, 80]
 
 
+@pytest.fixture(scope="module")
+def marked_birds(cub_like: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the tiny data set with marks: a colour of crown and of tail, and where both are."""
+    folder = tmp_path_factory.mktemp("marked")
+    for entry in cub_like.iterdir():
+        (folder / entry.name).symlink_to(entry)
+    for name in ("attributes", "parts"):
+        (folder / name).mkdir()
+    groups = [f"has_{part}_color::{value}" for part in ("crown", "tail") for value in ("red", "green", "blue")]
+    (folder / "attributes" / "attributes.txt").write_text("".join(f"{i} {name}\n" for i, name in enumerate(groups, 1)))
+    rows = (" ".join(map(str, [*(90 * np.eye(3)[index]), *(60 * np.eye(3)[index])])) for index in range(3))
+    (folder / "attributes" / "class_attribute_labels_continuous.txt").write_text("\n".join(rows) + "\n")
+    (folder / "parts" / "parts.txt").write_text("1 crown\n2 tail\n")
+    keys = (line.split()[0] for line in (folder / "images.txt").read_text().splitlines())
+    lines = (f"{key} 1 {20 + number}.0 15.0 1\n{key} 2 50.0 44.0 1\n" for number, key in enumerate(keys))
+    (folder / "parts" / "part_locs.txt").write_text("".join(lines))
+    return folder
+
+
 def test_an_exported_run_has_the_same_figures(
-    make_job: Callable[..., Job], birds: Dataset, cub_like: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    make_job: Callable[..., Job], marked_birds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Fit, evaluate, export, evaluate the file, export again: the same network each time."""
-    job = make_job(optim__epochs=4)
+    """Fit, evaluate, export, evaluate the file, export again: the same network each time, and the same marks."""
+    birds = load_dataset(marked_birds)
+    job = make_job(optim__epochs=4, dataset=birds)
     fit(job)
     run, file, again = job.out, tmp_path / "birds.onnx", tmp_path / "again.onnx"
-    data = ["--data", str(cub_like), "--workers=0", "--quiet", "--json"]
+    data = ["--data", str(marked_birds), "--workers=0", "--quiet", "--json"]
     card = tmp_path / "CARD.md"
     card.write_text("# Birds\n\n<!-- evaluation -->\n<!-- /evaluation -->\n\nMore.\n")
     report = ["--out", str(tmp_path / "report"), "--card", str(card)]
@@ -47,10 +68,10 @@ def test_an_exported_run_has_the_same_figures(
         answer: dict[str, Any] = json.loads(capsys.readouterr().out)
         return answer
 
-    in_torch = command("evaluate", str(run), *data, "--device=cpu", *report)
+    in_torch = command("evaluate", str(run), *data, "--device=cpu", "--blur=6", *report)
     command("export", str(run), "--out", str(file), "--weights-dtype=fp32", "--json")
-    in_onnx = command("evaluate", str(file), *data)
-    command("export", str(file), "--out", str(again), "--name=again", "--data", str(cub_like), "--json")
+    in_onnx = command("evaluate", str(file), *data, "--blur=6", "--both-placings")
+    command("export", str(file), "--out", str(again), "--name=again", "--data", str(marked_birds), "--json")
     held_out = command("evaluate", str(again), *data, "--part=held-out")
     images = torch.randint(0, 256, (2, 3, 48, 48), dtype=torch.uint8)
     first, second = np.array([0, 2]), np.array([1, 0])
@@ -60,6 +81,10 @@ def test_an_exported_run_has_the_same_figures(
     assert in_onnx["images"] == len(birds.test)
     for name in ("top1", "top5", "mean_per_class", "ece", "pointing_game", "centred_gaussian"):
         assert in_onnx[name] == pytest.approx(in_torch[name], abs=1e-4), name
+    for name in ("mark_auroc", "mark_hits", "mark_auc", "evidence_margin", "seen_sees"):
+        assert in_onnx[name] == pytest.approx(in_torch[name], abs=1e-3), name
+    assert (in_torch["mark_auroc"]["n"], in_torch["mark_sight"][1]["part"]) == (len(birds.test), "crown")
+    assert {"gradcam_centres", "gradcam_centres_minus_gradcam"} <= {line["map"] for line in in_onnx["maps"]}
     assert held_out["images"] == 6
     page = (tmp_path / "report" / "report.html").read_text()
     assert "Red Bird" in page
