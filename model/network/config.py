@@ -38,7 +38,7 @@ class NetworkOptions:
     hidden: int = Field(default=512, ge=1)
     dropout: BelowOne = 0.0
     mark_grid: int = Field(default=18, ge=2)
-    mark_width: int = Field(default=64, ge=1)
+    mark_width: int = Field(default=48, ge=1)
     mark_places: tuple[int, ...] = Field(default=(-2,), min_length=1)
-    mark_values: tuple[int, ...] = Field(default=(-2,), min_length=1)
+    mark_values: tuple[int, ...] = Field(default=(-2, -1), min_length=1)
     mark_local: tuple[int, ...] = Field(default=(-4, -3), min_length=1)

@@ -9,7 +9,7 @@ Source: attributes in place from class-level tables: Xu et al. 2020, "Attribute 
 The division into where and what, and the reading that is too local to guess the class, are this project's own.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -76,11 +76,11 @@ class MarkHead(nn.Module):
     def __init__(self, marks: Sequence[str], stages: Sequence[Stage], options: NetworkOptions) -> None:
         super().__init__()
         parts, values = zip(*map(split_mark, marks), strict=True)
-        self.parts, part_of = _numbered(parts)
-        self.values, value_of = _numbered(values)
-        self.local_values = common_values(part_of.tolist(), value_of.tolist())
-        self.register_buffer("part_of", part_of, persistent=False)
-        self.register_buffer("value_of", value_of, persistent=False)
+        self.parts, part_of = numbered(parts)
+        self.values, value_of = numbered(values)
+        self.local_values = common_values(part_of, value_of)
+        self.register_buffer("part_of", torch.tensor(part_of), persistent=False)
+        self.register_buffer("value_of", torch.tensor(value_of), persistent=False)
         self.grid, self._stages = options.mark_grid, tuple(stages)
         self.where = _Projection(stages, options.mark_places, len(self.parts))
         self.what = _Projection(stages, options.mark_values, options.mark_width)
@@ -197,10 +197,11 @@ def common_values(part_of: Sequence[int], value_of: Sequence[int]) -> tuple[int,
     return ()
 
 
-def _numbered(words: Sequence[str]) -> tuple[tuple[str, ...], Tensor]:
+def numbered(words: Iterable[str]) -> tuple[tuple[str, ...], list[int]]:
     """Return the words that occur, in order, and the index of each given one."""
+    words = list(words)
     known = tuple(dict.fromkeys(words))
-    return known, torch.tensor([known.index(word) for word in words])
+    return known, [known.index(word) for word in words]
 
 
 def input_size(cells: int, stage: Stage) -> int:

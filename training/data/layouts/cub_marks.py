@@ -2,10 +2,8 @@
 
 import re
 
-from training.data.marks import Mark
+from training.data.marks import OVERALL, Mark
 
-OVERALL = "overall"
-"""The part of a mark that is of the whole bird."""
 _PARTS = {"upper_tail": "uppertail", "under_tail": "undertail", "primary": OVERALL, "": OVERALL}
 _VALUES = {
     "about_the_same_as_head": "as long as the head",
