@@ -133,7 +133,7 @@ def evaluate_command(options: argparse.Namespace) -> int:
             faithfulness=options.faithfulness,
             sanity=options.sanity,
             blur=options.blur,
-            both_placings=options.both_placings,
+            placings=options.placings,
         )
     )
     if options.out:

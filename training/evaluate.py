@@ -31,6 +31,7 @@ from training.evaluation.evaluate import Evaluation, evaluate_file, evaluate_run
 from training.evaluation.figures import Figure
 from training.evaluation.images import as_csv, as_parquet, image_columns
 from training.evaluation.maps.faithfulness import faithfulness_figures, faithfulness_of
+from training.evaluation.maps.looking import look_figures, look_offsets, moved
 from training.evaluation.maps.regions import Floats
 from training.evaluation.maps.sanity import cascade, cascade_figures, gradcam_of, randomised
 from training.evaluation.mark_tables import MarkResult, blur_result, mark_result
@@ -73,7 +74,8 @@ class Question:
         faithfulness: photos on which the maps' faithfulness is measured; 0: on none.
         sanity: photos on which layers are set back to random weights; 0: on none, and no line `random_weights`.
         blur: photos on which the places of marks are blurred; 0: on none.
-        both_placings: measure maps both evenly and by the true centres of their cells.
+        placings: photos on which it is measured where the cells of a file's maps look; the maps are then measured
+            evenly, by the centres of their cells, and there. 0: as they are drawn alone.
     """
 
     model: Path
@@ -89,7 +91,7 @@ class Question:
     faithfulness: int = 0
     sanity: int = 0
     blur: int = 0
-    both_placings: bool = False
+    placings: int = 0
 
     @property
     def is_file(self) -> bool:
@@ -107,6 +109,7 @@ class Result:
         figures: by their names in JSON.
         rows: the table of maps; empty where nothing is known of where things are.
         marks: what was found of the marks; None where the model has none.
+        looking: how far beside its centre each layer's cells look, pixels; None where that was not measured.
         provenance: what makes the figures repeatable.
     """
 
@@ -115,6 +118,7 @@ class Result:
     figures: dict[str, Value]
     rows: list[MapRow]
     marks: MarkResult | None
+    looking: dict[str, dict[str, Figure]] | None
     provenance: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
@@ -125,6 +129,11 @@ class Result:
         if asked.dataset.skipped:
             found["skipped_damaged"] = asked.dataset.skipped
         tables = {"maps": [row.to_dict() for row in self.rows]} | ({} if self.marks is None else self.marks.to_dict())
+        if self.looking is not None:
+            tables["looking"] = [
+                {"layer": layer, **{axis: figure.to_dict() for axis, figure in offset.items()}}
+                for layer, offset in self.looking.items()
+            ]
         return found | tables | {"provenance": self.provenance}
 
 
@@ -142,10 +151,14 @@ def evaluate(asked: Question) -> Result:
     if located and asked.is_file:
         samples = spread(part_of(asked.dataset, asked.recipe, asked.part), PHOTOS_OF_EVERY_LAYER)
         earlier = evaluate_file(asked.model, asked.dataset, samples, asked.workers, asked.visible, every_layer=True)
-    network = _network(asked) if asked.sanity else None
+    network = _network(asked) if asked.sanity or asked.placings else None
     photos = Photos(evaluation, asked.dataset.banner, asked.visible)
-    further = {"random_weights": photos.random_weights(network)} if network is not None and located else {}
-    rows = map_rows(evaluation, held_out, earlier, further, both_placings=asked.both_placings)
+    further = {"random_weights": photos.random_weights(network)} if asked.sanity and network and located else {}
+    looking = None
+    if asked.placings:
+        looking = photos.looking(network, asked.placings) if network is not None else {}
+    centres = None if looking is None else moved(evaluation.centres, looking)
+    rows = map_rows(evaluation, held_out, earlier, further, looking=centres)
     figures = figures_of(evaluation, rows)
     marks = mark_result(evaluation)
     if marks is not None and asked.blur:
@@ -154,9 +167,9 @@ def evaluate(asked: Question) -> Result:
         figures |= marks.figures
     if asked.faithfulness:
         figures |= photos.faithfulness(asked.model, asked.faithfulness)
-    if network is not None:
+    if asked.sanity and network is not None:
         figures |= photos.sanity(network, asked.sanity)
-    return Result(asked, evaluation, figures, rows, marks, provenance(asked))
+    return Result(asked, evaluation, figures, rows, marks, looking, provenance(asked))
 
 
 def write(result: Result, out: Path) -> None:
@@ -268,6 +281,11 @@ class Photos:
         """Return what was found of the marks with what blurring their places costs, on some of the photos."""
         chosen = spread(range(len(self._evaluation.samples)), count)
         return blur_result(self._evaluation, found, ask, lambda index: self.images([index])[0], chosen, self._visible)
+
+    def looking(self, network: NormalisedNetwork, count: int) -> dict[str, dict[str, Figure]]:
+        """Return how far beside its centre each layer's cells look, measured on some of the photos."""
+        photos = network.normalise(self.images(spread(range(len(self._evaluation.samples)), count)))
+        return look_figures(look_offsets(network.network, photos, self._evaluation.centres))
 
     def random_weights(self, network: NormalisedNetwork) -> Floats:
         """Return the maps of a network of the same build that has learnt nothing, of every photo."""

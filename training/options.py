@@ -94,9 +94,11 @@ def _evaluate_options(parser: argparse.ArgumentParser) -> None:
         help="also measure on N photos what is lost when the place of a mark is blurred",
     )
     add(
-        "--both-placings",
-        action="store_true",
-        help="also measure maps placed the other way: evenly, or where their cells look",
+        "--placings",
+        type=_count,
+        default=0,
+        metavar="N",
+        help="also measure maps placed evenly, by the centres of their cells, and where these look on N photos",
     )
     _device_options(parser)
 

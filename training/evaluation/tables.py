@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from model.contract.placing import at_centres
+from model.contract.placing import Centres, at_centres
 from training.evaluation.classification import classification_figures
 from training.evaluation.evaluate import Evaluation
 from training.evaluation.figures import Figure, mean, share, statistic
@@ -43,8 +43,8 @@ COMPOSED = "marks_contrast"
 """The map of "A, not B" that the marks compose."""
 CONTRASTS = ("contrast", COMPOSED)
 """Maps of two classes: they follow the parts in which these differ, not the object."""
-CENTRES, EVEN = "centres", "even"
-"""Ends of the names of maps that are placed by the true centres of their cells, or evenly."""
+CENTRES, EVEN, LOOKING = "centres", "even", "looking"
+"""Ends of the names of maps that are placed by the centres of their cells' windows, evenly, or where these look."""
 
 Value = Figure | float
 
@@ -132,7 +132,7 @@ def map_rows(
     every_layer: Evaluation | None = None,
     further: Mapping[str, Floats] | None = None,
     *,
-    both_placings: bool = False,
+    looking: Mapping[str, Centres] | None = None,
 ) -> list[MapRow]:
     """Return the table of maps; empty where nothing is known of where things are.
 
@@ -142,8 +142,8 @@ def map_rows(
             at a time; without them there is no BoxAcc.
         every_layer: answers for some of the photos with maps of every layer, of which the earlier ones are measured.
         further: maps of the same photos by the name of their line, for example of a network with random weights.
-        both_placings: measure the maps of layers whose cells' centres are known both ways: as the service draws them,
-            and as it might: evenly, or by the centres.
+        looking: where trained cells look, by layer, as far as it was measured. With it the maps of layers whose cells'
+            centres are known are measured in every way: side by side, by the centres, and there. None: as drawn alone.
     """
     if not is_located(evaluation):
         return []
@@ -160,10 +160,10 @@ def map_rows(
         for key, maps in _maps(every_layer):
             if key[1] and key not in done:
                 rows += _rows(every_layer, key, _measured(every_layer, key, maps, {}))
-    if both_placings:
+    if looking is not None:
         for answers in (evaluation, every_layer):
             if answers is not None:
-                lines = _placed_otherwise(answers)
+                lines = _placed_otherwise(answers, looking)
                 rows += [row for row in lines if (row.name, row.layer) not in {(one.name, one.layer) for one in rows}]
     return rows
 
@@ -201,25 +201,33 @@ def _cells(evaluation: Evaluation) -> Iterator[tuple[tuple[str, str], Floats, st
         yield ("attention", ""), above, next(iter(prediction.gradcam))
 
 
-def _placed_otherwise(evaluation: Evaluation) -> list[MapRow]:
-    """Return the lines of the maps placed the other way, and of the differences from the way they are drawn."""
+def _placed_otherwise(evaluation: Evaluation, looking: Mapping[str, Centres]) -> list[MapRow]:
+    """Return the lines of the maps placed in the other ways, and of the differences from the way they are drawn."""
     size, rows = evaluation.resize.crop, []
-    way = EVEN if evaluation.placed_by_centres else CENTRES
-    for (name, layer), maps, of_cells in _cells(evaluation):
+    drawn = CENTRES if evaluation.placed_by_centres else EVEN
+    for (name, layer), cells, of_cells in _cells(evaluation):
         if of_cells not in evaluation.centres:
             continue
-        centred = at_centres(maps, evaluation.centres[of_cells], size)
-        drawn, other = (centred, maps) if evaluation.placed_by_centres else (maps, centred)
-        before, after = (_measured(evaluation, (name, layer), each, {}) for each in (drawn, other))
-        everyone = np.ones(len(maps), dtype=bool)
-        rows.append(MapRow(f"{name}_{way}", layer, "all", _figures(after, everyone)))
-        differences = {measure: mean(after[measure] - before[measure]) for measure in after if measure != "overlap"}
-        if "overlap" in after:
-            known = np.isfinite(after["overlap"][:, 0])
-            of_both = partial(_box_difference, before["overlap"][known], after["overlap"][known])
-            differences["max_box_acc_v2"] = statistic(of_both, int(known.sum()), (-1.0, 1.0))
-        rows.append(MapRow(f"{name}_{way}_minus_{name}", layer, "all", differences))
+        places = {EVEN: None, CENTRES: evaluation.centres[of_cells], LOOKING: looking.get(of_cells)}
+        maps = {way: at_centres(cells, centres, size) for way, centres in places.items() if centres is not None}
+        maps[EVEN] = cells
+        before = _measured(evaluation, (name, layer), maps.pop(drawn), {})
+        for way, placed in maps.items():
+            after = _measured(evaluation, (name, layer), placed, {})
+            everyone = np.ones(len(placed), dtype=bool)
+            rows.append(MapRow(f"{name}_{way}", layer, "all", _figures(after, everyone)))
+            rows.append(MapRow(f"{name}_{way}_minus_{name}", layer, "all", _differences(before, after)))
     return rows
+
+
+def _differences(before: Mapping[str, Floats], after: Mapping[str, Floats]) -> dict[str, Figure]:
+    """Return how much the measures of the same photos differ."""
+    found = {measure: mean(after[measure] - before[measure]) for measure in after if measure != "overlap"}
+    if "overlap" in after:
+        known = np.isfinite(after["overlap"][:, 0])
+        of_both = partial(_box_difference, before["overlap"][known], after["overlap"][known])
+        found["max_box_acc_v2"] = statistic(of_both, int(known.sum()), (-1.0, 1.0))
+    return found
 
 
 def _box_difference(before: Floats, after: Floats, chosen: npt.NDArray[np.integer]) -> float:

@@ -70,7 +70,7 @@ def test_an_exported_run_has_the_same_figures(
 
     in_torch = command("evaluate", str(run), *data, "--device=cpu", "--blur=6", *report)
     command("export", str(run), "--out", str(file), "--weights-dtype=fp32", "--json")
-    in_onnx = command("evaluate", str(file), *data, "--blur=6", "--both-placings")
+    in_onnx = command("evaluate", str(file), *data, "--blur=6", "--placings=6")
     command("export", str(file), "--out", str(again), "--name=again", "--data", str(marked_birds), "--json")
     held_out = command("evaluate", str(again), *data, "--part=held-out")
     images = torch.randint(0, 256, (2, 3, 48, 48), dtype=torch.uint8)
@@ -84,7 +84,9 @@ def test_an_exported_run_has_the_same_figures(
     for name in ("mark_auroc", "mark_hits", "mark_auc", "evidence_margin", "seen_sees"):
         assert in_onnx[name] == pytest.approx(in_torch[name], abs=1e-3), name
     assert (in_torch["mark_auroc"]["n"], in_torch["mark_sight"][1]["part"]) == (len(birds.test), "crown")
-    assert {"gradcam_centres", "gradcam_centres_minus_gradcam"} <= {line["map"] for line in in_onnx["maps"]}
+    lines = {line["map"] for line in in_onnx["maps"]}
+    assert {"gradcam_centres", "gradcam_centres_minus_gradcam", "gradcam_looking", "attention_looking"} <= lines
+    assert [stage["layer"] for stage in in_onnx["looking"]] == ["features.1", "features.4", "features.7", "features.12"]
     assert held_out["images"] == 6
     page = (tmp_path / "report" / "report.html").read_text()
     assert "Red Bird" in page

@@ -166,7 +166,7 @@ def test_figures_at_the_top_are_those_of_the_table() -> None:
 
 def test_maps_are_read_both_ways() -> None:
     """Cells that look at their corners: drawn so, the maps lie half a cell to the upper left; both are compared."""
-    even, placed = (map_rows(with_centres(placed=placed), both_placings=True) for placed in (False, True))
+    even, placed = (map_rows(with_centres(placed=placed), looking={}) for placed in (False, True))
     assert {"gradcam_centres", "contrast_centres", "attention_centres"} <= {line.name for line in even}
     for measure in ("energy", "pointing", "max_box_acc_v2", "contrast"):
         kind = "contrast" if measure == "contrast" else "gradcam"
@@ -181,4 +181,4 @@ def test_maps_are_read_both_ways() -> None:
 def test_placed_otherwise_only_when_asked() -> None:
     """Nor where nobody knows where the cells look."""
     assert not [line for line in map_rows(with_centres(placed=False)) if "centres" in line.name]
-    assert not [line for line in map_rows(evaluation(), both_placings=True) if "centres" in line.name]
+    assert not [line for line in map_rows(evaluation(), looking={}) if "centres" in line.name]

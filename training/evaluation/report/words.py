@@ -188,7 +188,11 @@ MAPS = {
     "attention": "attention",
     **{
         f"{kind}_{way}": f"{name}, {words}"
-        for way, words in (("centres", "cells at their centres"), ("even", "cells side by side"))
+        for way, words in (
+            ("centres", "cells at their centres"),
+            ("even", "cells side by side"),
+            ("looking", "cells where they look"),
+        )
         for kind, name in (("gradcam", "Grad-CAM"), ("contrast", "“A, not B”"), ("attention", "attention"))
     },
     "marks": "the marks' maps",
