@@ -1,5 +1,8 @@
 """The loss of the mark head: places found by a table alone, and what is unknown teaches nothing."""
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +11,12 @@ from torch import Tensor
 from model.network.backbone import Stage
 from model.network.config import NetworkOptions
 from model.network.marks import MarkHead
+from training.checkpoint import load_selected
 from training.data.marks import Mark, Marks
+from training.data.samples import Dataset
+from training.fit.job import Job
+from training.fit.journal import read_metrics
+from training.fit.loop import fit
 from training.fit.marks import MarkLoss, local_answers, overlap
 from training.recipe import MarkRecipe
 
@@ -108,3 +116,29 @@ def test_overlap_is_of_maps_in_one_place(second: int, expected: float) -> None:
     weights = torch.zeros(1, 2, 3, 3)
     weights[0, 0].view(-1)[0] = weights[0, 1].view(-1)[second] = 1
     assert overlap(weights).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("cached_views", [0, 2])
+def test_a_run_learns_the_table_of_its_data(make_job: Callable[..., Job], birds: Dataset, cached_views: int) -> None:
+    """The loss of the marks falls, from images and from cached features, and the head is kept with its table."""
+    data = replace(birds, marks=_marks(_table()[[0, 13, 26]]))
+    cached = {"optim__freeze_until": "features.9", "data__cached_views": cached_views}
+    job = make_job(dataset=data, optim__epochs=6, optim__lr_new=0.1, marks__weight=1.0, **cached)
+    assert fit(job).finished
+    losses = [record["marks"] for record in read_metrics(job.out)]
+    assert losses[-1] < 0.9 * losses[0]
+    selected = load_selected(job.out)
+    assert selected.marks is not None
+    assert selected.network().mark_head is not None
+
+
+@pytest.mark.parametrize("marks", [None, _marks(_table()[[0, 13, 26]])])
+def test_without_a_table_or_its_weight_there_is_no_head(
+    make_job: Callable[..., Job], birds: Dataset, marks: Marks | None
+) -> None:
+    """No table, or a weight of 0: the network is the one it always was."""
+    job = make_job(dataset=replace(birds, marks=marks), optim__epochs=1, marks__weight=0.0 if marks else 1.0)
+    assert fit(job).finished
+    selected = load_selected(job.out)
+    assert selected.marks is None
+    assert selected.network().mark_head is None
