@@ -50,6 +50,7 @@ def marked_birds(cub_like: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return folder
 
 
+@pytest.mark.slow
 def test_an_exported_run_has_the_same_figures(
     make_job: Callable[..., Job], marked_birds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
