@@ -110,13 +110,14 @@ class ExplainableNetwork(ExplainableClassifier):
     def forward(self, x: Tensor) -> Passed:
         """Classify normalised images, (N, 3, S, S)."""
         dtype = next(self.network.backbone.parameters()).dtype  # head and attention have the input's
-        *earlier, last = self.network.backbone.forward_stages(x.to(dtype))
+        read = self.network.backbone.forward_maps(x.to(dtype))
+        *earlier, _, last = read  # the one before the last is for the marks alone
         attended = self.network.attend(last.to(x.dtype))
         pooled = self.network.pool(attended.feature_map)
         maps = (attended.feature_map, *reversed(earlier))[: len(self.layers)]
         reading = None
         if self.network.mark_head is not None:
-            reading = self.network.read_marks([stage.to(x.dtype) for stage in (*earlier, last)])
+            reading = self.network.read_marks([each.to(x.dtype) for each in read])
         return Passed(self.network.classify(pooled), maps, attended.attention, pooled, reading)
 
     def last_gradients(self, x: Tensor, passed: Passed, cotangent: Tensor) -> Tensor:

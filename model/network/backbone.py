@@ -78,6 +78,13 @@ STAGES: Mapping[str, tuple[Stage, ...]] = {
 """Backbone name → its stages, first to last."""
 
 
+NARROW: Mapping[str, Stage] = {"mobilenet_v2": Stage("features.17", 320, 32)}
+"""Backbone name → the map before the last 1×1 convolution, which widens it for the classifier.
+
+Marks are read from it: the wide one names classes better, but marks worse on classes that were not trained on.
+"""
+
+
 STATE_NAMES = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
 """Keys under which checkpoints keep their state dict; the first one present is taken."""
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
@@ -90,6 +97,7 @@ class Backbone(nn.Module):
     Attributes:
         name: torchvision's.
         stages: explainable feature maps, first to last; the last one is the output.
+        maps: the same, and in the last place but one the map before the last widening; the last stage twice if none.
         steps: names of the modules that are applied in order; every stage ends one of them.
     """
 
@@ -99,6 +107,7 @@ class Backbone(nn.Module):
             raise ValueError(f"unknown backbone {name!r}; there are {', '.join(STAGES)}")
         self.name = name
         self.stages = STAGES[name]
+        self.maps = (*self.stages[:-1], NARROW.get(name, self.stages[-1]), self.stages[-1])
         whole = torchvision.models.get_model(name, weights=None)
         self.steps = _steps(whole, self.stages[-1].name)
         self._frozen: tuple[str, ...] = ()
@@ -140,6 +149,18 @@ class Backbone(nn.Module):
             if step in names:
                 maps.append(x)
         return maps
+
+    def forward_maps(self, x: Tensor, after: str | None = None) -> list[Tensor]:
+        """Return the feature maps of `maps`; the arguments are those of `forward`.
+
+        Those up to the step `after` are not returned.
+        """
+        found, names = {}, [stage.name for stage in self.maps]
+        for step in self._steps_after(after):
+            x = self.get_submodule(step)(x)
+            if step in names:
+                found[step] = x
+        return [found[name] for name in names if name in found]
 
     def frozen_step(self, stages: int = 0, until: str = "") -> str | None:
         """Return the last step of an early part that is described by its stages or by that step.

@@ -23,9 +23,9 @@ class NetworkOptions:
         dropout: probability, before the last Linear.
         mark_grid: side of the grid that marks are read on, cells.
         mark_width: number of features that are read at a place.
-        mark_places: stages that say where a part is, by index; negative ones count from the last.
-        mark_values: stages whose features are read there.
-        mark_local: fine stages, by which the places are learnt; the trained network does not compute with them.
+        mark_places: maps that say where a part is, by index into `Backbone.maps`; negative ones count from the last.
+        mark_values: maps whose features are read there.
+        mark_local: fine maps, by which the places are learnt; the trained network does not compute with them.
 
     Raises:
         ValidationError: a ValueError; a value that is not offered.
@@ -39,6 +39,6 @@ class NetworkOptions:
     dropout: BelowOne = 0.0
     mark_grid: int = Field(default=18, ge=2)
     mark_width: int = Field(default=48, ge=1)
-    mark_places: tuple[int, ...] = Field(default=(-2,), min_length=1)
-    mark_values: tuple[int, ...] = Field(default=(-2, -1), min_length=1)
-    mark_local: tuple[int, ...] = Field(default=(-4, -3), min_length=1)
+    mark_places: tuple[int, ...] = Field(default=(-3,), min_length=1)
+    mark_values: tuple[int, ...] = Field(default=(-3, -2), min_length=1)
+    mark_local: tuple[int, ...] = Field(default=(-5, -4), min_length=1)

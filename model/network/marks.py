@@ -56,7 +56,7 @@ class MarkHead(nn.Module):
 
     Args:
         marks: their names, `part: value`, in the order of the logits.
-        stages: of the backbone, first to last.
+        stages: the backbone's `maps`.
         options: the settings that begin with `mark_`; indices of stages may be negative.
 
     Attributes:
@@ -104,7 +104,7 @@ class MarkHead(nn.Module):
         return Readout(shared, self.reader.bias[self.value_of] + self.bias)
 
     def forward(self, maps: Sequence[Tensor]) -> MarkReading:
-        """Read the marks of the backbone's stage maps, first to last, (N, C, h, w) each."""
+        """Read the marks of what `Backbone.forward_maps` returns, (N, C, h, w) each."""
         weights, features = self.weights(maps), self.features(maps)
         return MarkReading(self.logits(weights, features), weights, features)
 

@@ -37,7 +37,7 @@ class NetworkConfig(NetworkOptions):
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}; there are {', '.join(allowed)}")
         for mark in self.marks:
             split_mark(mark)
-        stages = len(STAGES[self.backbone])
+        stages = len(STAGES[self.backbone]) + 1  # `Backbone.maps`
         for name in ("mark_places", "mark_values", "mark_local"):
             if self.marks and (beyond := [i for i in getattr(self, name) if not -stages <= i < stages]):
                 raise ValueError(f"{name} names stage {beyond[0]}; {self.backbone} has {stages}")
@@ -116,7 +116,7 @@ class Network(nn.Module):
         return logits
 
     def read_marks(self, maps: Sequence[Tensor]) -> MarkReading:
-        """Return the marks of the backbone's stage maps, first to last.
+        """Return the marks of what `Backbone.forward_maps` returns.
 
         Raises:
             ValueError: the network has no mark head.
@@ -158,4 +158,4 @@ def _create_head(config: NetworkConfig, in_channels: int) -> nn.Sequential:
 
 
 def _create_mark_head(config: NetworkConfig, backbone: Backbone) -> MarkHead | None:
-    return MarkHead(config.marks, backbone.stages, config) if config.marks else None
+    return MarkHead(config.marks, backbone.maps, config) if config.marks else None

@@ -58,15 +58,15 @@ def as_floats(features: Tensor, device: torch.device) -> Tensor:
 
 
 def kept_stages(network: Network, step: str) -> tuple[int, ...]:
-    """Return the stages before a step whose maps are cached with its features: those that the mark head reads."""
+    """Return the indices of the maps that are cached with a step's features: earlier ones that the mark head reads."""
     backbone = network.backbone
     read = frozenset[int]() if network.mark_head is None else network.mark_head.stages_read
     early = backbone.steps[: backbone.steps.index(step)]
-    return tuple(index for index in sorted(read) if backbone.stages[index].name in early)
+    return tuple(index for index in sorted(read) if backbone.maps[index].name in early)
 
 
 class StageMaps:
-    """Turns a normalised batch of a loader into the maps of the backbone's stages.
+    """Turns a normalised batch of a loader into the backbone's maps.
 
     Args:
         network: for the layout of cached features.
@@ -82,7 +82,7 @@ class StageMaps:
             self._shapes[sum(map(math.prod, shapes))] = shapes
 
     def __call__(self, network: Network, inputs: Tensor) -> list[Tensor]:
-        """Return the map of every stage, first to last; of those before the step, only what the mark head reads.
+        """Return `Backbone.maps`, first to last; of those before the step, only what the mark head reads.
 
         Args:
             network: whose later part computes.
@@ -90,7 +90,7 @@ class StageMaps:
         """
         backbone, after = network.backbone, self._after
         if after is None:
-            return backbone.forward_stages(inputs)
+            return backbone.forward_maps(inputs)
         parts = [inputs]
         if self._kept:
             shapes = self._shapes[inputs.shape[1]]
@@ -98,10 +98,9 @@ class StageMaps:
             parts = [part.view(-1, *shape) for part, shape in zip(flat, shapes, strict=True)]
         *early, x = parts
         known = dict(zip(self._kept, early, strict=True))
-        names = [stage.name for stage in backbone.stages]
-        if after in names:
-            known[names.index(after)] = x
-        later = backbone.forward_stages(x, after)
+        names = [stage.name for stage in backbone.maps]
+        known |= {index: x for index, name in enumerate(names) if name == after}
+        later = backbone.forward_maps(x, after)
         before = len(names) - len(later)
         return [known.get(index, x.new_empty(0)) for index in range(before)] + later
 
@@ -109,7 +108,7 @@ class StageMaps:
 def _shapes(network: Network, step: str, kept: Sequence[int], size: int) -> list[tuple[int, ...]]:
     """Return the shapes of the cached maps of an image: of the stages that are kept, then of the step."""
     backbone = network.backbone
-    ends, shapes = [backbone.stages[index].name for index in kept] + [step], []
+    ends, shapes = [backbone.maps[index].name for index in kept] + [step], []
     x = torch.zeros(1, 3, size, size)
     for end, after in zip(ends, [None, *ends], strict=False):
         part: nn.Module = backbone.fused_until(end, after).cpu()
@@ -161,7 +160,7 @@ class FeatureCache:
         progress: bool = True,
     ) -> None:
         self._network_key = _weights_key(network.backbone.modules_until(step))
-        ends = [network.backbone.stages[index].name for index in kept_stages(network, step)] + [step]
+        ends = [network.backbone.maps[index].name for index in kept_stages(network, step)] + [step]
         self._kept = ends[:-1]
         parts = [network.backbone.fused_until(end, after) for end, after in zip(ends, [None, *ends], strict=False)]
         self._parts = [part.to(device, memory_format=torch.channels_last) for part in parts]  # type: ignore[call-overload]

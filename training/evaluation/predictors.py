@@ -163,7 +163,7 @@ def network_asker(network: Network, normalise: Callable[[Tensor], Tensor], reade
 
     def ask(images: Tensor) -> tuple[Floats, Floats]:
         with torch.no_grad():
-            stages = network.backbone.forward_stages(normalise(images))
+            stages = network.backbone.forward_maps(normalise(images))
             logits = network.forward_head(network.attend(stages[-1]).feature_map)
             seen = torch.sigmoid(reader.logits(network.read_marks(stages)))
         return logits.cpu().numpy(), seen.cpu().numpy()

@@ -89,7 +89,7 @@ def test_weights_values_and_bias_give_the_logit(marked: Exported) -> None:
     head = network.mark_head
     assert head is not None
     with torch.no_grad():
-        features = network.read_marks(network.backbone.forward_stages(x)).features.numpy()
+        features = network.read_marks(network.backbone.forward_maps(x)).features.numpy()
     scale, shift = (onnx.numpy_helper.to_array(stored[name]) for name in ("marks.scale", "marks.shift"))
     weight, bias = (part.detach().numpy() for part in head.readout)
     values = np.einsum("ad,ndhw->nahw", weight, features)

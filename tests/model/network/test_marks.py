@@ -22,7 +22,7 @@ def test_logit_is_a_sum_over_places() -> None:
     head = network.mark_head
     assert head is not None
     with torch.no_grad():
-        reading = head(network.backbone.forward_stages(torch.rand(2, 3, 96, 96)))
+        reading = head(network.backbone.forward_maps(torch.rand(2, 3, 96, 96)))
     weight, bias = head.readout
     values = torch.einsum("ad,ndhw->nahw", weight, reading.features)
     expected = bias + (reading.weights[:, head.part_of] * values).sum((2, 3))
@@ -79,7 +79,7 @@ def test_network_without_marks_has_no_head() -> None:
     ("field", "value", "message"),
     [
         ("marks", ("yellow",), "part: value"),
-        ("mark_places", (5,), "mobilenet_v2 has 5"),
+        ("mark_places", (6,), "mobilenet_v2 has 6"),
         ("mark_grid", 1, "mark_grid"),
     ],
 )
@@ -102,7 +102,7 @@ def test_evaluation_folds_the_norms_away(grid: int) -> None:
     """With one product for norm and layer, coarser and finer than the maps, the reading is that of the two in turn."""
     network = _network(mark_grid=grid)
     head, maps = network.mark_head, [torch.randn(3, *shape) for shape in ((16, 48, 48), (24, 24, 24), (32, 12, 12))]
-    maps += [torch.randn(3, 96, 6, 6), torch.randn(3, 1280, 3, 3)]
+    maps += [torch.randn(3, *shape) for shape in ((96, 6, 6), (320, 3, 3), (1280, 3, 3))]
     assert head is not None
     head.train()
     with torch.no_grad():

@@ -65,7 +65,7 @@ def test_cached_features_keep_the_maps_that_marks_are_read_from(birds: Dataset, 
     head = network.mark_head
     assert head is not None
     with torch.no_grad():
-        expected = network.backbone.forward_stages(Normalise(recipe.data.mean, recipe.data.std, CPU)(images))
+        expected = network.backbone.forward_maps(Normalise(recipe.data.mean, recipe.data.std, CPU)(images))
         maps = StageMaps(network, step, [recipe.data.input_size])(network, stored)
         assert len(maps) == len(expected)
         for index in head.stages_read:
