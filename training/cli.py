@@ -167,7 +167,7 @@ def _export_network(options: argparse.Namespace) -> dict[str, float]:
     from training.export import load_source
 
     dataset = dataset_of(options) if options.data else None
-    source = load_source(options.model, options.name_of_model, dataset, options.temperature, options.mark_maps)
+    source = load_source(options.model, options.name_of_model, dataset, **_set_at_export(options))
     if not source.images_are_real:
         _say("note: without photos parity is checked on synthetic images; --data DIR uses photos")
     if source.fitted.embedding is None:
@@ -182,6 +182,11 @@ def _export_network(options: argparse.Namespace) -> dict[str, float]:
         fitted=source.fitted,
     )
     return _compared(report.to_metrics())
+
+
+def _set_at_export(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what the options set in the manifest."""
+    return {name: getattr(options, name) for name in ("temperature", "mark_maps", "placing", "missing")}
 
 
 def _compared(figures: dict[str, float]) -> dict[str, float]:
@@ -206,7 +211,7 @@ def _export_variant(options: argparse.Namespace) -> dict[str, float]:
     from_file = options.model.suffix == ".onnx"
     # A classifier trained elsewhere has no recipe: photos are held out as the default one does.
     recipe = (_recipe_of_file(options.model) or Recipe()) if from_file else load_selected(options.model).recipe
-    source = load_source(options.model, options.name_of_model, dataset, mark_maps=options.mark_maps)
+    source = load_source(options.model, options.name_of_model, dataset, **_set_at_export(options))
     held_out, calibration = variant_photos(dataset, recipe, source.manifest.resize)
     return export_variant(
         source.network,

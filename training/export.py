@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +54,8 @@ def load_source(
     dataset: Dataset | None = None,
     temperature: float | None = None,
     mark_maps: str | None = None,
+    placing: str | None = None,
+    missing: bool | None = None,
 ) -> Source:
     """Read a run's folder or an exported file.
 
@@ -63,9 +66,11 @@ def load_source(
             photos an embedding is fitted that neither the run nor the file has.
         temperature: instead of the one fitted on the held-out part.
         mark_maps: what the maps of marks are, instead of what they are already.
+        placing: how class maps are laid on the photo, `evenly` or by their cells' `centres`; likewise.
+        missing: whether marks that are not seen may be called missing; likewise.
 
     Raises:
-        TrainingError: the temperature is not positive, or there are no marks whose maps could be others.
+        TrainingError: the temperature is not positive, or there are no marks.
         CheckpointError: the run has no selected weights.
         ManifestError: the file is not one of fieldmark's.
     """
@@ -78,11 +83,14 @@ def load_source(
         selected = load_selected(path)
         network, manifest = selected.network(), manifest_of(selected, _model_name(path))
         fitted = fitted_to(path if path.is_dir() else path.parent, selected.marks)
-    changes = {"name": name or manifest.name, "temperature": temperature or manifest.temperature}
-    if mark_maps is not None:
+    changes: dict[str, Any] = {"name": name or manifest.name, "temperature": temperature or manifest.temperature}
+    if placing is not None:
+        changes["placed_by_centres"] = placing == "centres"
+    of_marks = {name: value for name, value in (("maps", mark_maps), ("missing", missing)) if value is not None}
+    if of_marks:
         if manifest.marks is None:
-            raise TrainingError(f"{path} has no marks whose maps could be {mark_maps}")
-        changes["marks"] = manifest.marks.model_copy(update={"maps": mark_maps})
+            raise TrainingError(f"{path} has no marks, and so none of their options")
+        changes["marks"] = manifest.marks.model_copy(update=of_marks)
     manifest = Manifest(**{**dict(manifest), **changes})
     if dataset is not None and fitted.embedding is None and dataset.train:
         pooled = pooled_vectors(network, manifest, spread(dataset.train, MOST_POOLED), dataset.banner)

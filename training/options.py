@@ -137,6 +137,19 @@ def _export_options(parser: argparse.ArgumentParser) -> None:
         choices=("weights", "contributions"),
         help="where a mark's part is read, or what each place adds to the mark (default: as it is, else weights)",
     )
+    add(
+        "--placing",
+        choices=("evenly", "centres"),
+        help="how class maps are laid on the photo: evenly, or by their cells' centres; `evaluate --placings` measures "
+        "both (default: as it is, else evenly)",
+    )
+    add(
+        "--missing",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="whether typical marks that are not seen may be called missing; `evaluate --blur` measures whether marks "
+        "are seen (default: as it is, else not)",
+    )
 
 
 def _compare_options(parser: argparse.ArgumentParser) -> None:

@@ -25,6 +25,7 @@ class NetworkOptions:
         mark_width: number of features that are read at a place.
         mark_places: maps that say where a part is, by index into `Backbone.maps`; negative ones count from the last.
         mark_values: maps whose features are read there.
+        mark_shift: (x, y) by which trained cells look past the centres of their windows, pixels of the input.
         mark_local: fine maps, by which the places are learnt; the trained network does not compute with them.
 
     Raises:
@@ -42,3 +43,4 @@ class NetworkOptions:
     mark_places: tuple[int, ...] = Field(default=(-3,), min_length=1)
     mark_values: tuple[int, ...] = Field(default=(-3, -2), min_length=1)
     mark_local: tuple[int, ...] = Field(default=(-5, -4), min_length=1)
+    mark_shift: tuple[float, float] = (0.0, 0.0)

@@ -83,9 +83,9 @@ class MarkHead(nn.Module):
         self.register_buffer("part_of", torch.tensor(part_of), persistent=False)
         self.register_buffer("value_of", torch.tensor(value_of), persistent=False)
         self.grid, self._stages = options.mark_grid, tuple(stages)
-        self.where = _Projection(stages, options.mark_places, len(self.parts))
-        self.what = _Projection(stages, options.mark_values, options.mark_width)
-        self.local = _Projection(stages, options.mark_local, options.mark_width)
+        self.where = _Projection(stages, options.mark_places, len(self.parts), options.mark_shift)
+        self.what = _Projection(stages, options.mark_values, options.mark_width, options.mark_shift)
+        self.local = _Projection(stages, options.mark_local, options.mark_width, options.mark_shift)
         self.local_reader = nn.Conv2d(options.mark_width, len(self.local_values), 1)
         self.reader = nn.Linear(options.mark_width, len(self.values))
         self.own = nn.Parameter(torch.zeros(len(marks), options.mark_width))
@@ -136,10 +136,14 @@ class _Projection(nn.Module):
         stages: of the backbone.
         indices: of those that are read.
         channels: of the result.
+        shift: (x, y) by which the cells look past their centres, pixels.
     """
 
-    def __init__(self, stages: Sequence[Stage], indices: Sequence[int], channels: int) -> None:
+    def __init__(
+        self, stages: Sequence[Stage], indices: Sequence[int], channels: int, shift: tuple[float, float]
+    ) -> None:
         super().__init__()
+        self._shift = shift
         self.indices = tuple(indices)
         self._read = tuple(stages[index] for index in indices)
         self.norms = nn.ModuleList(nn.BatchNorm2d(stage.channels, EPSILON, affine=False) for stage in self._read)
@@ -150,7 +154,11 @@ class _Projection(nn.Module):
         size = input_size(maps[self.indices[0]].shape[-1], self._read[0])
         placed = []
         for index, stage, norm, layer in zip(self.indices, self._read, self.norms, self.layers, strict=True):
-            rows, columns = (grid_matrix(cells, stage, grid, size).to(maps[index]) for cells in maps[index].shape[2:])
+            right, down = self._shift
+            rows, columns = (
+                grid_matrix(cells, stage, grid, size, shift).to(maps[index])
+                for cells, shift in zip(maps[index].shape[2:], (down, right), strict=True)
+            )
             x, read = (norm(maps[index]), layer) if self.training else (maps[index], _folded(norm, layer))
             # The layer and the resampling commute: fewer cells first.
             finer = x.shape[2] > grid
@@ -216,7 +224,7 @@ def input_size(cells: int, stage: Stage) -> int:
     return cells * stage.stride
 
 
-def grid_matrix(cells: int, stage: Stage, grid: int, size: int) -> Tensor:
+def grid_matrix(cells: int, stage: Stage, grid: int, size: int, shift: float = 0.0) -> Tensor:
     """Return the matrix, (grid, cells), that reads a map between its cells' true centres on a regular grid.
 
     Args:
@@ -224,7 +232,8 @@ def grid_matrix(cells: int, stage: Stage, grid: int, size: int) -> Tensor:
         stage: for its stride and the pixel its first cell is centred on.
         grid: cells of the regular grid.
         size: of the input, pixels.
+        shift: by which the cells look past their centres, pixels.
     """
     centres = (torch.arange(grid) + 0.5) * (size / grid) - 0.5
-    position = ((centres - stage.centre) / stage.stride).clamp(0, cells - 1)
+    position = ((centres - stage.centre - shift) / stage.stride).clamp(0, cells - 1)
     return (1 - (position[:, None] - torch.arange(cells)).abs()).clamp_min(0)

@@ -58,8 +58,12 @@ def test_maps_of_marks_that_are_not_there_are_refused(make_job: Callable[..., Jo
     """A run without marks has no maps of contributions."""
     job = make_job()
     fit(job)
-    with pytest.raises(TrainingError, match="has no marks whose maps could be contributions"):
+    with pytest.raises(TrainingError, match="has no marks"):
         load_source(job.out, mark_maps="contributions")
+    with pytest.raises(TrainingError, match="has no marks"):
+        load_source(job.out, missing=True)
+    assert load_source(job.out, placing="centres").manifest.placed_by_centres
+    assert not load_source(job.out).manifest.placed_by_centres
 
 
 @pytest.mark.slow

@@ -57,13 +57,14 @@ def test_cells_look_where_the_stages_say(name: str) -> None:
         assert abs(found.item() - (cell * stage.stride + stage.centre)) < stage.stride / 4 + 0.5
 
 
-def test_grid_is_regular_over_the_input() -> None:
-    """A map that holds each cell's own pixel reads, on the grid, the pixel in the middle of each grid cell."""
+@pytest.mark.parametrize("shift", [0.0, -5.0])
+def test_grid_is_regular_over_the_input(shift: float) -> None:
+    """A map that holds the pixel each cell looks at reads, on the grid, the pixel in the middle of each grid cell."""
     stage = STAGES["mobilenet_v2"][2]
     cells, grid = 36, 18
     size = input_size(cells, stage)
-    pixels: Tensor = stage.centre + stage.stride * torch.arange(cells, dtype=torch.float32)
-    found = grid_matrix(cells, stage, grid, size) @ pixels
+    pixels: Tensor = stage.centre + shift + stage.stride * torch.arange(cells, dtype=torch.float32)
+    found = grid_matrix(cells, stage, grid, size, shift) @ pixels
     torch.testing.assert_close(found[:-1], (torch.arange(grid - 1) + 0.5) * size / grid - 0.5)
 
 
