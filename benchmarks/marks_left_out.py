@@ -3,7 +3,7 @@
 Five networks, each trained without a fifth of the classes, read the marks of those classes' training photos. Beside
 them stands what their class probabilities times the table would say, which sees nothing. No test photo is used.
 
-    python benchmarks/marks_left_out.py --data DIR --weights FILE [--recipe birds] [--splits 5] --out runs/left_out
+    python benchmarks/marks_left_out.py --data DIR --weights FILE [--recipe birds] [--epochs N] --out runs/left_out
 """
 
 import argparse
@@ -17,6 +17,7 @@ from training.data.datasets import load_dataset
 from training.data.marks import Marks
 from training.data.samples import Dataset, Sample
 from training.data.store import cache_folder
+from training.evaluation.figures import Figure
 from training.evaluation.marks.auroc import LeftOut, left_out_figures
 from training.fit.job import Job, Parts
 from training.fit.loop import set_up, train
@@ -32,6 +33,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--recipe", default="birds")
     parser.add_argument("--splits", type=int, default=5)
+    parser.add_argument("--epochs", type=int, help="instead of the recipe's")
     parser.add_argument("--cache", type=Path, default=cache_folder())
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
@@ -39,6 +41,8 @@ def main() -> None:
     if dataset.marks is None:
         raise SystemExit("the data set has no table of marks")
     recipe = load_recipe(options.recipe).with_values({"data.held_out": 0.0, "run.selection": "last"})
+    if options.epochs:
+        recipe = recipe.with_values({"optim.epochs": options.epochs})
     splits = []
     for split in range(options.splits):
         kept = [label for label in range(dataset.num_classes) if label % options.splits != split]
@@ -87,8 +91,8 @@ def _answers(job: Job, parts: Parts) -> Outputs:
     return outputs
 
 
-def _plain(figures: dict[str, object]) -> dict[str, object]:
-    return {name: figure.to_dict() for name, figure in figures.items()}  # type: ignore[attr-defined]
+def _plain(figures: dict[str, Figure]) -> dict[str, object]:
+    return {name: figure.to_dict() for name, figure in figures.items()}
 
 
 if __name__ == "__main__":
