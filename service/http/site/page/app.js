@@ -319,8 +319,9 @@ function drawLayer() {
     $("ramp").dataset.map = $("colormap").value;
   }
   $("caption").textContent = mark ? describeMark(mark) : result ? describe(shown, result) : "";
-  $("note").textContent = map?.note ? explainNote(map.note, shown, result) : "";
-  $("note").hidden = !map?.note;
+  const note = mark ? null : map?.note; // the caption says what a mark's map does not show
+  $("note").textContent = note ? explainNote(note, shown, result) : "";
+  $("note").hidden = !note;
 }
 
 function describeMark(mark) {
