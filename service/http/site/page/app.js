@@ -114,6 +114,7 @@ async function run(photo) {
   if (photo === current) draw();
   try {
     await loaded;
+    controller.signal.throwIfAborted(); // another question came meanwhile, and its run asks for both
     const response = await explainWithMarks(photo);
     photo.result = await response.json();
     photo.timing = response.headers.get("Server-Timing") || "";

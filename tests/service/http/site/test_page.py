@@ -372,6 +372,19 @@ def test_the_page_outlives_a_model_with_marks(
         assert (LABELS[0], True) == (text(browser, "label"), browser.run("document.getElementById('marks-box').hidden"))
 
 
+def test_only_the_last_of_two_questions_is_asked(page: Page, tiny_server: Running, photos: dict[str, Path]) -> None:
+    """Who asks again before the request has left costs the service one run."""
+    page.choose_files("#files", [photos["red"]])
+    answered(page)
+    runs = tiny_server.runs()
+    page.run(f"versus.value = {json.dumps(LABELS[1])}; document.getElementById('versus-form').requestSubmit()")
+    page.until("!clear.hidden && busy.hidden")
+    assert runs + 1 == tiny_server.runs()
+    page.run("clear.click(); document.getElementById('versus-form').requestSubmit()")
+    page.until("!clear.hidden && busy.hidden")
+    assert runs + 2 == tiny_server.runs()
+
+
 def test_key_is_asked_for_behind_a_prefix(
     browser: Page, photos: dict[str, Path], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
