@@ -144,9 +144,9 @@ def _draw_places(photo: Image.Image, places: Sequence[tuple[float, float] | None
 
 
 def _beside(place: tuple[float, float], unit: int, width: int) -> list[tuple[float, float]]:
-    """Return spots for a place's number, the best first: above it or, near the upper edge, below, in a row."""
+    """Return spots for a place's number, the best first: in a row above it or, near the upper edge, below it."""
     x, y = place
-    shifts = [side * unit * (1.2 + 1.6 * step) for step in range(_SPOTS) for side in (1, -1)]
+    shifts = [side * unit * (1.2 + 1.6 * step) for side in (1, -1) for step in range(_SPOTS)]
     inside = [shift for shift in shifts if unit <= x + shift <= width - unit]
     return [(x + shift, y - unit if y > 2 * unit else y + unit) for shift in inside or shifts]
 
