@@ -77,8 +77,8 @@ class NumberedMark:
         number: at its place on the photo, which marks of one part share; 0 where its map points nowhere.
         name: of it.
         seen: probability that it is seen.
-        typical: share of observers who see it on the class named.
-        typical_versus: on the next likely class.
+        typical: share of observers who see it on the class named; NaN where nobody said.
+        typical_versus: on the next likely class, likewise.
     """
 
     number: int
@@ -169,7 +169,7 @@ class Album:
         if evaluation.marks is not None and evaluation.readings is not None:
             seen, peaks = evaluation.readings.seen[index], evaluation.readings.spots.peaks[index]
             gains = seen * evaluation.marks.difference(first, second)
-            shares = np.nan_to_num(evaluation.marks.table)
+            shares = evaluation.marks.table
             order = [mark for mark in np.argsort(-gains, kind="stable").tolist() if gains[mark] > 0][:LISTED]
             numbers: dict[tuple[float, ...], int] = {}
             for mark in order:

@@ -47,6 +47,8 @@ def test_a_photo_has_its_first_marks(marked: Contents) -> None:
         gains = evaluation.readings.seen[index] * evaluation.marks.difference(first, second)
         order = [mark for mark in np.argsort(-gains) if gains[mark] > 0][:3]
         assert [evaluation.marks.names[mark] for mark in order] == [mark.name for mark in photo.marks]
+        stated = [(mark.typical, mark.typical_versus) for mark in photo.marks]
+        np.testing.assert_array_equal(stated, evaluation.marks.table[[first, second]][:, order].T)
         numbers = [mark.number for mark in photo.marks if mark.name != "yellow tail"]
         assert numbers == list(range(1, len(numbers) + 1))
         assert all(mark.number == 0 for mark in photo.marks if mark.name == "yellow tail")
