@@ -144,12 +144,14 @@ class Album:
         image = self._image(index)
         names = evaluation.names
         views = [View("photo", _data_url(self._boxed(image, index)))]
-        views += [_mapped(f"Grad-CAM: {names[first]}", image, maps[index]) for maps in _last(prediction.gradcam)]
+        views += [
+            _mapped(f"Grad-CAM: {names[first]}", image, self._placed(maps[index])) for maps in _last(prediction.gradcam)
+        ]
         if second != first:
             title = f"{names[first]}, not {names[second]}"
-            views += [_mapped(title, image, maps[index]) for maps in _last(prediction.contrast)]
+            views += [_mapped(title, image, self._placed(maps[index])) for maps in _last(prediction.contrast)]
         if prediction.attention is not None:
-            views.append(_mapped("attention", image, prediction.attention[index]))
+            views.append(_mapped("attention", image, self._placed(prediction.attention[index])))
         return Shown(
             views,
             names[first],
@@ -207,8 +209,8 @@ class Album:
         ):
             views = [
                 View(f"{pair.label}, taken for {pair.taken_for}", _data_url(self._boxed(image, index))),
-                _mapped(f"speaks for {pair.taken_for}, not {pair.label}", image, maps[0]),
-                _mapped(f"speaks for {pair.label}, not {pair.taken_for}", image, maps[1]),
+                _mapped(f"speaks for {pair.taken_for}, not {pair.label}", image, self._placed(maps[0])),
+                _mapped(f"speaks for {pair.label}, not {pair.taken_for}", image, self._placed(maps[1])),
             ]
             if (labels == b).any():
                 example = _most_probable(probabilities[:, b], labels == b)
@@ -216,6 +218,10 @@ class Album:
             probability = float(probabilities[index, b])
             found.append(LookAlikes(pair, views, probability, certainty(probability)))
         return found
+
+    def _placed(self, values: Floats) -> Floats:
+        """Return a map of the last layer, (h, w), as the service draws it."""
+        return np.asarray(self._evaluation.placed(values[None])[0])
 
     def _image(self, index: int) -> Image.Image:
         return Image.fromarray(self._served.load(self._evaluation.samples[index].path)[0])
