@@ -23,6 +23,7 @@ from training.fit.job import Job, Parts
 from training.fit.loop import set_up, train
 from training.fit.outputs import outputs_of
 from training.fit.processes import StopRequest, process_group
+from training.fit.state import read_checkpoint
 from training.recipe import load_recipe
 
 
@@ -80,9 +81,10 @@ def _without(dataset: Dataset, marks: Marks, kept: list[int]) -> tuple[Dataset, 
 def _answers(job: Job, parts: Parts) -> Outputs:
     """Train on the kept classes, or resume, and read the photos of the others."""
     path = job.out / "left_out.npz"
-    if (known := Outputs.read(path)) is not None:
-        return known
     with process_group(job.device) as processes, StopRequest(job.time_budget_s) as stop:
+        read_checkpoint(job, processes)  # refuses what another recipe, or a division into other splits, left
+        if (known := Outputs.read(path)) is not None:
+            return known
         run = set_up(job, processes, stop)
         if not train(run).finished:
             raise SystemExit("stopped; the same command goes on")

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.contract.manifest import ManifestError, Marks
+from model.contract.manifest import Manifest, ManifestError, Marks
 from model.explain.marks import MarkCalibration, MarkReader
-from model.export.export import load_network
+from model.export.export import load_network, read
 from model.files import write_whole
 from model.network.network import Network
 from training.calibration.fitted import fitted_to
@@ -143,7 +143,12 @@ def evaluate(asked: Question) -> Result:
     Raises:
         DatasetError: the part is empty, or the data set has a class that the model does not know.
         ManifestError: the file has no manifest.
+        TrainingError: what is asked for needs an exported file, or marks.
     """
+    if asked.placings and not asked.is_file:
+        raise TrainingError(f"{asked.model} does not say where its cells look: export it, and place the file's maps")
+    if asked.blur and not _has_marks(asked):
+        raise TrainingError(f"{asked.model} has no marks whose places could be blurred")
     evaluation = _answers(asked, asked.part)
     located = is_located(evaluation)
     held_out = _answers(asked, "held-out") if located and _has_held_out(asked) else None
@@ -321,6 +326,13 @@ def _network(asked: Question) -> NormalisedNetwork | None:
     except ManifestError:
         return None
     return NormalisedNetwork(network.eval(), Normalise(manifest.mean, manifest.std, cpu))
+
+
+def _has_marks(asked: Question) -> bool:
+    if asked.is_file:
+        metadata = {entry.key: entry.value for entry in read(asked.model).metadata_props}
+        return Manifest.from_metadata(metadata).marks is not None
+    return load_selected(asked.model).marks is not None
 
 
 def _answers(asked: Question, part: str) -> Evaluation:

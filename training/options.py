@@ -98,7 +98,7 @@ def _evaluate_options(parser: argparse.ArgumentParser) -> None:
         type=_count,
         default=0,
         metavar="N",
-        help="also measure maps placed evenly, by the centres of their cells, and where these look on N photos",
+        help="also measure a file's maps placed evenly, by its cells' centres, and where these look on N photos",
     )
     _device_options(parser)
 

@@ -133,7 +133,7 @@ class OptimRecipe:
         freeze_norms: the backbone's batch norms keep their pre-trained statistics while their layers learn.
         head_start: `random`, or `discriminant` for a linear head that starts as the linear discriminant analysis of
             the pre-trained features.
-        head_shrinkage: of the covariance in that analysis, towards its mean variance.
+        head_shrinkage: of the covariance in that analysis, towards its mean variance; without any it may be singular.
         label_smoothing: of the cross-entropy.
     """
 
@@ -154,7 +154,7 @@ class OptimRecipe:
     freeze_until: str = ""
     freeze_norms: bool = False
     head_start: Literal["random", "discriminant"] = "random"
-    head_shrinkage: Probability = 0.8
+    head_shrinkage: Annotated[float, Field(gt=0, le=1)] = 0.8
     label_smoothing: BelowOne = 0.0
 
 
@@ -242,6 +242,8 @@ class Recipe:
             )
         if self.data.cached_views and not (self.optim.freeze_stages or self.optim.freeze_until):
             raise ValueError("data.cached_views needs a frozen part: set optim.freeze_stages or optim.freeze_until")
+        if self.optim.head_start == "discriminant" and self.network.head != "linear":
+            raise ValueError('optim.head_start = "discriminant" needs network.head = "linear"')
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values only, for the checkpoint and the manifest; `from_dict` reads them back."""

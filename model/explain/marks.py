@@ -61,7 +61,7 @@ class MarkReader(nn.Module):
         self.num_marks, self.grid = marks.num_marks, (head.grid, head.grid)
         table = torch.from_numpy(read_table(marks.table, num_classes, marks.num_marks))
         scale, shift = calibration or (torch.ones(self.num_marks), torch.zeros(self.num_marks))
-        # An unknown share says nothing for or against a mark.
+        # An unknown share is 0: a mark ranks as if it were not seen on that class.
         self.register_buffer("table", table.nan_to_num(0), persistent=False)
         self.register_buffer("scale", scale.float().clone(), persistent=False)
         self.register_buffer("shift", shift.float().clone(), persistent=False)

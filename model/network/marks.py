@@ -214,9 +214,9 @@ def common_values(part_of: Sequence[int], value_of: Sequence[int]) -> tuple[int,
 
 def numbered(words: Iterable[str]) -> tuple[tuple[str, ...], list[int]]:
     """Return the words that occur, in order, and the index of each given one."""
-    words = list(words)
-    known = tuple(dict.fromkeys(words))
-    return known, [known.index(word) for word in words]
+    known: dict[str, int] = {}
+    numbers = [known.setdefault(word, len(known)) for word in words]
+    return tuple(known), numbers
 
 
 def input_size(cells: int, stage: Stage) -> int:

@@ -61,6 +61,10 @@ def test_fit_neither_loads_nor_needs_onnx(tiny_options: list[str], tmp_path: Pat
             ["export", "--torchvision=a", "--weights=w", "--layer=l", "--labels=latin", "--out=x.onnx"],
             "latin: not UTF-8: unexpected end of data at byte 3",
         ),
+        (
+            ["export", "--torchvision=a", "--weights=w", "--layer=l", "--labels=none", "--out=x.onnx", "--no-missing"],
+            "--missing: not with --torchvision",
+        ),
     ],
 )
 def test_a_bad_path_is_refused_in_one_line_before_the_work(

@@ -10,7 +10,7 @@ import pytest
 
 from training.checkpoint import SELECTED
 from training.data.samples import Dataset
-from training.errors import DatasetError
+from training.errors import DatasetError, TrainingError
 from training.evaluate import Question, Result, as_text, evaluate, write
 from training.evaluation.figures import Figure
 from training.fit.job import Job
@@ -63,6 +63,15 @@ def test_nothing_more_is_measured_than_asked(asked: Question) -> None:
     found = evaluate(replace(asked, faithfulness=0, sanity=0))
     assert not [name for name in found.figures if name.startswith(("deletion", "road", "sanity"))]
     assert "random_weights" not in {row.name for row in found.rows}
+
+
+def test_what_a_run_cannot_answer_is_refused_before_the_work(asked: Question) -> None:
+    """Not left out in silence: a run has no centres of cells, and this one no marks."""
+    absent = replace(asked, dataset=replace(asked.dataset, test=()))
+    with pytest.raises(TrainingError, match="export it"):
+        evaluate(replace(absent, placings=2))
+    with pytest.raises(TrainingError, match="has no marks"):
+        evaluate(replace(absent, blur=2))
 
 
 def test_folder_holds_tables_for_programs_and_people(result: Result, tmp_path: Path) -> None:

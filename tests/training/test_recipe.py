@@ -50,6 +50,8 @@ def test_the_released_recipe_equals_the_scripts() -> None:
         ("[network]\nnum_classes = 3", "unknown key 'network.num_classes'"),
         ("optim = 3", "optim: should be a section of keys, not 3"),
         ("[data]\nheld_out = 0.0", 'run.selection = "last"'),
+        ("[optim]\nhead_start = 'discriminant'", 'needs network.head = "linear"'),
+        ("[optim]\nhead_shrinkage = 0.0", "optim.head_shrinkage: should be greater than 0, not 0.0"),
         ("[data", "Expected"),
     ],
 )

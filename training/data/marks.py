@@ -1,5 +1,6 @@
 """Field marks of the classes: which are distinguished, and how often each is seen on each class."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -55,8 +56,8 @@ class Marks:
     table: npt.NDArray[np.float64]
 
     def __post_init__(self) -> None:
-        names = [mark.name for mark in self.marks]
-        if doubled := next((name for name in names if names.count(name) > 1), None):
+        names = Counter(mark.name for mark in self.marks)
+        if doubled := next((name for name, times in names.items() if times > 1), None):
             raise DatasetError(f"two marks are named {doubled!r}")
 
     @property

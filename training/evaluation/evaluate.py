@@ -20,7 +20,7 @@ from tqdm import tqdm
 from model.contract.geometry import Resize
 from model.contract.graph import softmax
 from model.contract.manifest import Marks
-from model.contract.placing import Centres
+from model.contract.placing import Centres, at_centres
 from model.explain.marks import MarkCalibration, MarkReader
 from training.checkpoint import Selected
 from training.data.batches import Items, one_thread, served_photos
@@ -94,6 +94,18 @@ class Evaluation:
         if self.attributes is None or not self.parts:
             return None
         return part_differences(self.attributes.table, self.attributes.names, self.parts)
+
+    def placed(self, maps: Floats, layer: str = "") -> Floats:
+        """Return maps of a layer's cells, (n, h, w), on the grid on which the service draws them.
+
+        Args:
+            maps: cell by cell.
+            layer: whose cells they are; empty: the last one's.
+        """
+        centres = self.centres.get(layer or next(iter(self.prediction.gradcam)))
+        if centres is None or not self.placed_by_centres:
+            return maps
+        return at_centres(maps, centres, self.resize.crop)
 
 
 def part_of(dataset: Dataset, recipe: Recipe | None, part: str) -> Sequence[Sample]:

@@ -58,8 +58,7 @@ def mark_result(evaluation: Evaluation) -> MarkResult | None:
     size, prediction = evaluation.resize.crop, evaluation.prediction
     rows = {MARKS: readings.spots}
     for name, layers in (("gradcam", prediction.gradcam), ("contrast", prediction.contrast)):
-        maps = next(iter(layers.values()))
-        rows[name] = spots_of(maps[:, None], points, size)
+        rows[name] = spots_of(_drawn(evaluation, layers)[:, None], points, size)
     grid = (readings.contrast.shape[1], readings.contrast.shape[2])
     rows |= chance_spots(points, middles, grid, size)
     places = place_rows(rows, marks, marks.typical(evaluation.labels), points, sides, evaluation.parts)
@@ -128,7 +127,12 @@ def _places(evaluation: Evaluation) -> tuple[Floats, Floats, Floats]:
 
 def _peaks(evaluation: Evaluation, layers: Mapping[str, Floats]) -> Floats:
     """Return where the last layer's maps are highest, (n, 2); NaN of a map of zeros."""
-    maps = next(iter(layers.values()))
+    maps = _drawn(evaluation, layers)
     nowhere = np.zeros((len(maps), 0, 2))
     found: Spots = spots_of(maps[:, None], nowhere, evaluation.resize.crop)
     return found.peaks[:, 0]
+
+
+def _drawn(evaluation: Evaluation, layers: Mapping[str, Floats]) -> Floats:
+    """Return the last layer's maps as the service draws them: else they would lose to the marks by their grid alone."""
+    return evaluation.placed(next(iter(layers.values())))

@@ -178,9 +178,8 @@ def _rows(evaluation: Evaluation, key: tuple[str, str], measured: Mapping[str, F
 
 def _maps(evaluation: Evaluation) -> Iterator[tuple[tuple[str, str], Floats]]:
     """Yield every kind of map with its layer, placed as the service draws it."""
-    size, centres = evaluation.resize.crop, evaluation.centres if evaluation.placed_by_centres else {}
     for key, maps, layer in _cells(evaluation):
-        yield key, at_centres(maps, centres[layer], size) if layer in centres else maps
+        yield key, evaluation.placed(maps, layer)
     if evaluation.readings is not None:
         yield (COMPOSED, ""), evaluation.readings.contrast
     last = next(iter(evaluation.prediction.gradcam.values()))

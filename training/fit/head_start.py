@@ -1,20 +1,18 @@
 """The head's first weights: linear discriminant analysis of the features that the starting weights give.
 
 With few photos a class a head that starts at random spoils good features before it has learnt anything (Kumar et al.
-2022, arXiv:2202.10054). This one is computed, not trained: one pass over the photos, and one linear system.
+2022, arXiv:2202.10054). This one is computed, not trained: two passes over the photos, and one linear system.
 """
 
 from collections.abc import Iterable
-from itertools import islice
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from model.explain.gradcam import evaluating
 from training.data.batches import Key
-from training.errors import RecipeError
 from training.fit.learner import Learner
 
 VIEWS = 2
@@ -30,19 +28,12 @@ def start_head(learner: Learner, photos: Dataset[tuple[Tensor, int]], num_photos
         photos: that are trained on; an item is selected by (index, seed).
         num_photos: of them.
         batch_size: of the passes.
-
-    Raises:
-        RecipeError: the head is not linear.
     """
     recipe, network = learner.recipe, learner.network
-    linear = network.head[-1]
-    if recipe.network.head != "linear" or not isinstance(linear, nn.Linear):
-        raise RecipeError('optim.head_start = "discriminant" needs network.head = "linear"')
     keys: list[Key] = [(index, view) for view in range(VIEWS) for index in range(num_photos)]
-    batches = iter(keys)
-    sampler = iter(lambda: list(islice(batches, batch_size)), [])
-    vectors, labels = _pooled(learner, DataLoader(photos, batch_sampler=list(sampler)))
-    weight, bias = discriminant(vectors, labels, linear.out_features, recipe.optim.head_shrinkage)
+    batches = [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
+    vectors, labels = _pooled(learner, DataLoader(photos, batch_sampler=batches))
+    weight, bias = discriminant(vectors, labels, network.config.num_classes, recipe.optim.head_shrinkage)
     scale = _best_scale(vectors @ weight.T + bias, labels, recipe.optim.label_smoothing)
     learner.set_head(scale * weight, scale * bias)
 

@@ -63,6 +63,26 @@ def test_perfect_marks_have_perfect_figures() -> None:
     assert (line["map"], line["part"], line["pairs"], line["hits"]["value"]) == ("marks", "", 18, 1)
 
 
+@pytest.mark.parametrize("placed", [False, True])
+def test_maps_of_the_class_are_placed_as_they_are_drawn(placed: bool) -> None:
+    """By the centres of its cells the class's map points at the crown; cell beside cell it points beside it."""
+    made = evaluation()
+    x, y = MADE.places[0]
+    cells = np.zeros((len(LABELS), 3, 3), dtype=np.float32)
+    cells[:, 1, 1] = 1
+    step = MADE.size / 3
+    made = replace(
+        made,
+        prediction=replace(made.prediction, gradcam={"last": cells}),
+        centres={"last": (float(x - step), float(y - step), step, step)},
+        placed_by_centres=placed,
+    )
+    found = mark_result(made)
+    assert found is not None
+    row = next(row for row in found.places if (row.name, row.part) == ("gradcam", MADE.parts[0]))
+    assert row.figures["hits"].value == placed
+
+
 def test_marks_that_are_not_located_are_left_out_of_a_figure_of_their_own() -> None:
     """The whole stays; beside it stand the marks that the network says it can place."""
     found = mark_result(evaluation(located=False))

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from training.errors import RecipeError
 from training.fit.head_start import discriminant
 from training.fit.job import Job
 from training.fit.loop import fit
@@ -41,9 +40,3 @@ def test_a_head_that_starts_as_the_discriminant_knows_the_classes_at_once(make_j
     start = fit(make_job(**changes, **{"optim.head_start": "discriminant"}))
     random = fit(make_job("random", **changes))
     assert start.metrics["top1"] > random.metrics["top1"]
-
-
-def test_only_a_linear_head_can_start_as_the_discriminant(make_job: MakeJob) -> None:
-    """The method's two layers are refused, with the key to set."""
-    with pytest.raises(RecipeError, match=r"network\.head"):
-        fit(make_job(**{"network.head": "mlp", "optim.head_start": "discriminant"}))

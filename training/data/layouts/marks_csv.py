@@ -68,7 +68,7 @@ def read_marks(path: Path, names: Sequence[str], labels: Sequence[str]) -> tuple
             table[index, place] = _share(where, cells[at].strip(), decimal_comma=separator != ",")
     for place, at in enumerate(columns):
         if np.isnan(table[:, place]).all():
-            raise DatasetError(f"{path}, column {at + 1} ({header[at].strip()}): no class has a value")
+            raise DatasetError(f"{path}, row 1, column {at + 1} ({header[at].strip()}): no class has a value")
     missing = [label for index, label in enumerate(labels) if index not in found]
     notices = [f"{path} lacks {len(missing)} classes, whose marks are unknown: {', '.join(missing[:5])}"]
     return Marks(marks, table), tuple(notices if missing else ())
@@ -94,11 +94,13 @@ def _rows(
         if not any(cell.strip() for cell in row):
             continue
         if len(row) > len(header):
-            raise DatasetError(f"{path}, row {number}: {len(row)} cells, but {len(header)} columns in row 1")
+            beyond = f"{path}, row {number}, column {len(header) + 1}"
+            raise DatasetError(f"{beyond}: {len(row)} cells, but {len(header)} columns in row 1")
         cells = [*row, *[""] * (len(header) - len(row))]
-        index = _class(f"{path}, row {number}, column {at + 1} ({header[at].strip()})", cells[at], classes)
+        where = f"{path}, row {number}, column {at + 1} ({header[at].strip()})"
+        index = _class(where, cells[at], classes)
         if index in found:
-            raise DatasetError(f"{path}, row {number}: the class {labels[index]!r} is also in row {found[index][0]}")
+            raise DatasetError(f"{where}: the class {labels[index]!r} is also in row {found[index][0]}")
         found[index] = number, cells
     if not found:
         raise DatasetError(f"{path}: there is no row of a class below the header")

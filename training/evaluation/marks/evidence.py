@@ -48,7 +48,7 @@ def chosen_marks(seen: Floats, marks: MarkList, first: Ints, second: Ints) -> In
         first: a class of each photo, (n,); the mark is typical of it.
         second: another, (n,).
     """
-    gains = np.stack([marks.difference(a, b) for a, b in zip(first, second, strict=True)])
+    gains = marks.difference(first, second)
     ranking = np.where(marks.typical(first) & marks.located & (gains > 0), seen * gains, -np.inf)
     return np.where(np.isfinite(ranking).any(axis=1), ranking.argmax(axis=1), -1)
 

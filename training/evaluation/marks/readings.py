@@ -12,6 +12,7 @@ from model.contract.manifest import Marks
 from model.contract.marks import read_table
 from training.evaluation.maps.annotations import Annotation
 from training.evaluation.maps.regions import Booleans, Floats, value_at
+from training.evaluation.scores import Ints
 
 TYPICAL = 0.5
 """Least share of observers who see a mark on a class for which the mark counts as typical."""
@@ -43,14 +44,21 @@ class MarkList:
             read_table(marks.table, num_classes, marks.num_marks),
         )
 
-    def typical(self, classes: Sequence[int] | np.ndarray[tuple[int], np.dtype[np.integer]]) -> Booleans:
+    def typical(self, classes: Sequence[int] | Ints) -> Booleans:
         """Return which marks are typical of classes, (n,) → (n, A); one that is unknown is not."""
         return np.asarray(self.table[classes] >= TYPICAL)
 
-    def difference(self, first: int, second: int) -> Floats:
-        """Return how much more typical of one class than of another each mark is, (A,); an unknown share is 0."""
-        shares = np.nan_to_num(self.table)
-        return np.asarray(shares[first] - shares[second])
+    def difference(self, first: int | Ints, second: int | Ints) -> Floats:
+        """Return how much more typical of one class than of another each mark is; an unknown share is 0.
+
+        Args:
+            first: a class, or those of n photos, (n,).
+            second: likewise.
+
+        Returns:
+            (A,), or (n, A).
+        """
+        return np.asarray(np.nan_to_num(self.table[first]) - np.nan_to_num(self.table[second]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +118,7 @@ def read(
         size: side of the input, pixels.
     """
     order = np.argsort(-logits, axis=1, kind="stable")
-    gains = np.stack([np.maximum(marks.difference(row[0], row[min(1, len(row) - 1)]), 0) for row in order])
+    gains = np.maximum(marks.difference(order[:, 0], order[:, min(1, order.shape[1] - 1)]), 0)
     weights = (answer.seen * gains * marks.located).astype(np.float32)
     contrast = np.einsum("na,nahw->nhw", weights, np.nan_to_num(answer.maps))
     return Readings(answer.seen, spots_of(answer.maps, points_of(annotations, parts), size), contrast)

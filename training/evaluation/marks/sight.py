@@ -33,6 +33,7 @@ class SightRow:
         part: that is blurred; empty: all of them.
         figures: `seen`: share of photos whose marks of the part fall more than those of the other parts, in log-odds;
             `fall`: mean of how much more. `product` and `product_fall`: the same of probabilities times the table.
+            Of all parts only the shares, whose interval is over photos.
     """
 
     part: str

@@ -91,7 +91,7 @@ def render(contents: Contents) -> str:
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    written = (words.number, words.interval, words.shown, words.stated)
+    written = (words.number, words.interval, words.shown, words.stated, words.hundredths)
     environment.filters |= {write.__name__: write for write in written}
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=contents.title,

@@ -77,8 +77,8 @@ class NumberedMark:
         number: at its place on the photo, which marks of one part share; 0 where its map points nowhere.
         name: of it.
         seen: probability that it is seen.
-        typical: share of observers who see it on the class named.
-        typical_versus: on the next likely class.
+        typical: share of observers who see it on the class named; NaN where nobody said.
+        typical_versus: on the next likely class, likewise.
     """
 
     number: int
@@ -144,12 +144,14 @@ class Album:
         image = self._image(index)
         names = evaluation.names
         views = [View("photo", _data_url(self._boxed(image, index)))]
-        views += [_mapped(f"Grad-CAM: {names[first]}", image, maps[index]) for maps in _last(prediction.gradcam)]
+        views += [
+            _mapped(f"Grad-CAM: {names[first]}", image, self._placed(maps[index])) for maps in _last(prediction.gradcam)
+        ]
         if second != first:
             title = f"{names[first]}, not {names[second]}"
-            views += [_mapped(title, image, maps[index]) for maps in _last(prediction.contrast)]
+            views += [_mapped(title, image, self._placed(maps[index])) for maps in _last(prediction.contrast)]
         if prediction.attention is not None:
-            views.append(_mapped("attention", image, prediction.attention[index]))
+            views.append(_mapped("attention", image, self._placed(prediction.attention[index])))
         return Shown(
             views,
             names[first],
@@ -169,7 +171,7 @@ class Album:
         if evaluation.marks is not None and evaluation.readings is not None:
             seen, peaks = evaluation.readings.seen[index], evaluation.readings.spots.peaks[index]
             gains = seen * evaluation.marks.difference(first, second)
-            shares = np.nan_to_num(evaluation.marks.table)
+            shares = evaluation.marks.table
             order = [mark for mark in np.argsort(-gains, kind="stable").tolist() if gains[mark] > 0][:LISTED]
             numbers: dict[tuple[float, ...], int] = {}
             for mark in order:
@@ -207,8 +209,8 @@ class Album:
         ):
             views = [
                 View(f"{pair.label}, taken for {pair.taken_for}", _data_url(self._boxed(image, index))),
-                _mapped(f"speaks for {pair.taken_for}, not {pair.label}", image, maps[0]),
-                _mapped(f"speaks for {pair.label}, not {pair.taken_for}", image, maps[1]),
+                _mapped(f"speaks for {pair.taken_for}, not {pair.label}", image, self._placed(maps[0])),
+                _mapped(f"speaks for {pair.label}, not {pair.taken_for}", image, self._placed(maps[1])),
             ]
             if (labels == b).any():
                 example = _most_probable(probabilities[:, b], labels == b)
@@ -216,6 +218,10 @@ class Album:
             probability = float(probabilities[index, b])
             found.append(LookAlikes(pair, views, probability, certainty(probability)))
         return found
+
+    def _placed(self, values: Floats) -> Floats:
+        """Return a map of the last layer, (h, w), as the service draws it."""
+        return np.asarray(self._evaluation.placed(values[None])[0])
 
     def _image(self, index: int) -> Image.Image:
         return Image.fromarray(self._served.load(self._evaluation.samples[index].path)[0])

@@ -220,6 +220,11 @@ def stated(probability: float) -> str:
     return f"{np.floor(1000 * probability + 1e-9) / 10:.1f}%"
 
 
+def hundredths(share: float) -> str:
+    """Return a share in hundredths, or a question mark where it is unknown, NaN."""
+    return "?" if np.isnan(share) else f"{100 * share:.0f}"
+
+
 def map_name(kind: str) -> str:
     """Return a kind of map in words; `gradcam_minus_random` is `Grad-CAM minus random`."""
     return " minus ".join(MAPS.get(part, part.replace("_", " ")) for part in kind.split("_minus_"))

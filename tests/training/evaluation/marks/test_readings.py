@@ -65,3 +65,5 @@ def test_marks_of_a_file() -> None:
     np.testing.assert_allclose(found.table, MARKS.table, atol=1e-3)
     assert found.typical([1, 2]).tolist() == [[False, True, True], [False, False, True]]
     assert found.difference(1, 2).tolist() == pytest.approx([-0.1, 0.8, -0.1], abs=2e-3)
+    both = found.difference(np.array([1, 2]), np.array([2, 1]))
+    np.testing.assert_array_equal(both, [found.difference(1, 2), found.difference(2, 1)])

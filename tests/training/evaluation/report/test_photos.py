@@ -36,6 +36,15 @@ def test_a_photo_has_its_maps_and_its_certainty(make: Make) -> None:
     assert len(Album(make(attention=False).evaluation).shown(0).views) == 3
 
 
+def test_maps_are_drawn_as_the_service_draws_them(make: Make) -> None:
+    """By the centres of their cells, where the file says so."""
+    evaluation = replace(make().evaluation, centres={"last": (20.0, 20.0, 4.0, 4.0)})
+    beside, placed = (
+        Album(replace(evaluation, placed_by_centres=by_centres)).shown(0).views for by_centres in (False, True)
+    )
+    assert [one.url == other.url for one, other in zip(beside, placed, strict=True)] == [True, False, False, False]
+
+
 def test_a_photo_has_its_first_marks(marked: Contents) -> None:
     """At most three, in the graph's order, numbered where they are read; one that is not located has no number."""
     evaluation = marked.evaluation
@@ -47,6 +56,8 @@ def test_a_photo_has_its_first_marks(marked: Contents) -> None:
         gains = evaluation.readings.seen[index] * evaluation.marks.difference(first, second)
         order = [mark for mark in np.argsort(-gains) if gains[mark] > 0][:3]
         assert [evaluation.marks.names[mark] for mark in order] == [mark.name for mark in photo.marks]
+        stated = [(mark.typical, mark.typical_versus) for mark in photo.marks]
+        np.testing.assert_array_equal(stated, evaluation.marks.table[[first, second]][:, order].T)
         numbers = [mark.number for mark in photo.marks if mark.name != "yellow tail"]
         assert numbers == list(range(1, len(numbers) + 1))
         assert all(mark.number == 0 for mark in photo.marks if mark.name == "yellow tail")

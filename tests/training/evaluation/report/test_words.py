@@ -3,7 +3,7 @@
 import pytest
 
 from training.evaluation.figures import Figure
-from training.evaluation.report.words import certainty, interval, map_name, number, shown, stated
+from training.evaluation.report.words import certainty, hundredths, interval, map_name, number, shown, stated
 
 
 def test_a_figure_is_written_with_interval_and_photos() -> None:
@@ -28,3 +28,8 @@ def test_maps_have_names() -> None:
     assert map_name("gradcam") == "Grad-CAM"
     assert map_name("gradcam_minus_centred_gaussian") == "Grad-CAM minus centred Gaussian"
     assert map_name("some_other") == "some other"
+
+
+def test_an_unknown_share_is_not_none() -> None:
+    """Nobody said is not nobody saw."""
+    assert [hundredths(share) for share in (0.0, 0.256, float("nan"))] == ["0", "26", "?"]
