@@ -62,8 +62,8 @@ class MarkReader:
         table = _table(marks.table, prediction.served.manifest.num_classes, marks.num_marks)
         self._typical = table[prediction.explained_class]
         self._versus = None if prediction.versus_class is None else table[prediction.versus_class]
-        # An unknown share counts as none, as in the graph.
-        self._tells = np.nan_to_num(self._typical) - (0 if self._versus is None else np.nan_to_num(self._versus))
+        # The graph ranks an unknown share as none; in words, what nobody said of one class cannot tell it from another.
+        self._tells = np.nan_to_num(self._typical if self._versus is None else self._typical - self._versus)
         self._evidence_map = None
         if prediction.question.layer == LAST_LAYER:
             side = prediction.served.manifest.input_size

@@ -106,7 +106,7 @@ class MissingMark(BaseModel):
         ge=0, le=1, description="Share of observers who see it on the class; null where nobody said.", examples=[0.93]
     )
     typical_versus: float | None = Field(
-        None, ge=0, le=1, description="With `versus`: share of observers who see it on that class.", examples=[0.12]
+        None, ge=0, le=1, description="With `versus`: likewise on that class.", examples=[0.12]
     )
 
 

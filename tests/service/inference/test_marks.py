@@ -80,10 +80,14 @@ def test_a_contrast_names_what_tells() -> None:
     assert ["green throat"] == [one.mark.name for one in read(reverse).seen(8)]
 
 
-def test_an_unknown_share_is_none() -> None:
-    """Nobody said whether blue birds have a red wing: the mark speaks for red birds, and the share is not made up."""
-    found = {one.mark.name: one for one in read(predict(coloured(255, 0, 0), (RED, BLUE), (BLUE, RED))).seen(8)}
-    assert found["red wing"].typical_versus is None
+def test_an_unknown_share_tells_nothing() -> None:
+    """Nobody said whether blue birds have a red wing: it speaks for red birds, and does not tell them from blue."""
+    assert "red wing" in [one.mark.name for one in read(predict(coloured(255, 0, 0), (RED,))).seen(8)]
+    contrast = read(predict(coloured(255, 0, 0), (RED, BLUE), (BLUE, RED), marks=(*RANKS[:7], 3)))
+    assert ["red crown"] == [one.mark.name for one in contrast.seen(8)]
+    assert (pytest.approx(0.6, abs=1e-3), None) == (contrast.at_slot(7).typical, contrast.at_slot(7).typical_versus)
+    unseen = read(predict(coloured(0, 0, 255), (RED, BLUE), (BLUE, RED)))
+    assert ["red crown"] == [one.mark.name for one in unseen.missing(8)]
     unknown = read(predict(coloured(255, 0, 0), (BLUE,)))
     assert "red wing" not in [one.mark.name for one in unknown.seen(8)]
     assert "red wing" not in [one.mark.name for one in unknown.missing(8)]
