@@ -1,6 +1,7 @@
 """The command `fieldmark`: serve, or classify, explain, inspect and measure without a server."""
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -154,6 +155,13 @@ def _classify(options: argparse.Namespace) -> int:
     return classify(options.photos, wanted, _settings(options), as_json=options.json)
 
 
+def _number(text: str) -> str:
+    """Return the N of `--marks N` unchanged; a photo that follows `--marks` would be taken for it."""
+    if not re.fullmatch(r"-?[0-9]+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number; write PHOTO before `--marks`")
+    return text
+
+
 def _add_explain(parser: argparse.ArgumentParser) -> None:
     from service.http.api.schemas import ExplainOptions
 
@@ -164,7 +172,7 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
     names = ("target", "versus", "mark", "view", "layer", "colormap", "opacity", "size")
     _add_fields(parser, ExplainOptions, names, prefix=_OPTION)
     parser.add_argument(
-        "--marks", dest=f"{_OPTION}marks", nargs="?", const="3", default=argparse.SUPPRESS, metavar="N",
+        "--marks", dest=f"{_OPTION}marks", nargs="?", const="3", default=argparse.SUPPRESS, metavar="N", type=_number,
         help="also print the field marks of the class that are seen, at most N of 8 [3 where N is left out]",
     )  # fmt: skip
     parser.set_defaults(run=_explain)

@@ -1,5 +1,6 @@
 """The photo with numbered places, and beside or below it the field marks in words."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ NO_MARK = "No field mark of this class is seen."
 _PAPER, _INK, _FAINT, _ACCENT, _ON_ACCENT = "#ffffff", "#16202a", "#66727f", "#2f6f5e", "#ffffff"
 _SMOOTH = 4
 """Circles are drawn this much larger and scaled down: Pillow does not smooth their edges."""
+_SPOTS = 4
+"""Spots for numbers on each side of a place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,19 +127,28 @@ class _Words:
 
 
 def _draw_places(photo: Image.Image, places: Sequence[tuple[float, float] | None], unit: int) -> None:
-    """Draw a ring around each place and its number beside it; marks of one part share a place, and stand in a row."""
-    drawn: list[tuple[float, float]] = []
+    """Draw a ring around each place and its number beside it; marks of one part share a ring."""
+    rings: list[tuple[float, float]] = []
+    badges: list[tuple[float, float]] = []
     for number, place in enumerate(places, 1):
         if place is None:
             continue
-        x, y = place
-        neighbours = sum(abs(x - other[0]) + abs(y - other[1]) < 2 * unit for other in drawn)
-        drawn.append(place)
-        if not neighbours:
+        if all(math.dist(place, ring) >= 2 * unit for ring in rings):
             _draw_disc(photo, place, 0.8 * unit, ring=True)
-        shift = unit * (1.2 + 1.6 * neighbours)
-        inward = x + shift if x + shift + unit < photo.width else x - shift
-        _draw_badge(photo, (inward, y - unit if y > 2 * unit else y + unit), number, unit)
+            rings.append(place)
+        beside = _beside(place, unit, photo.width)
+        # Numbers of places that are near but not the same would hide each other, too.
+        free = (spot for spot in beside if all(math.dist(spot, badge) >= 1.6 * unit for badge in badges))
+        badges.append(next(free, beside[0]))
+        _draw_badge(photo, badges[-1], number, unit)
+
+
+def _beside(place: tuple[float, float], unit: int, width: int) -> list[tuple[float, float]]:
+    """Return spots for a place's number, the best first: in a row above it or, near the upper edge, below it."""
+    x, y = place
+    shifts = [side * unit * (1.2 + 1.6 * step) for side in (1, -1) for step in range(_SPOTS)]
+    inside = [shift for shift in shifts if unit <= x + shift <= width - unit]
+    return [(x + shift, y - unit if y > 2 * unit else y + unit) for shift in inside or shifts]
 
 
 def _draw_badge(sheet: Image.Image, centre: tuple[float, float], number: int, unit: int) -> None:

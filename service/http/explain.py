@@ -50,7 +50,7 @@ def question_of(options: ExplainOptions, manifest: Manifest) -> Question:
 def _mark_codes(options: ExplainOptions, manifest: Manifest) -> tuple[int, ...]:
     """Return the codes of the marks whose maps are needed: the ranks, and in the last slot the mark that is named."""
     by_rank = options.marks is not None or options.view == "marks"
-    if options.mark is None and not by_rank:
+    if options.mark is None and not by_rank and not options.mark_maps:
         return ()
     marks = marks_of(manifest)
     if options.mark is None:
@@ -58,7 +58,7 @@ def _mark_codes(options: ExplainOptions, manifest: Manifest) -> tuple[int, ...]:
     if options.view in ("attention", "marks"):
         raise InvalidOption(f"`view={options.view}` does not show the map of one `mark`.")
     if options.marks == MAX_MARKS:
-        raise InvalidOption(f"Beside `mark`, `marks` is at most {MAX_MARKS - 1}.")
+        raise InvalidOption(f"With `mark`, `marks` is at most {MAX_MARKS - 1}.")
     named = resolve_mark(options.mark, manifest)
     return (*(RANKS[:_NAMED] if by_rank else (no_mark(marks.num_marks),) * _NAMED), named)
 

@@ -81,7 +81,7 @@ def check_marks(engine: Engine) -> None:
     maps = outputs.mark_maps[0]
     if maps.shape[1:] != marks.grid:
         raise ModelRejected(f"the maps of the marks have the shape {maps.shape[1:]}, not {marks.grid}")
-    if not (maps[:2] >= 0).all() or not ((outputs.marks >= 0) & (outputs.marks <= 1)).all():
+    if not ((maps[:2] >= 0) & np.isfinite(maps[:2])).all() or not ((outputs.marks >= 0) & (outputs.marks <= 1)).all():
         raise ModelRejected("the marks or their maps have numbers out of range")
 
 

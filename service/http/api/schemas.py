@@ -61,7 +61,8 @@ class ExplainOptions(ClassifyOptions):
         "the last stage, index 0.", examples=["0", "features.18"],
     )  # fmt: skip
     mark: str | None = Field(
-        None, max_length=200, description="Show where this field mark is read: its name, `mark:INDEX` or `rank:N`.",
+        None, max_length=200, description="Show where this field mark is read: its name, `mark:INDEX` or `rank:N`, "
+        "of which 1 is the most telling.",
         examples=["rank:1", "mark:7"],
     )  # fmt: skip
     view: View = Field(

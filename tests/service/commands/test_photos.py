@@ -224,6 +224,15 @@ def test_marks_that_are_refused(
     assert not out.exists()
 
 
+def test_a_photo_is_not_the_number_of_marks(
+    marked_model: str, photo: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Behind `--marks` without its number the photo would be taken for it; the error says what to do."""
+    with pytest.raises(SystemExit):
+        main(["explain", "--marks", photo, "-o", str(tmp_path / "o.png"), "--model", marked_model])
+    assert f"{photo!r} is not a whole number; write PHOTO before `--marks`" in capsys.readouterr().err
+
+
 def test_a_model_without_marks_says_so(
     model: str, photo: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -42,9 +42,12 @@ def test_a_mark_without_a_place_is_in_the_words_alone() -> None:
     assert drawn(nowhere).height > drawn().height
 
 
-def test_marks_of_one_place_do_not_hide_each_other() -> None:
-    """Their numbers stand in a row: a second and a third at the same place cover pixels of their own."""
-    counts = [changed(drawn(*[CROWN] * count, size=(320, 200)), (320, 200)).sum() for count in (1, 2, 3)]
+@pytest.mark.parametrize("shift", [0, -22.4, 22.4, 35])
+def test_marks_of_one_place_do_not_hide_each_other(shift: float) -> None:
+    """A second and a third number at the same place, or near it, cover pixels of their own."""
+    near = NumberedMark("yellow forehead", "", (150.0 + shift, 90.0))
+    marks = (CROWN, near, CROWN)
+    counts = [changed(drawn(*marks[:count], size=(320, 200)), (320, 200)).sum() for count in (1, 2, 3)]
     assert counts[0] + 150 < counts[1]
     assert counts[1] + 150 < counts[2]
 

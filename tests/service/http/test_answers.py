@@ -77,7 +77,8 @@ def test_numbers_of_marks_out_of_range(
 
 
 @pytest.mark.parametrize(
-    "query", ["/classify?marks=1", "/explain?marks=1", "/explain?mark=rank:1", "/explain?view=marks"]
+    "query",
+    ["/classify?marks=1", "/explain?marks=1", "/explain?mark=rank:1", "/explain?view=marks", "/explain?mark_maps=true"],
 )
 def test_a_model_without_marks_says_so(tiny_server: Running, client: httpx.Client, red_png: bytes, query: str) -> None:
     """A model of version 1 is asked for marks in vain, before it runs."""

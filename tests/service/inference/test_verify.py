@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 from model.contract.manifest import Layer, Manifest
 from service.inference.batcher import WorkerLost
@@ -138,6 +139,13 @@ def negative_maps(model: onnx.ModelProto) -> None:
     node_of(model, "all_maps").op_type = "Sub"
 
 
+def infinite_maps(model: onnx.ModelProto) -> None:
+    """Add infinity to each map rather than divide it."""
+    node = node_of(model, "all_maps")
+    node.op_type, node.input[1] = "Add", "infinity"
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray(np.float32(np.inf)), "infinity"))
+
+
 def marks_beyond_one(model: onnx.ModelProto) -> None:
     """Answer with negative logits in place of the marks' probabilities."""
     node_of(model, "marks").op_type = "Neg"
@@ -158,6 +166,7 @@ def node_of(model: onnx.ModelProto, output: str) -> onnx.NodeProto:
     ("edit", "message"),
     [
         (negative_maps, "out of range"),
+        (infinite_maps, "out of range"),
         (marks_beyond_one, "out of range"),
         (no_ranks, r"the graph marks \[0, 5, 5"),
     ],

@@ -114,6 +114,7 @@ async function run(photo) {
   if (photo === current) draw();
   try {
     await loaded;
+    controller.signal.throwIfAborted(); // another question came meanwhile, and its run asks for both
     const response = await explainWithMarks(photo);
     photo.result = await response.json();
     photo.timing = response.headers.get("Server-Timing") || "";
@@ -319,8 +320,9 @@ function drawLayer() {
     $("ramp").dataset.map = $("colormap").value;
   }
   $("caption").textContent = mark ? describeMark(mark) : result ? describe(shown, result) : "";
-  $("note").textContent = map?.note ? explainNote(map.note, shown, result) : "";
-  $("note").hidden = !map?.note;
+  const note = mark ? null : map?.note; // the caption says what a mark's map does not show
+  $("note").textContent = note ? explainNote(note, shown, result) : "";
+  $("note").hidden = !note;
 }
 
 function describeMark(mark) {

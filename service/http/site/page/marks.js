@@ -1,10 +1,15 @@
 // The field marks of an answer: in a sentence, as a list to point at, and as numbered places on the photo.
 
-const NEAR = 0.05; // places nearer than this share of the photo's width stand in a row
+const NEAR = 0.05; // places nearer than this share of the photo's sides stand in a row
+const RIGHT = 0.6; // from this share of the width on, a row runs to the left: it would end beyond the photo
 
 const CLEAR = 1.5; // evidence from here on is called more than chance
 
-const share = (value) => (value === null || value === undefined ? "unknown" : `${Math.round(100 * value)}%`);
+const isUnknown = (value) => value === null || value === undefined;
+
+const isElsewhere = (mark) => Boolean(mark.at) && !isUnknown(mark.evidence) && mark.evidence < 1;
+
+const share = (value) => (isUnknown(value) ? "unknown" : `${Math.round(100 * value)}%`);
 
 const listed = (marks) => marks.map((mark) => mark.name).join(", ");
 
@@ -14,8 +19,10 @@ const listed = (marks) => marks.map((mark) => mark.name).join(", ");
  * Only marks that lie where the decision looked stand as its reasons; the others are named apart.
  */
 export function sentence({ marks, target, versus }) {
-  const reasons = marks.filter((mark) => mark.at && mark.evidence >= 1);
-  const elsewhere = marks.filter((mark) => mark.at && !(mark.evidence >= 1));
+  const placed = marks.filter((mark) => mark.at);
+  const reasons = placed.filter((mark) => mark.evidence >= 1);
+  const elsewhere = placed.filter((mark) => isElsewhere(mark));
+  const unexplained = placed.filter((mark) => isUnknown(mark.evidence));
   const nowhere = marks.filter((mark) => !mark.at);
   const said = [];
   if (reasons.length) {
@@ -27,6 +34,8 @@ export function sentence({ marks, target, versus }) {
   }
   const seen = reasons.length ? "Seen too" : "Seen";
   if (elsewhere.length) said.push(`${seen}, but not where the decision looked: ${listed(elsewhere)}.`);
+  // No place in the photo speaks for the class: there is none where the decision could have looked.
+  if (unexplained.length) said.push(`${seen}: ${listed(unexplained)}.`);
   if (nowhere.length) said.push(`${seen}, in a place that is not known: ${listed(nowhere)}.`);
   return said.join(" ");
 }
@@ -48,8 +57,8 @@ export function shares(mark, { versus }) {
 /** Whether the decision looked where the mark is, in plain words. */
 export function evidenceWords(mark) {
   if (!mark.at) return "its place is not known";
-  if (mark.evidence === null || mark.evidence === undefined) return "";
-  if (mark.evidence < 1) return "seen, but not where the decision looked";
+  if (isUnknown(mark.evidence)) return "";
+  if (isElsewhere(mark)) return "seen, but not where the decision looked";
   if (mark.evidence < CLEAR) return "the decision looked here, but hardly more than elsewhere";
   return `the decision looked here, ${Number(mark.evidence.toPrecision(2))} times as much as by chance`;
 }
@@ -60,8 +69,7 @@ export function entries(result, pinned, element, { point, pin }) {
     const words = element("span", { className: "what" }, element("span", { className: "name", textContent: mark.name }));
     words.append(element("span", { className: "how", textContent: shares(mark, result) }));
     const evidence = evidenceWords(mark);
-    const isWeak = Boolean(mark.at) && mark.evidence !== null && mark.evidence < 1;
-    if (evidence) words.append(element("span", { className: isWeak ? "how weak" : "how", textContent: evidence }));
+    if (evidence) words.append(element("span", { className: isElsewhere(mark) ? "how weak" : "how", textContent: evidence }));
     const number = element("span", { className: "number", textContent: String(index + 1), ariaHidden: "true" });
     const button = element("button", { type: "button" }, number, words);
     button.dataset.mark = mark.name;
@@ -82,14 +90,17 @@ export function places({ marks, width, height }, element) {
   const drawn = [];
   return (marks ?? []).flatMap((mark, index) => {
     if (!mark.at) return [];
-    const [x, y] = [mark.at[0] / width, mark.at[1] / height];
-    const neighbours = drawn.filter(([left, top]) => Math.hypot(x - left, y - top) < NEAR).length;
-    drawn.push([x, y]);
+    const here = [mark.at[0] / width, mark.at[1] / height];
+    // A row starts at its first mark: places that differ a little, each moved along, would hide each other.
+    const first = drawn.find(([left, top]) => Math.hypot(here[0] - left, here[1] - top) < NEAR) ?? here;
+    const before = drawn.filter((one) => one === first).length;
+    drawn.push(first);
+    const [x, y] = first;
     const place = element("span", { className: "number", textContent: String(index + 1) });
     place.dataset.mark = mark.name;
     place.style.left = `${100 * x}%`;
     place.style.top = `${100 * y}%`;
-    place.style.setProperty("--row", String(neighbours));
+    place.style.setProperty("--row", String(x > RIGHT ? -before : before));
     return [place];
   });
 }

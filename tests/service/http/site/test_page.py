@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import onnx
 import pytest
 from PIL import Image
 
@@ -291,6 +292,59 @@ def test_words_that_the_decision_did_not_use(marked_page: Page, photos: dict[str
     assert "Green throat" not in words
 
 
+def test_words_where_nothing_speaks_for_the_class(page: Page) -> None:
+    """Evidence that is not known is not said to be elsewhere."""
+    seen = [
+        {"name": "red crown", "at": [1, 2], "evidence": None},
+        {"name": "blue wing", "at": [1, 2], "evidence": 0.5},
+    ]
+    result = json.dumps({"marks": seen, "target": {"label": "Red bird"}})
+    said = page.run(f"import('./page/marks.js').then(({{ sentence }}) => sentence({result}))")
+    assert "Seen, but not where the decision looked: blue wing. Seen: red crown." == said
+
+
+@pytest.mark.parametrize(
+    ("across", "expected"),
+    [
+        ((20, 17, 60), [["20%", "0"], ["20%", "1"], ["60%", "0"]]),
+        ((95, 97, 96), [["95%", "0"], ["95%", "-1"], ["95%", "-2"]]),
+    ],
+)
+def test_numbers_near_each_other_stand_in_a_row(page: Page, across: tuple[int, ...], expected: list[list[str]]) -> None:
+    """The row starts at the first of them, and runs away from the photo's right edge."""
+    marks = [{"name": str(x), "at": [x, 40]} for x in across]
+    result = json.dumps({"marks": marks, "width": 100, "height": 80})
+    made = "(tag, properties) => Object.assign(document.createElement(tag), properties)"
+    assert expected == page.run(
+        f"import('./page/marks.js').then(({{ places }}) => places({result}, {made})"
+        ".map((one) => [one.style.left, one.style.getPropertyValue('--row')]))"
+    )
+
+
+def test_an_empty_map_of_a_mark_is_not_taken_for_the_classes(
+    browser: Page, photos: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Its caption says that the place is not known; what is said of a class without evidence is left out."""
+
+    def empty_maps(model: onnx.ModelProto) -> None:
+        node = next(node for node in model.graph.node if node.output[0] == "all_maps")
+        node.op_type, node.input[1] = "Sub", node.input[0]
+
+    folder = tmp_path_factory.mktemp("models")
+    settings = tiny_settings(folder)
+    (folder / "tiny" / "1.onnx").write_bytes(tiny_model(marked_manifest(), edit=empty_maps))
+    with running(settings) as server:
+        browser.open(f"{server.url}/")
+        browser.until("document.getElementById('model').textContent")
+        browser.choose_files("#files", [photos["spotted"]])
+        answered(browser)
+        browser.run(f"document.querySelector({json.dumps(entry(1))}).click()")
+        browser.until("caption.textContent.startsWith('Where “red crown” is read')")
+        assert ["Where “red crown” is read: its place is not known", True] == browser.run(
+            "[caption.textContent, note.hidden]"
+        )
+
+
 def test_a_model_without_marks_has_no_list(page: Page, photos: dict[str, Path]) -> None:
     """Neither the list nor the words nor the button are there."""
     page.choose_files("#files", [photos["red"]])
@@ -316,6 +370,19 @@ def test_the_page_outlives_a_model_with_marks(
         browser.choose_files("#files", [photos["red"]])
         answered(browser)
         assert (LABELS[0], True) == (text(browser, "label"), browser.run("document.getElementById('marks-box').hidden"))
+
+
+def test_only_the_last_of_two_questions_is_asked(page: Page, tiny_server: Running, photos: dict[str, Path]) -> None:
+    """Who asks again before the request has left costs the service one run."""
+    page.choose_files("#files", [photos["red"]])
+    answered(page)
+    runs = tiny_server.runs()
+    page.run(f"versus.value = {json.dumps(LABELS[1])}; document.getElementById('versus-form').requestSubmit()")
+    page.until("!clear.hidden && busy.hidden")
+    assert runs + 1 == tiny_server.runs()
+    page.run("clear.click(); document.getElementById('versus-form').requestSubmit()")
+    page.until("!clear.hidden && busy.hidden")
+    assert runs + 2 == tiny_server.runs()
 
 
 def test_key_is_asked_for_behind_a_prefix(
