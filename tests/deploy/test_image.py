@@ -197,12 +197,12 @@ def test_health_check_tells_ready_from_silent(running: Running, rootfs: Path, co
 
 def test_picks_up_a_model_dropped_into_the_volume(running: Running, volume: Path, wait: Callable[..., None]) -> None:
     """A new version that appears under its final name is served by itself."""
-    (model,) = volume.glob("*/1.onnx")
-    dropped = model.with_name("2.onnx")
-    shutil.copy2(model, model.with_name(".2.onnx.part"))
-    model.with_name(".2.onnx.part").rename(dropped)
+    (model,) = volume.glob("*/2.onnx")
+    dropped = model.with_name("3.onnx")
+    shutil.copy2(model, model.with_name(".3.onnx.part"))
+    model.with_name(".3.onnx.part").rename(dropped)
     try:
-        wait(lambda: '"version":"2"' in httpx.get(f"{running.address}/models").text.replace(" ", ""), "version 2")
+        wait(lambda: '"version":"3"' in httpx.get(f"{running.address}/models").text.replace(" ", ""), "version 3")
     finally:
         dropped.unlink()
 

@@ -29,7 +29,7 @@ def photos(cub_dir: Path, tmp_path: Path) -> Path:
 def test_trained_model_is_served_by_itself(
     root: Path, data_dir: Path, photos: Path, tmp_path: Path, serve: Callable[..., str], wait: Callable[..., None]
 ) -> None:
-    """Version 2 comes out of the profile's shell line and answers in place of version 1, without a restart."""
+    """Version 3 comes out of the profile's shell line and answers in place of version 2, without a restart."""
     models = tmp_path / "models"
     shutil.copytree(root / "service/bundled", models)
     address = serve(FIELDMARK_MODEL=str(models), FIELDMARK_POLL_INTERVAL_S="0.5")
@@ -39,13 +39,13 @@ def test_trained_model_is_served_by_itself(
     for folder, ours in {"/data": photos, "/runs": tmp_path / "runs", "/models": models}.items():
         script = script.replace(f" {folder}", f" {ours}").replace(f'"{folder}', f'"{ours}')
     weights = data_dir / "weights/mobilenet_v2_imagenet.pth"
-    variables = {"MODEL_NAME": "cub50", "MODEL_VERSION": "2", "TRAIN_OPTIONS": f"{TINY} --weights {weights}"}
+    variables = {"MODEL_NAME": "cub50", "MODEL_VERSION": "3", "TRAIN_OPTIONS": f"{TINY} --weights {weights}"}
     search = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     cache = {"FIELDMARK_CACHE": str(tmp_path / "cache")}
     command = [*train["entrypoint"], script.replace("$$", "$")]
     run = subprocess.run(command, capture_output=True, text=True, env=os.environ | variables | search | cache)
     assert run.returncode == 0, run.stdout + run.stderr
-    assert sorted(file.name for file in (models / "cub50").glob("*.onnx")) == ["1.onnx", "2.onnx"]
+    assert sorted(file.name for file in (models / "cub50").glob("*.onnx")) == ["2.onnx", "3.onnx"]
 
     def answers() -> tuple[str, int]:
         photo = next(photos.rglob("*.jpg")).read_bytes()
@@ -53,5 +53,5 @@ def test_trained_model_is_served_by_itself(
         assert answer.status_code == 200, answer.text
         return answer.json()["model"]["version"], len(answer.json()["predictions"])
 
-    wait(lambda: answers()[0] == "2", "the new version answers")
-    assert answers() == ("2", 3)
+    wait(lambda: answers()[0] == "3", "the new version answers")
+    assert answers() == ("3", 3)

@@ -18,7 +18,7 @@ from training.evaluation.maps.classifier import classifier_of, classifying_graph
 from training.fit.job import Job
 from training.fit.loop import fit
 
-BUNDLED = Path(service.__file__).parent / "bundled" / "cub50" / "1.onnx"
+BUNDLED = Path(service.__file__).parent / "bundled" / "cub50" / "2.onnx"
 
 
 def pixels(count: int, size: int) -> torch.Tensor:

@@ -32,7 +32,7 @@ from training.evaluation.maps.localisation import enlarge
 from training.fit.job import Job
 from training.fit.loop import fit
 
-BUNDLED = Path(service.__file__).parent / "bundled" / "cub50" / "1.onnx"
+BUNDLED = Path(service.__file__).parent / "bundled" / "cub50" / "2.onnx"
 SIZE = 32
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 

@@ -23,7 +23,7 @@ from training.evaluation.maps.sanity import (
     rank_correlations,
 )
 
-BUNDLED = Path(service.__file__).parent / "bundled" / "cub50" / "1.onnx"
+BUNDLED = Path(service.__file__).parent / "bundled" / "cub50" / "2.onnx"
 
 
 def network_of(backbone: str = "squeezenet1_1", attention: str = "guided", pooling: str = "max") -> Network:
