@@ -11,6 +11,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from model.contract.graph import softmax
 from training.calibration.outputs import Outputs
 from training.data.datasets import load_dataset
@@ -50,8 +52,9 @@ def main() -> None:
         part, parts = _without(dataset, dataset.marks, kept)
         job = Job(recipe, part, options.out / str(split), options.weights, options.cache, parts=parts)
         outputs = _answers(job, parts)
-        truth = dataset.marks.table[[sample.label for sample in dataset.train if sample.label not in kept]]
-        splits.append(LeftOut(outputs.marks, softmax(outputs.logits), dataset.marks.table[kept], truth))
+        left_out = np.array([sample.label for sample in dataset.train if sample.label not in kept])
+        table = dataset.marks.table
+        splits.append(LeftOut(outputs.marks, softmax(outputs.logits), table[kept], table[left_out], left_out))
         print(json.dumps({"split": split, **_plain(left_out_figures(splits[-1:]))}), flush=True)
     print(json.dumps(_plain(left_out_figures(splits))))
 

@@ -11,8 +11,10 @@ from pathlib import Path
 from training.data.layouts.aircraft import load_aircraft
 from training.data.layouts.cars import load_cars
 from training.data.layouts.cub import load_cub
+from training.data.layouts.files import MARKS
 from training.data.layouts.folders import load_folder
 from training.data.layouts.listed import load_csv, load_tables
+from training.data.layouts.marks_csv import marks_beside
 from training.data.layouts.places import find_place
 from training.data.samples import Dataset
 from training.errors import DatasetError
@@ -26,6 +28,8 @@ LOADERS: dict[str, Callable[[Path], Dataset]] = {
     "folder": load_folder,
 }
 """Layout → its reader."""
+PUBLISHED = ("cub", "cars", "aircraft")
+"""Layouts whose readers do not look for a table of marks."""
 
 
 def load_dataset(folder: Path, kind: str = "auto", layout: str = "auto") -> Dataset:
@@ -46,7 +50,25 @@ def load_dataset(folder: Path, kind: str = "auto", layout: str = "auto") -> Data
     if kind == "folder":
         return _checked(load_csv(folder) if (folder / "labels.csv").is_file() else load_folder(folder))
     place = find_place(folder, kind)
-    return _checked(LOADERS[place.kind](folder if place.kind == "cars" else place.folder))
+    dataset = LOADERS[place.kind](folder if place.kind == "cars" else place.folder)
+    return _checked(_with_marks(dataset, place.folder) if place.kind in PUBLISHED else dataset)
+
+
+def _with_marks(dataset: Dataset, folder: Path) -> Dataset:
+    """Return a published data set with the table of marks that a user has put beside its lists or photos, if any.
+
+    Raises:
+        DatasetError: the table cannot be used, or the data set has one of its own.
+    """
+    above = {sample.path.parent for sample in (*dataset.train, *dataset.test)}
+    marks, gaps = marks_beside(folder, dataset.labels, dataset.labels, above)
+    if marks is None:
+        return dataset
+    if dataset.marks is not None:
+        raise DatasetError(
+            f"{folder}: one table of marks is expected, not both {MARKS} and the attributes of the data set"
+        )
+    return replace(dataset, marks=marks, notices=(*dataset.notices, *gaps))
 
 
 def _checked(dataset: Dataset) -> Dataset:

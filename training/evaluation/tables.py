@@ -141,7 +141,8 @@ def map_rows(
         held_out: those for photos that were held out in training: BoxAcc's threshold is chosen on them, a kind of map
             at a time; without them there is no BoxAcc.
         every_layer: answers for some of the photos with maps of every layer, of which the earlier ones are measured.
-        further: maps of the same photos by the name of their line, for example of a network with random weights.
+        further: maps of the last layer's cells, of the same photos, by the name of their line, for example of a network
+            with random weights.
         looking: where trained cells look, by layer, as far as it was measured. With it the maps of layers whose cells'
             centres are known are measured in every way: side by side, by the centres, and there. None: as drawn alone.
     """
@@ -154,7 +155,7 @@ def map_rows(
         for row in _rows(evaluation, key, _measured(evaluation, key, maps, thresholds))
     ]
     for name, maps in (further or {}).items():
-        rows += _rows(evaluation, (name, ""), _measured(evaluation, (name, ""), maps, {}))
+        rows += _rows(evaluation, (name, ""), _measured(evaluation, (name, ""), evaluation.placed(maps), {}))
     done = {(row.name, row.layer) for row in rows}
     if every_layer is not None:
         for key, maps in _maps(every_layer):
@@ -163,8 +164,8 @@ def map_rows(
     if looking is not None:
         for answers in (evaluation, every_layer):
             if answers is not None:
-                lines = _placed_otherwise(answers, looking)
-                rows += [row for row in lines if (row.name, row.layer) not in {(one.name, one.layer) for one in rows}]
+                done = {(row.name, row.layer) for row in rows}
+                rows += [row for row in _placed_otherwise(answers, looking) if (row.name, row.layer) not in done]
     return rows
 
 

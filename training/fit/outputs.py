@@ -19,7 +19,9 @@ MOST_TRAINED = 2048
 def keep_outputs(
     job: Job, parts: Parts, learner: Learner, loaders: Loaders, selected: Selected, processes: ProcessGroup
 ) -> None:
-    """Write the selected network's answers for the held-out photos, if any, and for training photos, unless they are.
+    """Write the selected network's answers for the held-out photos, if any, and for training photos.
+
+    Answers for training photos are written last: where they are, all is done, and nothing is answered again.
 
     Args:
         job: of the run.

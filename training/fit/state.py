@@ -86,8 +86,9 @@ class TrainingState:
         before = values.get("content")  # older checkpoints lack it
         if before and before != self.content:
             raise CheckpointError(f"{job.out} was trained on other data: {_changes(before, self.content)}: {ADVICE}")
-        if values.get("marks", "") != _plain(learner.marks):
-            raise CheckpointError(f"{job.out} was trained on another table of marks: {ADVICE}")
+        if values.get("marks", "") != _plain(learner.marks):  # those of before there were marks lack it
+            which = "on another table of marks" if values.get("marks") else "without marks"
+            raise CheckpointError(f"{job.out} was trained {which}: {ADVICE}")
         learner.load(values)
         self.epoch, self.batch = values["epoch"], values["batch"]
         self.totals = values["totals"].to(self.totals.device)

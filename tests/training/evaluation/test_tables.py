@@ -182,3 +182,12 @@ def test_placed_otherwise_only_when_asked() -> None:
     """Nor where nobody knows where the cells look."""
     assert not [line for line in map_rows(with_centres(placed=False)) if "centres" in line.name]
     assert not [line for line in map_rows(evaluation(), looking={}) if "centres" in line.name]
+
+
+def test_maps_of_random_weights_are_placed_as_those_of_the_trained_ones() -> None:
+    """The same cells have the same figures, so that the line differs by the weights alone."""
+    answers = with_centres(placed=True)
+    rows = map_rows(answers, further={"random_weights": answers.prediction.gradcam["last"]})
+    assert (
+        row(rows, "random_weights", layer="").figures["energy"] == row(rows, "gradcam", layer="last").figures["energy"]
+    )

@@ -232,6 +232,10 @@ def test_a_run_resumes_only_with_the_same_marks(make_job: MakeJob) -> None:
     for other in (learner(0.5, 0, 1), learner()):
         with pytest.raises(CheckpointError, match="trained on another table of marks: take another --out, or --fresh"):
             state.resume(read(job.out / LAST), job, other, 18)
+    older = read(job.out / LAST)
+    del older["marks"]
+    with pytest.raises(CheckpointError, match="trained without marks: take another --out, or --fresh"):
+        state.resume(older, job, learner(0.5, 0, 1), 18)
 
 
 def test_provenance_records_photos_that_were_left_out(make_job: MakeJob) -> None:

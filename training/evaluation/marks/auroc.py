@@ -10,7 +10,7 @@ doi:10.1109/CVPR.2009.5206594 (attributes on classes that were not trained on).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -30,12 +30,14 @@ class LeftOut:
         probabilities: of the classes that it was trained on, (n, K').
         kept: what the table says of those, (K', A); NaN where nobody said.
         truth: what the table says of each photo's own class, (n, A); likewise.
+        drawn: number of what each photo is drawn with when samples are drawn again, (n,): its class.
     """
 
     seen: Floats
     probabilities: Floats
     kept: Floats
     truth: Floats
+    drawn: Ints
 
 
 def auroc_figures(seen: Floats, probabilities: Floats, table: Floats, labels: Ints) -> dict[str, Figure]:
@@ -47,11 +49,13 @@ def auroc_figures(seen: Floats, probabilities: Floats, table: Floats, labels: In
         table: share of observers who see a mark on a class, (K, A); NaN where nobody said.
         labels: true classes, (n,).
     """
-    return _compared([LeftOut(seen, probabilities, table, table[labels])], "mark_auroc")
+    return _compared([LeftOut(seen, probabilities, table, table[labels], np.arange(len(labels)))], "mark_auroc")
 
 
 def left_out_figures(splits: Sequence[LeftOut]) -> dict[str, Figure]:
-    """Return the same of classes that were not trained on, the mean over splits: intervals are over photos.
+    """Return the same of classes that were not trained on, the mean over splits.
+
+    Intervals are over classes: the question is of other classes, and photos of one have all its marks in common.
 
     Args:
         splits: each of another network and other classes.
@@ -76,21 +80,24 @@ def mark_areas(scores: Floats, truth: Floats) -> Floats:
 
 def _compared(splits: Sequence[LeftOut], name: str) -> dict[str, Figure]:
     """Return the figures of *seen*, of the product, and of their difference, each a mean over marks, then splits."""
-    starts = np.cumsum([0, *(len(split.seen) for split in splits)])
+    numbered = [np.unique(split.drawn, return_inverse=True) for split in splits]
+    starts = np.cumsum([0, *(len(names) for names, _ in numbered)])
     ranked = [
         (_Ranked(split.seen, split.truth), _Ranked(product(split.probabilities, split.kept), split.truth))
         for split in splits
     ]
 
     def areas(chosen: npt.NDArray[np.integer]) -> tuple[float, float, float]:
-        counts = np.split(np.bincount(chosen, minlength=starts[-1]), starts[1:-1])
+        times = np.split(np.bincount(chosen, minlength=starts[-1]), starts[1:-1])
+        counts = [each[of_photo] for each, (_, of_photo) in zip(times, numbered, strict=True)]
         pairs = [[_mean(one.areas(count)) for one in both] for both, count in zip(ranked, counts, strict=True)]
         seen, by_class = np.mean(pairs, axis=0)
         return float(seen), float(by_class), float(seen - by_class)
 
     names = (name, f"{name}_product", f"{name}_minus_product")
     figures = statistics(areas, int(starts[-1]), [(0.0, 1.0), (0.0, 1.0), (-1.0, 1.0)])
-    return dict(zip(names, figures, strict=True))
+    photos = sum(len(split.seen) for split in splits)
+    return {one: replace(figure, n=photos) for one, figure in zip(names, figures, strict=True)}
 
 
 def _mean(values: Floats) -> float:

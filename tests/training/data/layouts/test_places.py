@@ -76,7 +76,12 @@ def test_kaggles_aircraft(photo: Photo, tmp_path: Path) -> None:
         official = load_dataset(root)
         assert official.labels == tables.labels == ("707-320", "F/A-18")
         assert official.banner == 20
+        assert official.marks is None
         assert (official.train, official.test) == (tables.train, tables.test)
+    (data / "marks.csv").write_text("class,tail: swept\nF/A-18,1\n707-320,0.5\n")
+    marked = load_dataset(tmp_path).marks
+    assert marked is not None
+    assert marked.table.tolist() == [[0.5], [1]]
 
 
 @pytest.mark.skipif(REAL is None, reason="FIELDMARK_DATA is not set")
@@ -97,6 +102,13 @@ def test_kaggles_cub(tmp_path: Path) -> None:
         dataset = load_dataset(tmp_path / name)
         assert dataset.labels == expected.labels
         assert (len(dataset.train), len(dataset.test)) == (1500, 911)
+    (root / "marks.csv").write_text("class,bill: hooked\nBlack footed Albatross,1\n")
+    marked = load_dataset(tmp_path)
+    assert marked.marks is not None
+    assert any("lacks 49 classes" in notice for notice in marked.notices)
+    (root / "attributes").symlink_to(real / "attributes")
+    with pytest.raises(DatasetError, match=r"not both marks\.csv and the attributes"):
+        load_dataset(tmp_path)
 
 
 def test_a_folder_of_several_data_sets_is_refused(photo: Photo, tmp_path: Path) -> None:

@@ -61,12 +61,29 @@ def test_left_out_classes_are_told_by_seeing_alone() -> None:
     """Of new classes the table of the kept ones says nothing: seeing wins over two splits, n counts their photos."""
     rng = np.random.default_rng(3)
     truth = TABLE[LABELS][:, :2]
-    splits = [
-        LeftOut(truth + 0.3 * rng.normal(size=truth.shape), rng.dirichlet(np.ones(5), 100), rng.random((5, 2)), truth)
-        for _ in range(2)
-    ]
+    seen = [truth + 0.3 * rng.normal(size=truth.shape) for _ in range(2)]
+    splits = [LeftOut(each, rng.dirichlet(np.ones(5), 100), rng.random((5, 2)), truth, LABELS) for each in seen]
     figures = left_out_figures(splits)
     assert figures["left_out_auroc"].n == 200
     assert figures["left_out_auroc"].low > 0.9
     assert 0.3 < figures["left_out_auroc_product"].value < 0.7
     assert figures["left_out_auroc_minus_product"].low > 0
+
+
+def test_photos_of_a_class_are_drawn_together() -> None:
+    """All photos of a class say the same: a hundred of them know no more of other classes than one does."""
+    rng = np.random.default_rng(5)
+    labels = np.repeat(np.arange(10), 20)
+    truth, seen = (np.arange(10) % 2)[labels, None].astype(float), rng.random((10, 1))[labels]
+    probabilities, kept = np.ones((200, 1)), np.ones((1, 1))
+    by_class, by_photo, single = (
+        left_out_figures([LeftOut(seen[chosen], probabilities[chosen], kept, truth[chosen], drawn)])["left_out_auroc"]
+        for chosen, drawn in (
+            (np.arange(200), labels),
+            (np.arange(200), np.arange(200)),
+            (np.arange(0, 200, 20), np.arange(10)),
+        )
+    )
+    assert by_class.high - by_class.low > 2 * (by_photo.high - by_photo.low)
+    assert (by_class.value, by_class.low, by_class.high) == pytest.approx((single.value, single.low, single.high))
+    assert (by_class.n, single.n) == (200, 10)
