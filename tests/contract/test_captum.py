@@ -188,6 +188,11 @@ def test_picture_shows_the_map(cases: list[Case], bird_photos: list[Path], model
             indices = np.asarray(picture).astype(int)
             indices[indices == 255] = -1  # not seen by the network
             row, column = np.unravel_index(int(indices.argmax()), indices.shape)
-            height, width = case.gradcam.shape
-            cell = int((row + 0.5 - top) / (bottom - top) * height), int((column + 0.5 - left) / (right - left) * width)
-            assert case.gradcam[cell] >= 0.9 * case.gradcam.max()
+            size, cells = manifest.input_size, case.gradcam.shape
+            place = (row + 0.5 - top) / (bottom - top) * size, (column + 0.5 - left) / (right - left) * size
+            x, y, step_x, step_y = 0.0, 0.0, size / cells[1], size / cells[0]
+            if manifest.placed_by_centres and manifest.layers[0].centres is not None:
+                x, y, step_x, step_y = manifest.layers[0].centres
+                x, y = x - (step_x - 1) / 2, y - (step_y - 1) / 2  # where the cell begins, not its middle
+            row, column = np.clip([(place[0] - y) // step_y, (place[1] - x) // step_x], 0, np.array(cells) - 1)
+            assert case.gradcam[int(row), int(column)] >= 0.9 * case.gradcam.max()

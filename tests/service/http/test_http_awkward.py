@@ -6,7 +6,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from tests.service.running import Running
 
@@ -107,15 +107,34 @@ def test_inference_protocol(bundled_server: Running, awkward: list[Path], alone:
                 assert expected.json()["code"] == answer.json()["code"]
 
 
-def test_rotated_files(alone: dict[str, httpx.Response]) -> None:
-    """Every EXIF-rotated copy of a portrait gets the class of the upright one.
+def test_rotated_files(bundled_server: Running, bird_photos: list[Path]) -> None:
+    """A bird whose photo lies on its side or is mirrored, and says so in its EXIF data, gets the upright one's class."""
+    transpose = Image.Transpose
+    stored = {
+        2: transpose.FLIP_LEFT_RIGHT,
+        3: transpose.ROTATE_180,
+        4: transpose.FLIP_TOP_BOTTOM,
+        5: transpose.TRANSPOSE,
+        6: transpose.ROTATE_90,
+        7: transpose.TRANSVERSE,
+        8: transpose.ROTATE_270,
+    }
+    upright = Image.open(bird_photos[0]).convert("RGB")
+    with bundled_server.client() as client:
+        expected = client.post("/classify", content=jpeg(upright), headers={"Content-Type": "image/jpeg"})
+        for orientation, turn in stored.items():
+            content = jpeg(upright.transpose(turn), orientation)
+            answer = client.post("/classify", content=content, headers={"Content-Type": "image/jpeg"})
+            assert (orientation, top_label(expected)) == (orientation, top_label(answer))
+            assert upright.size == (answer.json()["width"], answer.json()["height"])
 
-    The files `exif_*` show each its own number, so they are no copies of each other: what they are decoded to is
-    compared in tests/contract/test_awkward.py.
-    """
-    copies = {name: top_label(answer) for name, answer in alone.items() if name.startswith("hopper_orientation")}
-    assert len(copies) == 4
-    assert dict.fromkeys(copies, top_label(alone["hopper.jpg"])) == copies
+
+def jpeg(image: Image.Image, orientation: int = 1) -> bytes:
+    """Return a JPEG file that says how it lies."""
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[ExifTags.Base.Orientation] = orientation
+    image.save(file, "JPEG", quality=95, exif=exif)
+    return file.getvalue()
 
 
 def top_label(answer: httpx.Response) -> str:
