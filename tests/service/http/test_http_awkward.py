@@ -108,7 +108,7 @@ def test_inference_protocol(bundled_server: Running, awkward: list[Path], alone:
 
 
 def test_rotated_files(bundled_server: Running, bird_photos: list[Path]) -> None:
-    """A bird whose photo lies on its side or is mirrored, and says so in its EXIF data, gets the upright one's class."""
+    """A bird whose photo lies on its side or is mirrored, as its EXIF data says, gets the upright one's class."""
     transpose = Image.Transpose
     stored = {
         2: transpose.FLIP_LEFT_RIGHT,
