@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import service
-from model.contract.graph import codes_of_best, feeds, softmax
+from model.contract.graph import codes_of_best, feeds, no_mark, softmax
 from model.contract.manifest import ManifestError
 from training.checkpoint import load_selected
 from training.data.transforms import Normalise
@@ -30,7 +30,8 @@ def test_cut_graph_gives_the_files_probabilities() -> None:
     """Those of the whole graph, to its rounding, at any batch size, and nothing of the maps is left."""
     images = pixels(2, 288)
     session = onnxruntime.InferenceSession(str(BUNDLED), providers=["CPUExecutionProvider"])
-    inputs = feeds(np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy()), *codes_of_best(2, 50))
+    none = np.full((2, 1), no_mark(312))
+    inputs = feeds(np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy()), *codes_of_best(2, 50), mark=none)
     expected = session.run(["probabilities"], inputs)[0]
     classifier = classifier_of(BUNDLED)
     np.testing.assert_allclose(classifier.classify(images.float()), expected, atol=1e-6)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import service
-from model.contract.graph import codes_of_best, feeds
+from model.contract.graph import codes_of_best, feeds, no_mark
 from model.contract.manifest import Manifest
 from training.data.store import as_served
 from training.evaluation.maps.chance import chance_maps
@@ -274,7 +274,8 @@ def test_bundled_maps_beat_chance(bird_photos: list[Path]) -> None:
     session = onnxruntime.InferenceSession(str(BUNDLED), providers=["CPUExecutionProvider"])
     resize = Manifest.from_metadata(session.get_modelmeta().custom_metadata_map).resize
     pixels = np.stack([as_served(resize).load(path)[0] for path in bird_photos[::500]])
-    gradcam = session.run(["gradcam"], feeds(pixels, *codes_of_best(len(pixels), 50)))[0][:, 0]
+    none = np.full((len(pixels), 1), no_mark(312))
+    gradcam = session.run(["gradcam"], feeds(pixels, *codes_of_best(len(pixels), 50), mark=none))[0][:, 0]
     maps = {"gradcam": gradcam, "random": chance_maps(len(pixels), (9, 9), 288)["random"]}
     values = faithfulness(classifier_of(BUNDLED), torch.from_numpy(pixels).permute(0, 3, 1, 2), maps, steps=3)
     assert values["gradcam"]["road"].mean() > values["random"]["road"].mean()
