@@ -1,13 +1,16 @@
-"""Field marks: the table class × mark, and how far a mark lies where the decision looked. Free of torch."""
+"""Field marks: names, the table class × mark, and how far a mark lies where the decision looked. Free of torch."""
 
 import base64
 import binascii
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.floating[Any]]
+SEPARATOR = ": "
+"""Between the part and the value in the name of a mark."""
 _STORED = np.dtype("<f2")
 
 
@@ -52,3 +55,37 @@ def evidence(class_map: Floats, mark_map: Floats) -> float | None:
         return None
     region = mark_map > peak / 2
     return float(class_map[region].sum()) / total / float(region.mean())
+
+
+def split_mark(name: str) -> tuple[str, str]:
+    """Return the part and the value of a mark's name, `part: value`.
+
+    Raises:
+        ValueError: it has no part or no value.
+    """
+    part, separator, value = name.partition(SEPARATOR)
+    if not (part and separator and value):
+        raise ValueError(f"a mark is named 'part: value', not {name!r}")
+    return part, value
+
+
+def common_values(part_of: Sequence[int], value_of: Sequence[int]) -> tuple[int, ...]:
+    """Return the values by which places can be learnt: those that at least half of the parts can have, such as colours.
+
+    Every part has marks of its own besides, but one reading for all parts is what makes it look at the right place.
+    Where no value is so common, all that several parts can have are returned; where none is, all.
+    """
+    parts: dict[int, set[int]] = {}
+    for part, value in zip(part_of, value_of, strict=True):
+        parts.setdefault(value, set()).add(part)
+    for least in (max(2, len(set(part_of)) / 2), 2, 1):
+        if found := tuple(value for value, having in parts.items() if len(having) >= least):
+            return found
+    return ()
+
+
+def numbered(words: Iterable[str]) -> tuple[tuple[str, ...], list[int]]:
+    """Return the words that occur, in order, and the index of each given one."""
+    known: dict[str, int] = {}
+    numbers = [known.setdefault(word, len(known)) for word in words]
+    return tuple(known), numbers

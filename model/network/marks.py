@@ -9,18 +9,17 @@ Source: attributes in place from class-level tables: Xu et al. 2020, "Attribute 
 The division into where and what, and the reading that is too local to guess the class, are this project's own.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from model.contract.marks import common_values, numbered, split_mark
 from model.network.backbone import Stage
 from model.network.config import NetworkOptions
 
-SEPARATOR = ": "
-"""Between the part and the value in the name of a mark."""
 EPSILON = 1e-5
 """Added to the variances by which maps are standardised."""
 
@@ -183,40 +182,6 @@ def _folded(norm: nn.Module, layer: nn.Module) -> Callable[[Tensor], Tensor]:
     weight = layer.get_parameter("weight").flatten(1) * (variance + EPSILON).rsqrt()
     bias = -(weight @ mean[:, None])[:, 0]
     return lambda x: functional.conv1d(x.flatten(2), weight[:, :, None], bias).view(-1, len(bias), *x.shape[2:])
-
-
-def split_mark(name: str) -> tuple[str, str]:
-    """Return the part and the value of a mark's name, `part: value`.
-
-    Raises:
-        ValueError: it has no part or no value.
-    """
-    part, separator, value = name.partition(SEPARATOR)
-    if not (part and separator and value):
-        raise ValueError(f"a mark is named 'part: value', not {name!r}")
-    return part, value
-
-
-def common_values(part_of: Sequence[int], value_of: Sequence[int]) -> tuple[int, ...]:
-    """Return the values by which places can be learnt: those that at least half of the parts can have, such as colours.
-
-    Every part has marks of its own besides, but one reading for all parts is what makes it look at the right place.
-    Where no value is so common, all that several parts can have are returned; where none is, all.
-    """
-    parts: dict[int, set[int]] = {}
-    for part, value in zip(part_of, value_of, strict=True):
-        parts.setdefault(value, set()).add(part)
-    for least in (max(2, len(set(part_of)) / 2), 2, 1):
-        if found := tuple(value for value, having in parts.items() if len(having) >= least):
-            return found
-    return ()
-
-
-def numbered(words: Iterable[str]) -> tuple[tuple[str, ...], list[int]]:
-    """Return the words that occur, in order, and the index of each given one."""
-    known: dict[str, int] = {}
-    numbers = [known.setdefault(word, len(known)) for word in words]
-    return tuple(known), numbers
 
 
 def input_size(cells: int, stage: Stage) -> int:

@@ -9,10 +9,11 @@ from pydantic import Field, ValidationError
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from model.contract.marks import split_mark
 from model.network.attention import ARMS, Attended
 from model.network.backbone import STAGES, Backbone, Weights, create_backbone
 from model.network.config import STRICT, NetworkOptions
-from model.network.marks import MarkHead, MarkReading, split_mark
+from model.network.marks import MarkHead, MarkReading
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -7,12 +7,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import entropy
 
 from model.contract.manifest import Mark as ListedMark
 from model.contract.manifest import Marks as Listed
-from model.contract.marks import write_table
-from model.network.marks import common_values, numbered
+from model.contract.marks import common_values, numbered, write_table
 from training.errors import DatasetError
 
 OVERALL = "overall"
@@ -67,6 +65,8 @@ class Marks:
         It can where the part has several of the values that most parts have, and these differ enough between the
         classes: the mean of the rows has more entropy than the rows. Eyes that are black in almost every row have none.
         """
+        from scipy.stats import entropy  # takes a second to import, and lists of commands need none
+
         (parts, part_of), (_, value_of) = numbered(m.part for m in self.marks), numbered(m.value for m in self.marks)
         common = np.isin(value_of, common_values(part_of, value_of))
         found = np.zeros(len(self.marks), bool)

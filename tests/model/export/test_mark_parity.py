@@ -152,7 +152,8 @@ def test_the_file_gives_back_what_was_fitted(marked: Exported) -> None:
     assert found.embedding is not None
     torch.testing.assert_close(found.marks, given.marks, rtol=0, atol=0)
     torch.testing.assert_close(found.embedding.mean, given.embedding.mean, rtol=0, atol=0)
-    torch.testing.assert_close(found.embedding.axes, given.embedding.axes.half().float(), rtol=0, atol=0)
+    # Made anew here, on other threads perhaps: a value between two halves may be stored as either.
+    torch.testing.assert_close(found.embedding.axes, given.embedding.axes.half().float(), rtol=2e-3, atol=1e-6)
     assert found.embedding.num_photos == given.embedding.num_photos
     report = check_parity(marked.path.read_bytes(), _explainer(marked), marked.images)
     assert max(report.errors.values()) < 1e-5

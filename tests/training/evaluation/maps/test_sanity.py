@@ -160,7 +160,6 @@ def test_bundled_maps_depend_on_what_was_learnt(bird_photos: list[Path]) -> None
     layers = ["head", "backbone.features.18", "backbone.features.14", "backbone.features.7"]
     figures = cascade_figures(cascade(network, images, images[:8], layers))
     assert (1, 1, 1, 20) == tuple(round(value, 6) for value in figures["sanity_original"].to_dict().values())
-    assert figures["sanity_head"].high < 0.95
-    for layer in layers[1:]:
+    for layer in layers:
         assert figures[f"sanity_{layer}"].value < 0.3
-        assert figures[f"sanity_{layer}"].high < figures["sanity_head"].low
+        assert figures[f"sanity_{layer}"].high < 0.5
