@@ -121,15 +121,21 @@ def test_folds_of_real_birds_from_the_command_to_the_manifest(
     data, run = tmp_path / "cub", tmp_path / "run"
     _few_birds(cub_dir, data, classes=3, photos=14)
     common = ["--data", str(data), "--device=cpu", "--workers=0", "--json", "--quiet"]
-    tiny = {"data.input_size": 48, "data.resize_size": 56, "optim.batch_size": 4, "network.hidden": 16}
+    tiny = {
+        "data.input_size": 48,
+        "data.resize_size": 56,
+        "optim.batch_size": 4,
+        "network.hidden": 16,
+        "marks.weight": 0.3,
+    }
     fit = ["fit", *common, "--recipe=released", "--backbone=squeezenet1_1", "--weights=none", "--epochs=1", "--folds=2"]
     fit += [f"--set={key}={value}" for key, value in tiny.items()]
     fit += ["--cache", str(cache), "--out", str(run), "--time-budget-s=0"]
     stops = []
     while main(fit) == 75:
-        told = capsys.readouterr()
-        assert not json.loads(told.out)["finished"]
-        stops.append(told.err.splitlines()[-1])
+        printed = capsys.readouterr()
+        assert not json.loads(printed.out)["finished"]
+        stops.append(printed.err.splitlines()[-1])
     assert {
         "stopped after epoch 0 of fold 1 of 2; the same command resumes",
         "stopped after epoch 1 of fold 2 of 2; the same command resumes",
