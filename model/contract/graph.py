@@ -79,6 +79,18 @@ LAST_LAYER = 0
 """The layer behind which the head begins; the manifest lists the others after it."""
 
 
+def inputs_of(has_marks: bool) -> list[str]:
+    """Return the names of the inputs that a model has, in the graph's order."""
+    return [name for name in INPUTS if name != "mark" or has_marks]
+
+
+def outputs_of(*, attention: bool, embedding: bool, novelty: bool, marks: bool) -> list[str]:
+    """Return the names of the outputs that a model has, in the graph's order; the arguments say what it has."""
+    has = {"attention": attention, "embedding": embedding, "novelty": novelty}
+    has |= dict.fromkeys(("marks", "mark_maps", "marked"), marks)
+    return [name for name in OUTPUTS if has.get(name, True)]
+
+
 def no_class(num_classes: int) -> int:
     """Return the code of `versus` for no contrast: K."""
     return num_classes

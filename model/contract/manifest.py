@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from model.contract.geometry import Resize
-from model.contract.graph import INPUTS, OUTPUTS
+from model.contract.graph import inputs_of, outputs_of
 from model.contract.labels import label_fault
 from model.contract.marks import read_table
 
@@ -247,18 +247,17 @@ class Manifest(_Frozen):
     @property
     def inputs(self) -> list[str]:
         """Names of the graph's inputs, in its order."""
-        return [name for name in INPUTS if name != "mark" or self.marks is not None]
+        return inputs_of(self.marks is not None)
 
     @property
     def outputs(self) -> list[str]:
         """Names of the graph's outputs, in its order."""
-        has = {
-            "attention": self.has_attention,
-            "embedding": self.embedding is not None,
-            "novelty": self.novelty is not None,
-            **dict.fromkeys(("marks", "mark_maps", "marked"), self.marks is not None),
-        }
-        return [name for name in OUTPUTS if has.get(name, True)]
+        return outputs_of(
+            attention=self.has_attention,
+            embedding=self.embedding is not None,
+            novelty=self.novelty is not None,
+            marks=self.marks is not None,
+        )
 
     def to_metadata(self) -> dict[str, str]:
         """Return the entry for the `metadata_props` of an ONNX file."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from model.contract.graph import INPUTS, OUTPUTS, UNKNOWN
+from model.contract.graph import UNKNOWN, inputs_of, outputs_of
 from model.contract.manifest import Manifest
 from model.explain.embedding import Embedding
 from model.explain.marks import MarkReader
@@ -172,18 +172,17 @@ class Explainer(nn.Module):
     @property
     def inputs(self) -> list[str]:
         """Names of the arguments of `forward`, as the graph has them."""
-        return [name for name in INPUTS if name != "mark" or self.marks is not None]
+        return inputs_of(self.marks is not None)
 
     @property
     def outputs(self) -> list[str]:
         """Names of what every request computes, in the graph's order."""
-        has = {
-            "attention": self.classifier.has_attention,
-            "embedding": self.embedding is not None,
-            "novelty": False,
-            **dict.fromkeys(("marks", "mark_maps", "marked"), self.marks is not None),
-        }
-        return [name for name in OUTPUTS if has.get(name, True)]
+        return outputs_of(
+            attention=self.classifier.has_attention,
+            embedding=self.embedding is not None,
+            novelty=False,
+            marks=self.marks is not None,
+        )
 
     def forward(
         self, image: Tensor, target: Tensor, versus: Tensor, layer: Tensor, mark: Tensor | None = None

@@ -142,25 +142,14 @@ class Backbone(nn.Module):
             x: normalised images, (N, 3, H, W), or the feature map of the stage `after`.
             after: name of the stage to continue from; its own map is not returned.
         """
-        names = {stage.name for stage in self.stages}
-        maps = []
-        for step in self._steps_after(after):
-            x = self.get_submodule(step)(x)
-            if step in names:
-                maps.append(x)
-        return maps
+        return self._forward_through(x, self.stages, after)
 
     def forward_maps(self, x: Tensor, after: str | None = None) -> list[Tensor]:
         """Return the feature maps of `maps`; the arguments are those of `forward`.
 
         Those up to the step `after` are not returned.
         """
-        found, names = {}, [stage.name for stage in self.maps]
-        for step in self._steps_after(after):
-            x = self.get_submodule(step)(x)
-            if step in names:
-                found[step] = x
-        return [found[name] for name in names if name in found]
+        return self._forward_through(x, self.maps, after)
 
     def frozen_step(self, stages: int = 0, until: str = "") -> str | None:
         """Return the last step of an early part that is described by its stages or by that step.
@@ -226,6 +215,15 @@ class Backbone(nn.Module):
 
     def _steps_until(self, step: str | None) -> tuple[str, ...]:
         return () if step is None else self.steps[: self.steps.index(step) + 1]
+
+    def _forward_through(self, x: Tensor, places: Iterable[Stage], after: str | None) -> list[Tensor]:
+        """Return the feature maps of some places, in their order; those up to the step `after` are not returned."""
+        found, names = {}, [place.name for place in places]
+        for step in self._steps_after(after):
+            x = self.get_submodule(step)(x)
+            if step in names:
+                found[step] = x
+        return [found[name] for name in names if name in found]
 
     def _steps_after(self, step: str | None) -> tuple[str, ...]:
         return self.steps[len(self._steps_until(step)) :]
