@@ -62,7 +62,7 @@ class MarkReader:
         table = _table(marks.table, prediction.served.manifest.num_classes, marks.num_marks)
         self._typical = table[prediction.explained_class]
         self._versus = None if prediction.versus_class is None else table[prediction.versus_class]
-        # The graph ranks an unknown share as none; in words, what nobody said of one class cannot tell it from another.
+        # The graph ranks an unknown share as none; in words, what nobody said of one class cannot distinguish it.
         self._tells = np.nan_to_num(self._typical if self._versus is None else self._typical - self._versus)
         self._evidence_map = None
         if prediction.question.layer == LAST_LAYER:
@@ -94,7 +94,7 @@ class MarkReader:
         return [self.at_slot(slot) for slot in slots[:count]]
 
     def missing(self, count: int) -> list[FoundMark]:
-        """Return marks that are typical of the class and not seen; first those that tell most.
+        """Return marks that are typical of the class and not seen; first those that distinguish it best.
 
         Args:
             count: most marks.

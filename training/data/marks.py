@@ -21,7 +21,7 @@ LOCATED = 0.4
 
 @dataclass(frozen=True)
 class Mark:
-    """A detail by which classes are told apart.
+    """A detail that distinguishes classes.
 
     Attributes:
         name: as people say it: `yellow crown`.

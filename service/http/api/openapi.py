@@ -30,7 +30,7 @@ _DESCRIPTION = """
 Names the fine-grained class of an image and shows where the model saw it.
 
 A model that has `marks` in [/models](models) says it in words, too: `/classify?marks=3` and `/explain?marks=3` list the
-field marks that are seen, each with its place; with `versus`, those that tell one class from the other. `seen` is how
+field marks that are seen, each with its place; with `versus`, those that distinguish the two classes. `seen` is how
 sure the model is, `typical` the share of observers who see the mark on the class. Where `evidence` is below 1, a mark
 is seen, but not where the decision looked: do not pass it off as the reason. A mark without `at` cannot be located.
 

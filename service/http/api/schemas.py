@@ -62,7 +62,7 @@ class ExplainOptions(ClassifyOptions):
     )  # fmt: skip
     mark: str | None = Field(
         None, max_length=200, description="Show where this field mark is read: its name, `mark:INDEX` or `rank:N`, "
-        "of which 1 is the most telling.",
+        "of which 1 distinguishes best.",
         examples=["rank:1", "mark:7"],
     )  # fmt: skip
     view: View = Field(
@@ -135,7 +135,7 @@ class Classification(BaseModel):
     )
     marks: list[FieldMark] | None = Field(
         None, description="With `marks`: those seen of the first class (of `/explain`: of `target`; with `versus`, "
-        "those that tell it from that class), the most telling first.",
+        "those that distinguish it from that class), the best first.",
     )  # fmt: skip
     missing: list[MissingMark] | None = Field(
         None, description="With `marks`, where the model's sight of marks was tested: those typical and not seen."

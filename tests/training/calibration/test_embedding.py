@@ -16,7 +16,7 @@ def test_a_short_vector_is_left_as_it_is() -> None:
 
 
 def test_axes_keep_the_directions_in_which_photos_differ() -> None:
-    """Photos that differ in three directions of forty are told apart as well by three numbers."""
+    """Photos that differ in three directions of forty are distinguished as well by three numbers."""
     rng = np.random.default_rng(0)
     directions = np.linalg.qr(rng.normal(size=(40, 3)))[0]
     vectors = 5 + rng.normal(size=(200, 3)) * [3, 2, 1] @ directions.T

@@ -48,7 +48,7 @@ def evaluation(*, located: bool = True) -> Evaluation:
 
 
 def test_perfect_marks_have_perfect_figures() -> None:
-    """Every map hits its part, every mark is told apart; chance stands beside."""
+    """Every map hits its part, every mark is distinguished; chance stands beside."""
     found = mark_result(evaluation())
     assert found is not None
     for name in ("mark_auroc", "mark_auroc_product", "mark_hits", "mark_auc"):

@@ -62,7 +62,7 @@ FIGURES = {
         percent=False,
     ),
     "mark_auroc": Word(
-        "Marks told apart",
+        "Marks distinguished",
         "Area under the curve of “seen”: photos of classes with a mark against photos of classes without it, the mean "
         "over marks; 0.5 is chance.",
         percent=False,

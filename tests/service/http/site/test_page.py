@@ -261,7 +261,7 @@ def test_marks_on_a_phone(marked_page: Page, photos: dict[str, Path], scheme: st
 
 
 def test_why_this_and_not_that_in_words(marked_page: Page, photos: dict[str, Path]) -> None:
-    """The contrast is answered in words first: the marks that tell, and what both classes have of them."""
+    """The contrast is answered in words first: the marks that distinguish them, and what both classes have of them."""
     page = marked_page
     page.choose_files("#files", [photos["spotted"]])
     answered(page)
