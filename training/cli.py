@@ -109,7 +109,7 @@ def _job(options: argparse.Namespace, recipe: Recipe, dataset: Dataset | None = 
 def evaluate_command(options: argparse.Namespace) -> int:
     """Evaluate a run or an exported file on every image of a part."""
     from training.checkpoint import load_selected
-    from training.evaluate import Question, add_to_card, as_text, evaluate, write
+    from training.commands.evaluate import Question, add_to_card, as_text, evaluate, write
     from training.evaluation.report.card import check_card
 
     if options.out:
@@ -164,7 +164,7 @@ def export_command(options: argparse.Namespace) -> int:
 def _export_network(options: argparse.Namespace) -> dict[str, float]:
     """Write a network in float32 arithmetic; return how it compares."""
     from model.export.export import export
-    from training.export import load_source
+    from training.commands.export import load_source
 
     dataset = dataset_of(options) if options.data else None
     source = load_source(options.model, options.name_of_model, dataset, **_set_at_export(options))
@@ -203,7 +203,7 @@ def _export_variant(options: argparse.Namespace) -> dict[str, float]:
     """Write a smaller precision if it meets its quality limits on the photos that the run held out."""
     from model.export.precision import export_variant
     from training.checkpoint import load_selected
-    from training.export import load_source, variant_photos
+    from training.commands.export import load_source, variant_photos
 
     if options.data is None:
         raise TrainingError(f"--precision {options.precision} needs --data DIR: it is measured on held-out photos")
@@ -264,7 +264,7 @@ def compare_command(options: argparse.Namespace) -> int:
     if options.list:
         _print_list([one.line(number) for number, one in numbered], options.json)
         return 0
-    from training.compare import do, gpus_of, runs_of
+    from training.commands.compare import do, gpus_of, runs_of
 
     recipe, datasets = recipe_of(options), dict[str, Dataset]()
 
@@ -345,7 +345,7 @@ def _print_tables(folders: Sequence[Path], options: argparse.Namespace, **facts:
 
 def summary_command(options: argparse.Namespace) -> int:
     """Print the cost of every arm."""
-    from training.summary import summarise, summary_table
+    from training.commands.summary import summarise, summary_table
 
     recipe = recipe_of(options)
     arms = tuple(name for name in ARMS if recipe.network.head == "mlp" or not ARMS[name].matched)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from training.cli import main
+from training.commands.export import load_source
 from training.data.store import cache_folder
 from training.errors import TrainingError
-from training.export import load_source
 
 COMMAND = """
 import sys

@@ -13,10 +13,10 @@ from model.explain.fitted import NOTHING
 from training.calibration.fitted import fitted_to
 from training.calibration.outputs import HELD_OUT, TRAINED, Outputs
 from training.checkpoint import SELECTED, load_selected, write
+from training.commands.export import load_source
 from training.data.batches import EpochOrder
 from training.data.marks import Mark, Marks
 from training.errors import CheckpointError
-from training.export import load_source
 from training.fit.job import Job
 from training.fit.learner import Learner
 from training.fit.loaders import Parts, open_loaders, served_batches

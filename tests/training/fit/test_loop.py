@@ -240,7 +240,7 @@ def test_a_run_resumes_only_with_the_same_marks(make_job: MakeJob) -> None:
 
 def test_provenance_records_photos_that_were_left_out(make_job: MakeJob) -> None:
     """From the run's facts into the exported file; a run that left nothing out records nothing."""
-    from training.export import manifest_of
+    from training.commands.export import manifest_of
 
     job = make_job(optim__epochs=1)
     fit(job)

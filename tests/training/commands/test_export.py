@@ -13,8 +13,8 @@ from model.contract.manifest import Manifest
 from model.explain.fitted import NOTHING
 from model.export.export import read
 from training.calibration.outputs import TRAINED, Outputs
+from training.commands.export import load_source, pooled_vectors
 from training.errors import TrainingError
-from training.export import load_source, pooled_vectors
 from training.fit.job import Job
 from training.fit.loop import fit
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from training.cli import main
-from training.compare import Comparison, compare, gpus_of, run_one, take_gpu
+from training.commands.compare import Comparison, compare, gpus_of, run_one, take_gpu
 from training.errors import CheckpointError, RecipeError
 from training.fit.job import Job
 from training.predictions import read_predictions
@@ -76,7 +76,7 @@ def test_a_comparison_stops_inside_an_arm(comparison: Comparison) -> None:
 @pytest.mark.slow
 def test_runs_can_be_parallel(comparison: Comparison, monkeypatch: pytest.MonkeyPatch) -> None:
     """Several processes, each with its own run and its own GPU, fill one table."""
-    monkeypatch.setattr("training.compare.gpus_of", lambda _: ["0", "1"])  # only named here: the runs take the CPU
+    monkeypatch.setattr("training.commands.compare.gpus_of", lambda _: ["0", "1"])  # named: the runs take the CPU
     assert compare(replace(comparison, seeds=(0,), processes=2))
     assert [result["arm"] for result in read_results(comparison.job.out)] == ["plain", "guided"]
 

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from training.checkpoint import SELECTED
+from training.commands.evaluate import Question, Result, as_text, evaluate, write
 from training.data.samples import Dataset
 from training.errors import DatasetError, TrainingError
-from training.evaluate import Question, Result, as_text, evaluate, write
 from training.evaluation.figures import Figure
 from training.fit.job import Job
 from training.fit.loop import fit

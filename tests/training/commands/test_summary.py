@@ -5,8 +5,8 @@ import json
 import pytest
 
 from training import cli
+from training.commands.summary import cost_of, summary_table
 from training.recipe import Recipe
-from training.summary import cost_of, summary_table
 
 
 def test_costs_are_counted() -> None:
