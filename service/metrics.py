@@ -7,6 +7,7 @@ bounded: routes are templates, methods and codes come from short lists, and clas
 from collections.abc import Iterator
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from typing import NamedTuple
 
 from prometheus_client import (
     CollectorRegistry,
@@ -28,6 +29,16 @@ STAGES = ("decode", "queue", "infer", "render")
 Timings = dict[str, float]
 """Time of one image, seconds by one of `STAGES`: the same in the histograms, in `Server-Timing` and in the log.
 `queue` is the wait for the model, `infer` the run of the whole batch, `render` drawing without its wait."""
+
+
+class Interval(NamedTuple):
+    """When one stage of one image was: its begin on `time.monotonic()`'s clock, and its time, seconds."""
+
+    stage: str
+    started: float
+    seconds: float
+
+
 REFUSALS = ("overloaded", "too_large", "draining", "not_ready", "deadline_exceeded", "slow_request")
 RELOAD_OUTCOMES = ("ok", "unchanged", "failed")
 _METHODS = frozenset({"GET", "HEAD", "POST", "OPTIONS", "PUT", "DELETE", "PATCH"})

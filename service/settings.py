@@ -1,5 +1,6 @@
 """Every serving option: read once at start-up from flags, `FIELDMARK_*` variables and defaults, then passed in."""
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,3 +75,22 @@ class Settings(BaseSettings):
         if isinstance(value, str) and not value.strip():
             raise ValueError("must not be empty")
         return value
+
+
+def traces_wanted() -> bool:
+    """Return whether the standard `OTEL_*` variables ask for traces; OpenTelemetry's SDK reads all others itself.
+
+    Raises:
+        ValueError: they name an exporter or a protocol that the service does not have.
+    """
+    read = {name: value.strip() for name, value in os.environ.items() if name.startswith("OTEL_") and value.strip()}
+    base, traces = "OTEL_EXPORTER_OTLP_", "OTEL_EXPORTER_OTLP_TRACES_"
+    named = base + "ENDPOINT" in read or traces + "ENDPOINT" in read
+    exporter = read.get("OTEL_TRACES_EXPORTER", "otlp" if named else "none")
+    if exporter == "none" or read.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return False
+    if exporter != "otlp":
+        raise ValueError("OTEL_TRACES_EXPORTER can only be `otlp` or `none`")
+    if read.get(traces + "PROTOCOL", read.get(base + "PROTOCOL", "http/protobuf")) != "http/protobuf":
+        raise ValueError("OTEL_EXPORTER_OTLP_PROTOCOL can only be `http/protobuf`")
+    return True

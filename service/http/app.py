@@ -1,6 +1,8 @@
 """The application: routes, middleware and lifespan put together, nothing else."""
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -27,7 +29,7 @@ from service.http.site import pages
 from service.http.telemetry import ProblemMiddleware, TelemetryMiddleware
 from service.inference.runtime import Runtime
 from service.metrics import service_version
-from service.settings import Settings
+from service.settings import Settings, traces_wanted
 
 _EXPOSED_HEADERS = (
     "X-Request-Id", "Server-Timing", "Retry-After", "X-Fieldmark-Label", "X-Fieldmark-Probability",
@@ -35,7 +37,11 @@ _EXPOSED_HEADERS = (
 )  # fmt: skip
 _ALLOWED_HEADERS = (
     "Authorization", "Content-Type", "X-API-Key", "X-Request-Id", "X-Request-Timeout-Ms", HEADER_LENGTH,
+    "traceparent", "tracestate",
 )  # fmt: skip
+# FastAPI's own telemetry would export queries and messages of exceptions; `service.tracing` exports neither.
+_NO_TELEMETRY: Any = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
+_LOG = logging.getLogger("fieldmark.service")
 _DOCUMENT = Routes(include_in_schema=False)
 
 
@@ -57,7 +63,8 @@ def create_app(runtime: Runtime) -> FastAPI:
     routes = [*images.ROUTES, *oip.ROUTES, *operations.PROBES, *pages.routes(), *_DOCUMENT]
     if not settings.admin_port:
         routes += operations.ADMINISTRATION
-    app = _app(runtime, routes, partial(_run, runtime), _cross_origin(settings))
+    traced, close = _traced()
+    app = _app(runtime, routes, partial(_run, runtime, close), before=traced, between=_cross_origin(settings))
     app.openapi = partial(openapi.document, app, [InferRequest], settings)  # type: ignore[method-assign]
     return app
 
@@ -74,7 +81,12 @@ def create_admin_app(runtime: Runtime) -> FastAPI | None:
 
 
 def _app(
-    runtime: Runtime, routes: list[AddressRoute], lifespan: Any = None, between: Sequence[Middleware] = ()
+    runtime: Runtime,
+    routes: list[AddressRoute],
+    lifespan: Any = None,
+    *,
+    before: Sequence[Middleware] = (),
+    between: Sequence[Middleware] = (),
 ) -> FastAPI:
     """Return an application whose every failure becomes a problem document."""
     telemetry = Middleware(TelemetryMiddleware, runtime=runtime, addresses=Addresses(routes, operations.AREAS))
@@ -83,7 +95,8 @@ def _app(
         title="fieldmark",
         version=service_version(),
         routes=list(routes),
-        middleware=[telemetry, *between, admission],
+        middleware=[*before, telemetry, *between, admission],
+        telemetry=_NO_TELEMETRY,
         lifespan=lifespan,
         openapi_url=None,
         redirect_slashes=False,
@@ -92,12 +105,34 @@ def _app(
 
 
 @asynccontextmanager
-async def _run(runtime: Runtime, _: FastAPI) -> AsyncIterator[None]:
+async def _run(runtime: Runtime, close: Callable[[], None], _: FastAPI) -> AsyncIterator[None]:
     await runtime.start()
     try:
         yield
     finally:
         await runtime.stop()
+        await asyncio.to_thread(close)
+
+
+def _traced() -> tuple[list[Middleware], Callable[[], None]]:
+    """Return the layer that traces requests where the `OTEL_*` variables ask for it, and what exports the rest.
+
+    A fault in these variables is reported, and switches off the traces, not the service: a platform often sets them
+    for all that runs on it.
+    """
+    try:
+        if traces_wanted():
+            # Imported here: without traces neither OpenTelemetry's SDK nor its exporter is in the process.
+            from service.http.tracing.middleware import TracingMiddleware
+            from service.tracing import Tracing
+
+            tracing = Tracing(service_version())
+            return [Middleware(TracingMiddleware, tracing=tracing)], tracing.close
+    except ModuleNotFoundError:
+        _LOG.warning("traces are off: OTEL_* variables ask for them, and the extra `otel` is not installed")
+    except ValueError as error:
+        _LOG.warning("traces are off: %s", error)
+    return [], lambda: None
 
 
 def _cross_origin(settings: Settings) -> list[Middleware]:

@@ -12,12 +12,14 @@ from starlette.types import Scope
 from service.http.addresses import UNMATCHED, Address
 from service.inference.predictor import Prediction
 from service.inference.runtime import Runtime
-from service.metrics import STAGES, Timings
+from service.metrics import STAGES, Interval, Timings
 
 _KEY = "fieldmark"
 # An id, not a secret; the system's generator would release the interpreter lock and wait for it under load.
 _RANDOM = random.Random()  # noqa: S311
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
+_TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+"""W3C Trace Context, section 3.2; later versions may append to it."""
 
 
 class RequestContext:
@@ -28,6 +30,7 @@ class RequestContext:
 
     Attributes:
         request_id: the client's `X-Request-Id` where it is valid, else a random one.
+        trace_id: of the caller's trace, where it sent a valid `traceparent`, or of our own where it is sampled.
         started: monotonic clock, seconds.
         runtime: of the service; set by the outermost layer.
         address: of the request.
@@ -39,6 +42,7 @@ class RequestContext:
         bytes_in: of the body, as read.
         bytes_out: of the answer's body.
         timings: for several images the longest of each stage, as they run side by side.
+        intervals: when the stages of each image were.
         fields: further members of the log line: model, label, images.
         problem: code of the problem answered, if any.
     """
@@ -46,7 +50,7 @@ class RequestContext:
     runtime: Runtime
 
     def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        self.request_id = _request_id(headers)
+        self.request_id, self.trace_id = _ids(headers)
         self.started = time.perf_counter()
         self.address = Address(UNMATCHED)
         self.root_path = ""
@@ -57,8 +61,13 @@ class RequestContext:
         self.bytes_in = 0
         self.bytes_out = 0
         self.timings: Timings = {}
+        self.intervals: list[list[Interval]] = []
         self.fields: dict[str, Any] = {}
         self.problem: str | None = None
+
+    def ids(self) -> dict[str, str]:
+        """Return what finds this request again, for log lines and problem documents."""
+        return {"request_id": self.request_id} | ({"trace_id": self.trace_id} if self.trace_id else {})
 
     def observe(self, timings: Timings) -> None:
         """Record the times of one image; once more after it was drawn."""
@@ -74,6 +83,7 @@ class RequestContext:
             probability: of that class.
         """
         self.observe(prediction.timings)
+        self.intervals.append(prediction.intervals)
         metrics = self.runtime.metrics
         metrics.confidence(probability)
         metrics.predicted(label)
@@ -97,8 +107,12 @@ def context_of(request: Request | Scope) -> RequestContext:
     return context
 
 
-def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+def _ids(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str, str | None]:
+    """Return the id of the request and that of the caller's trace."""
+    request_id = trace_id = None
     for name, value in headers:
-        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
-            return value.decode("ascii")
-    return f"{_RANDOM.getrandbits(128):032x}"
+        if name == b"x-request-id" and request_id is None and _REQUEST_ID.fullmatch(value):
+            request_id = value.decode("ascii")
+        elif name == b"traceparent" and (found := _TRACEPARENT.fullmatch(value)):
+            trace_id = found[1].decode("ascii")
+    return request_id or f"{_RANDOM.getrandbits(128):032x}", trace_id

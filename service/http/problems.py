@@ -35,7 +35,9 @@ _REASONS: Final = {
 }
 
 
-def problem_document(error: FieldmarkError, *, request_id: str, root_path: str = "") -> dict[str, Any]:
+def problem_document(
+    error: FieldmarkError, *, request_id: str, trace_id: str | None = None, root_path: str = ""
+) -> dict[str, Any]:
     """Return the members of the problem document of an error."""
     return {
         "type": f"{root_path}/errors#{error.code}",
@@ -44,6 +46,7 @@ def problem_document(error: FieldmarkError, *, request_id: str, root_path: str =
         "detail": error.detail,
         "code": error.code,
         "request_id": request_id,
+        **({"trace_id": trace_id} if trace_id else {}),
         **error.extensions,
     }
 
@@ -54,7 +57,7 @@ def known_error(error: Exception, scope: Scope) -> FieldmarkError:
         return _ROUTING_ERRORS[error.status_code](headers=error.headers)
     known = error if isinstance(error, FieldmarkError) else InternalError()
     if isinstance(known, InternalError):
-        _LOG.error("request failed", exc_info=error, extra={"fields": {"request_id": context_of(scope).request_id}})
+        _LOG.error("request failed", exc_info=error, extra={"fields": context_of(scope).ids()})
     return known
 
 
@@ -63,7 +66,7 @@ def problem_response(error: Exception, scope: Scope) -> Response:
     known = known_error(error, scope)
     context = context_of(scope)
     context.problem = known.code
-    document = problem_document(known, request_id=context.request_id, root_path=context.root_path)
+    document = problem_document(known, **context.ids(), root_path=context.root_path)
     if re.search(r"/v2(/|$)", scope["path"]):
         document["error"] = known.detail  # where clients of the Open Inference Protocol read it
     return Response(to_json(document), known.status, known.headers or None, PROBLEM_MEDIA_TYPE)

@@ -263,14 +263,14 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if cycle is not None and cycle.response_started:
             self.transport.close()
             return
-        request_id, seconds = uuid.uuid4().hex, 0.0
+        ids, seconds = {"request_id": uuid.uuid4().hex}, 0.0
         if cycle is not None:
             context = context_of(cycle.scope)  # type: ignore[arg-type]
-            request_id, seconds = context.request_id, time.perf_counter() - context.started
+            ids, seconds = context.ids(), time.perf_counter() - context.started
             context.timed_out = True
-        self.transport.write(self._problem(error, request_id, seconds))
+        self.transport.write(self._problem(error, ids, seconds))
         if cycle is None:  # no request that the application would log
-            fields = {"request_id": request_id, "status": error.status, "problem": error.code}
+            fields = {**ids, "status": error.status, "problem": error.code}
             _ACCESS.info("request", extra={"fields": fields})
         else:  # stops the application, whose answer would be too late
             cycle.disconnected = True
@@ -289,8 +289,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self.pipeline.popleft()
             self._phase = "idle"
 
-    def _problem(self, error: FieldmarkError, request_id: str, seconds: float) -> bytes:
-        document = problem_document(error, request_id=request_id, root_path=self.settings.root_path)
+    def _problem(self, error: FieldmarkError, ids: dict[str, str], seconds: float) -> bytes:
+        document = problem_document(error, **ids, root_path=self.settings.root_path)
         body: bytes = to_json(document)
         fields = [
             *self.server_state.default_headers,
@@ -298,7 +298,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             (b"content-length", str(len(body)).encode()),
             (b"cache-control", b"no-store"),
             (b"x-content-type-options", b"nosniff"),
-            (b"x-request-id", request_id.encode()),
+            (b"x-request-id", ids["request_id"].encode()),
             (b"server-timing", f"total;dur={seconds * 1e3:.2f}".encode()),
             (b"connection", b"close"),
         ]

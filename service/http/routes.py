@@ -134,7 +134,7 @@ async def _answer_json(
         except Exception as error:
             known = known_error(error, request.scope)
             context = context_of(request)
-            problem = problem_document(known, request_id=context.request_id, root_path=context.root_path)
+            problem = problem_document(known, **context.ids(), root_path=context.root_path)
             return problem | {"filename": upload.filename}
 
     results = await asyncio.gather(*(answer_or_problem(upload) for upload in uploads))

@@ -120,7 +120,7 @@ class ProblemMiddleware:
 
 def _log_fields(scope: Scope, context: RequestContext, status: int, seconds: float) -> dict[str, Any]:
     fields: dict[str, Any] = {
-        "request_id": context.request_id,
+        **context.ids(),
         "method": scope["method"],
         "route": context.address.template,
         "status": status,

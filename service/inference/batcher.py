@@ -51,11 +51,13 @@ class Done(Generic[R]):
     Attributes:
         result: what the run returned for it.
         queue_s: time it waited, seconds.
+        started: of its batch, on `time.monotonic()`'s clock.
         run_s: time its batch ran, seconds.
     """
 
     result: R
     queue_s: float
+    started: float
     run_s: float
 
 
@@ -291,7 +293,7 @@ class DynamicBatcher(Generic[P, R]):
             self._losses = 0
             for item, result in zip(run.items, run.results, strict=True):
                 if not item.future.done():
-                    item.future.set_result(Done(result, run.started - item.since, run.run_s))
+                    item.future.set_result(Done(result, run.started - item.since, run.started, run.run_s))
             if len(run.items) < len(batch):
                 _fail(batch, DeadlineExceeded(_TOO_LATE))
             if run.items:

@@ -7,7 +7,7 @@ decoded and prepared in the pool while the batch before them runs.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
@@ -22,7 +22,7 @@ from service.inference.batcher import Done
 from service.inference.engine import Outputs, Question
 from service.inference.models import ServedModel
 from service.inference.workers import GpuWork, Workers
-from service.metrics import Metrics, Timings
+from service.metrics import Interval, Metrics, Timings
 
 KEPT_PIXELS = 2_000_000
 """Most pixels of an image that are kept while its prediction waits; drawing decodes larger ones again."""
@@ -46,6 +46,7 @@ class Prediction:
         question: of the request.
         served: the model that answered.
         timings: time by stage; rendering adds its own.
+        intervals: when each stage was; likewise.
         reopen: decodes the image in full.
         attention: in [0, 1], (h, w); this and the following None where the model does not have it.
         embedding: of length 1, (D,).
@@ -66,6 +67,7 @@ class Prediction:
     served: ServedModel
     timings: Timings
     reopen: Callable[[], DecodedImage]
+    intervals: list[Interval] = field(default_factory=list)
     attention: npt.NDArray[np.float32] | None = None
     embedding: npt.NDArray[np.float32] | None = None
     novelty: np.float32 | None = None
@@ -157,16 +159,17 @@ class Predictor:
             prepared = await submit(lambda: self._decode(served, data, keep_image), lane=lane, deadline=deadline)
             decoded, pixels = prepared.result
             done = await self._run(served, pixels, question, lane, deadline)
-            outputs, queue_s = done.result, prepared.queue_s + done.queue_s
-            timings = {"decode": prepared.run_s, "queue": queue_s, "infer": done.run_s}
+            outputs = done.result
+            intervals = [_wait(prepared), Interval("decode", prepared.started, prepared.run_s), *_wait_and_run(done)]
         else:
             whole = await submit(
                 lambda: self._decode_and_run(served, data, question, keep_image), lane=lane, deadline=deadline
             )
             decoded, outputs, decode_s = whole.result
             self._metrics.batch_images.observe(1)
-            timings = {"decode": decode_s, "queue": whole.queue_s, "infer": whole.run_s - decode_s}
-        return self._observed(served, question, decoded, outputs, timings, data)
+            decode = Interval("decode", whole.started, decode_s)
+            intervals = [_wait(whole), decode, Interval("infer", whole.started + decode_s, whole.run_s - decode_s)]
+        return self._observed(served, question, decoded, outputs, intervals, data)
 
     async def predict_array(
         self,
@@ -180,8 +183,8 @@ class Predictor:
         """Return the model's prediction of pixels that are prepared already, uint8 (S, S, 3); else like `predict`."""
         done = await self._run(served, image, question, lane, deadline)
         side = served.manifest.input_size
-        timings = {"queue": done.queue_s, "infer": done.run_s}
-        return self._observed(served, question, _Decoded(None, side, side), done.result, timings, b"")
+        decoded = _Decoded(None, side, side)
+        return self._observed(served, question, decoded, done.result, _wait_and_run(done), b"")
 
     async def render(
         self, prediction: Prediction, func: Callable[Args, T], *args: Args.args, **kwargs: Args.kwargs
@@ -190,6 +193,7 @@ class Predictor:
         done: Done[T] = await self._workers.cpu.submit(lambda: func(*args, **kwargs), lane="explain")
         self._metrics.stage("render", done.run_s)
         prediction.timings["render"] = prediction.timings.get("render", 0.0) + done.run_s
+        prediction.intervals.append(Interval("render", done.started, done.run_s))
         return done.result
 
     async def draw(
@@ -234,10 +238,13 @@ class Predictor:
         question: Question,
         decoded: _Decoded,
         outputs: Outputs,
-        timings: Timings,
+        intervals: list[Interval],
         data: bytes,
     ) -> Prediction:
         """Observe the times of one image, and return its prediction."""
+        timings: Timings = {}
+        for stage, _, seconds in intervals:
+            timings[stage] = timings.get(stage, 0.0) + seconds
         for stage, seconds in timings.items():
             self._metrics.stage(stage, seconds)
         return Prediction(
@@ -246,6 +253,7 @@ class Predictor:
             question=question,
             served=served,
             timings=timings,
+            intervals=intervals,
             reopen=lambda: self._decode_at(data, None),
         )
 
@@ -254,6 +262,14 @@ class Predictor:
             return decode_image(data, self._limits, min_side=min_side)
         except PhotoError as error:
             raise of_photo(error) from error
+
+
+def _wait(done: Done[T]) -> Interval:
+    return Interval("queue", done.started - done.queue_s, done.queue_s)
+
+
+def _wait_and_run(done: Done[Outputs]) -> list[Interval]:
+    return [_wait(done), Interval("infer", done.started, done.run_s)]
 
 
 def _shrink(decoded: DecodedImage) -> DecodedImage:

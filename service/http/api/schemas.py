@@ -196,6 +196,7 @@ class Problem(BaseModel):
     detail: str = Field(examples=["The image is truncated."])
     code: str = Field(description="Stable name of the error.", examples=["undecodable_image"])
     request_id: str = Field(examples=[EXAMPLE_ID])
+    trace_id: str | None = Field(None, description="Of the trace, with a valid `traceparent` or where one is sampled.")
     filename: str | None = Field(None, description="In `results`: of the image at fault.")
     nearest: list[str] | None = Field(
         None, description="With unknown_class, unknown_mark: similar names.", examples=[[_LABEL]]

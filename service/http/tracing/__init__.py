@@ -1,0 +1,1 @@
+"""Traces of requests; imported only where they are on."""
