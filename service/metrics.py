@@ -2,25 +2,14 @@
 
 Each app has its own registry, so that several apps in one process do not share numbers. Labels are
 bounded: routes are templates, methods and codes come from short lists, and classes stop at `MAX_CLASS_SERIES`.
+
+Prometheus' client is imported where metrics are kept: with its HTTP server it takes a command as long as asyncio does.
 """
 
 from collections.abc import Iterator
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import NamedTuple
-
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    PlatformCollector,
-    ProcessCollector,
-    disable_created_metrics,
-)
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.exposition import choose_encoder
-from prometheus_client.registry import Collector
+from typing import Any, NamedTuple
 
 MAX_CLASS_SERIES = 1000
 """Most classes counted by name, over all models; later ones are counted together as `other`."""
@@ -47,11 +36,13 @@ _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1)
 
 
-class GpuMemoryCollector(Collector):
+class GpuMemoryCollector:
     """Memory of each GPU by NVML; nothing where there is no NVML, no driver or no GPU."""
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Yield used and total memory of every GPU, or nothing."""
+    def collect(self) -> Iterator[Any]:
+        """Yield used and total memory of every GPU as families of gauges, or nothing."""
+        from prometheus_client.core import GaugeMetricFamily
+
         if not (readings := _gpu_memory()):
             return
         used = GaugeMetricFamily(
@@ -94,6 +85,16 @@ class Metrics:
     """
 
     def __init__(self) -> None:
+        from prometheus_client import (
+            CollectorRegistry,
+            Counter,
+            Gauge,
+            Histogram,
+            PlatformCollector,
+            ProcessCollector,
+            disable_created_metrics,
+        )
+
         # The `_created` series double the count and no rule or dashboard reads them.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
@@ -177,8 +178,31 @@ class Metrics:
 
     def exposition(self, accept: str | None) -> tuple[bytes, str]:
         """Return the page for a scrape and its media type, in the format of the `Accept` header."""
+        from prometheus_client.exposition import choose_encoder
+
         encode, media_type = choose_encoder(accept or "")
         return encode(self.registry), media_type
+
+
+class NoMetrics(Metrics):
+    """Keeps nothing: for commands, which nobody scrapes."""
+
+    def __init__(self) -> None:
+        self._nothing = _Nothing()
+
+    def __getattr__(self, _: str) -> Any:
+        """Return an instrument that observes nothing, in place of any."""
+        return self._nothing
+
+
+class _Nothing:
+    """Takes every call and attribute of an instrument."""
+
+    def __getattr__(self, _: str) -> "_Nothing":
+        return self
+
+    def __call__(self, *_: Any, **__: Any) -> "_Nothing":
+        return self
 
 
 def service_version() -> str:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,3 +60,11 @@ def marked(tmp_path_factory: pytest.TempPathFactory) -> Any:
     images = synthetic_images(3, 7, SIZE)
     report = export(network, manifest, path, images=images, fitted=fitted)
     return Exported(network, path, report, session(path.read_bytes()), images)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep commands out of the user's cache, where they remember the models that they have verified."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield

@@ -9,7 +9,7 @@ from model.contract.manifest import Embedding, Layer, Manifest, Marks, Novelty
 from model.terminal import plain
 from service.inference.engine import OnnxEngine
 from service.inference.sessions import ModelRejected, read_file
-from service.inference.verify import check_layers, check_marks, self_check
+from service.inference.verified import verify_once
 from service.settings import Settings
 
 _SHOWN_LABELS, _SHOWN_MARKS = 6, 4
@@ -24,13 +24,12 @@ def inspect(file: Path, *, as_json: bool) -> int:
     try:
         data = read_file(file)
         engine = OnnxEngine(data, Settings(device="cpu"))
-        self_check(engine)
-        check_layers(engine)
-        check_marks(engine)
+        sha256 = hashlib.sha256(data).hexdigest()
+        verify_once(engine, sha256)
     except ModelRejected as error:
         raise error if file.name and file.name in str(error) else ModelRejected(f"{file}: {error}") from error
     manifest = engine.manifest
-    facts = {"file": str(file), "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    facts = {"file": str(file), "bytes": len(data), "sha256": sha256}
     if as_json:
         text = json.dumps({**facts, **manifest.model_dump(mode="json")}, indent=2, ensure_ascii=False)
     else:

@@ -46,7 +46,7 @@ async def _service(settings: Settings) -> AsyncIterator[Runtime]:
     """Run a runtime for the duration of a command."""
     # The user reads its reasons in ModelRejected.
     logging.getLogger("service.inference.models").setLevel(logging.CRITICAL)
-    runtime = Runtime(settings)
+    runtime = Runtime(settings, once=True)
     await runtime.start()
     try:
         await runtime.models.wait_ready()

@@ -22,7 +22,8 @@ from service.errors import NotReady, UnknownModel
 from service.inference.batcher import WorkerLost
 from service.inference.engine import Engine, OnnxEngine
 from service.inference.sessions import ModelRejected, read_file
-from service.inference.verify import check_layers, check_marks, self_check
+from service.inference.verified import verify_once
+from service.inference.verify import self_check, verify
 from service.inference.versions import Signature, by_number, is_number, scan
 from service.metrics import Metrics
 from service.settings import Settings
@@ -80,16 +81,19 @@ class Registry:
         settings: path of the models, device and limits.
         metrics: for models and reloads.
         load: makes an engine of a file's bytes; another one in tests.
+        once: for a command: only the model that answers by default, only as it is now, and verified only where it is
+            new to this machine.
 
     Attributes:
         failed: why nothing could be loaded at the start; None otherwise.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics, load: Load = OnnxEngine) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, load: Load = OnnxEngine, *, once: bool = False) -> None:
         self._settings = settings
         self._metrics = metrics
         self.failed: ModelRejected | None = None
         self._load = load
+        self._once = once
         self._slots: dict[str, _Slot] = {}
         self._index: dict[str, dict[int, ServedModel]] = {}
         self._missing: set[str] = set()
@@ -177,7 +181,7 @@ class Registry:
             logger.exception("the models cannot be loaded")
             self.failed = ModelRejected(f"the models cannot be loaded: {error}")
         self._first_load.set()
-        while self.failed is None:
+        while self.failed is None and not self._once:
             await asyncio.sleep(self._settings.poll_interval_s)
             try:
                 async with self._busy:
@@ -194,7 +198,8 @@ class Registry:
         """
         report = ReloadReport()
         found = await asyncio.to_thread(scan, self._settings.model)
-        for key, (path, signature) in found.items():
+        for key in self._in_order(found):
+            path, signature = found[key]
             slot = self._slots.setdefault(key, _Slot(path))
             if slot.path != path:  # 1.onnx is 001.onnx now: the same place, another file
                 slot.path, slot.tried = path, None
@@ -204,8 +209,21 @@ class Registry:
                 report.unchanged.append(key)
             elif settled:
                 await self._try(key, slot, signature, report, again=retire)
+            if self._once and self.loaded:
+                break
         self._keep_or_retire(set(found), report, retire)
         return report
+
+    def _in_order(self, found: Iterable[str]) -> list[str]:
+        """Return the order in which files are loaded: for a command, the one first that answers by default."""
+        if not self._once:
+            return list(found)
+
+        def rank(key: str) -> tuple[bool, str]:
+            name = key.rpartition("/")[0]
+            return name != self._settings.default_model, name
+
+        return sorted(sorted(found, key=by_number, reverse=True), key=rank)
 
     async def _try(self, key: str, slot: _Slot, signature: Signature, report: ReloadReport, *, again: bool) -> None:
         failed_before, slot.tried, slot.failed = slot.failed, signature, ""
@@ -236,11 +254,10 @@ class Registry:
         if slot.served is not None and slot.served.sha256 == sha256:
             return slot.served
         engine = self._load(data, self._settings)
-        if isinstance(engine, OnnxEngine):
-            engine.warm_up()
-        self_check(engine)
-        check_layers(engine)
-        check_marks(engine)
+        if self._once:
+            verify_once(engine, sha256)
+        else:
+            verify(engine)
         folder, _, number = key.rpartition("/")
         served = ServedModel(folder or engine.manifest.name, number, sha256, engine.manifest, engine, datetime.now(UTC))
         seconds = time.monotonic() - started

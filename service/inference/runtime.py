@@ -9,7 +9,7 @@ from service.inference.load import LoadTracker
 from service.inference.models import Load, Registry
 from service.inference.predictor import Predictor
 from service.inference.workers import Workers, num_parallel
-from service.metrics import Metrics
+from service.metrics import Metrics, NoMetrics
 from service.settings import Settings
 
 
@@ -20,6 +20,7 @@ class Runtime:
         settings: every option.
         metrics: a new one where absent.
         load: makes an engine of a file's bytes; another one in tests.
+        once: for a command, which answers from one model and ends; see `Registry`. It keeps no metrics.
 
     Attributes:
         settings: as given.
@@ -35,12 +36,14 @@ class Runtime:
         ModelRejected: `device=cuda` without CUDA.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics | None = None, load: Load = OnnxEngine) -> None:
+    def __init__(
+        self, settings: Settings, metrics: Metrics | None = None, load: Load = OnnxEngine, *, once: bool = False
+    ) -> None:
         return_large_blocks()
         self.settings = settings
-        self.metrics = metrics or Metrics()
+        self.metrics = metrics or (NoMetrics() if once else Metrics())
         self.draining = False
-        self.models = Registry(settings, self.metrics, load)
+        self.models = Registry(settings, self.metrics, load, once=once)
         self.load = LoadTracker(num_parallel(settings))
         self.workers = Workers(settings, self.metrics, self.load.expected_s, self.models.revive)
         self.limits = ImageLimits(

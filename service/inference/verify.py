@@ -10,8 +10,22 @@ import numpy.typing as npt
 from model.contract.graph import no_mark
 from model.contract.manifest import synthetic_images
 from service.inference.batcher import WorkerLost
-from service.inference.engine import Engine, Outputs, Question
+from service.inference.engine import Engine, OnnxEngine, Outputs, Question
 from service.inference.sessions import ModelRejected
+
+
+def verify(engine: Engine) -> None:
+    """Warm an engine and check all that is checked before a model is served.
+
+    Raises:
+        ModelRejected: it does not compute what was exported.
+        WorkerLost: the GPU is gone.
+    """
+    if isinstance(engine, OnnxEngine):
+        engine.warm_up()
+    self_check(engine)
+    check_layers(engine)
+    check_marks(engine)
 
 
 def self_check(engine: Engine) -> None:

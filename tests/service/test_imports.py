@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.service.running import tiny_settings
+
+MOST_OF_CLASSIFY = 560
+"""Most modules of `fieldmark classify`; 500 with Python 3.11, most of them numpy's, pydantic's and Python's own."""
 HEAVY = {"torch", "torchvision", "onnx", "onnxscript", "scipy", "matplotlib", "training", "pandas", "cv2"}
 
 
@@ -54,6 +58,20 @@ def test_only_bench_carries_the_measuring_modules() -> None:
         )
         output = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
         assert str(carried) == output.splitlines()[-1]
+
+
+def test_classify_imports_no_more_than_it_needs(tmp_path: Path, red_png: bytes) -> None:
+    """A photo is classified without the web, the client of Prometheus and the modules that draw a server's pages."""
+    (tmp_path / "red.png").write_bytes(red_png)
+    model = tiny_settings(tmp_path).model
+    arguments = ["classify", str(tmp_path / "red.png"), "--model", str(model), "--device", "cpu"]
+    script = f"from service.cli import main; assert main({arguments!r}) == 0\nimport sys; print(*sys.modules)"
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, env=environment)
+    imported = done.stdout.splitlines()[-1].split()
+    web = {"fastapi", "starlette", "uvicorn", "httptools", "multipart", "prometheus_client", "opentelemetry"}
+    assert set() == {name.partition(".")[0] for name in imported} & (web | HEAVY | {"http", "html"})
+    assert len(imported) <= MOST_OF_CLASSIFY
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
