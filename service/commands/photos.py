@@ -63,7 +63,7 @@ async def _classify(photos: Sequence[str], options: PhotosOptions, settings: Set
         if options.marks is not None:
             marks_of(served.manifest)
         question = Question.about(served.manifest, marks=RANKS if options.marks else ())
-        belief = belief_of(options.prior, options.among, served)
+        belief = _belief(options, served)
         jobs = [
             asyncio.ensure_future(_one(photo, options, served, question, belief, predictor, at_once))
             for photo in photos
@@ -84,6 +84,12 @@ async def _classify(photos: Sequence[str], options: PhotosOptions, settings: Set
     elif as_json:
         _print_json(results[0] if len(results) == 1 else {"results": results})
     return int(any("code" in result for result in results))
+
+
+def _belief(options: ClassifyOptions, served: ServedModel) -> Belief | None:
+    """Return what the options say of the classes that may be there; None where they say nothing."""
+    says = options.prior is not None or options.among
+    return belief_of(options.prior, options.among, served) if says else None
 
 
 async def _one(
@@ -127,7 +133,7 @@ async def _explain(photo: str, out: Path, options: ExplainOptions, settings: Set
     async with _service(settings) as runtime:
         served, predictor = runtime.models.get(options.model, options.version), runtime.predictor
         question = question_of(options, served.manifest)
-        belief = belief_of(options.prior, options.among, served)
+        belief = _belief(options, served)
         again = None if belief is None else belief.by_class(question)
         prediction = await predictor.predict(served, data, question, lane="explain", keep_image=True, again=again)
         if belief is not None:

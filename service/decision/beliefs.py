@@ -83,8 +83,8 @@ class Belief:
         return normalised(log_probabilities(logits, self.temperature) + self.log_weights)
 
 
-def belief_of(prior: str | None, among: Sequence[str], served: ServedModel) -> Belief | None:
-    """Return what a request says of a model's classes; None where it says nothing.
+def belief_of(prior: str | None, among: Sequence[str], served: ServedModel) -> Belief:
+    """Return what a request says of a model's classes.
 
     Args:
         prior: name of one of the model's priors; None for equally common classes.
@@ -96,8 +96,6 @@ def belief_of(prior: str | None, among: Sequence[str], served: ServedModel) -> B
         UnknownClass: it has no such class.
         NoClassLeft: the prior is 0 for all classes that may be there.
     """
-    if prior is None and not among:
-        return None
     manifest = served.manifest
     name = None if prior is None else _name_of(prior, served)
     weights = np.ones(manifest.num_classes) if name is None else served.priors[name].copy()

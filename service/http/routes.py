@@ -15,13 +15,14 @@ from service.errors import UndecodableImage
 from service.http.addresses import Routes
 from service.http.answers import RANKS, Answer, classification, first_class, individual_answer, model_info
 from service.http.api import openapi
-from service.http.api.schemas import ExplainOptions, PhotosOptions
+from service.http.api.schemas import ClassifyOptions, ExplainOptions, PhotosOptions
 from service.http.context import RequestContext, context_of
 from service.http.explain import draw, explanation, named_mark, question_of
 from service.http.negotiation import JPEG, JSON, PNG, WEBP, accept_of, choose, with_options
 from service.http.problems import known_error, problem_document
 from service.http.uploads import PHOTO_FAULTS, Upload, named, read_uploads, recognise
 from service.inference.engine import Question
+from service.inference.models import ServedModel
 from service.inference.predictor import Prediction
 from service.inference.targets import check_contrast, marks_of
 
@@ -43,15 +44,15 @@ async def classify(request: Request, options: Annotated[PhotosOptions, Query()])
     served = context.runtime.models.get(options.model, options.version)
     if options.marks is not None:
         marks_of(served.manifest)
-    belief = belief_of(options.prior, options.among, served)
-    question = Question.about(served.manifest, marks=RANKS if options.marks else ())
-    again = None if belief is None or options.marks is None else belief.by_class(question)
+    belief = _belief(options, served)
     uploads = await _uploads(request, context)
     photos: list[Prediction] = []
 
     async def answer(upload: Upload) -> Answer:
         with named(upload):
             recognise(upload.data, context.runtime.limits)
+            question = Question.about(served.manifest, marks=RANKS if options.marks else ())
+            again = None if belief is None or options.marks is None else belief.by_class(question)
             prediction = await predictor.predict(
                 served, upload.data, question, lane="classify", deadline=context.deadline, again=again
             )
@@ -90,7 +91,7 @@ async def explain(request: Request, options: Annotated[ExplainOptions, Query()])
     predictor = context.runtime.predictor
     served = context.runtime.models.get(options.model, options.version)
     question = question_of(options, served.manifest)
-    belief = belief_of(options.prior, options.among, served)
+    belief = _belief(options, served)
     again = None if belief is None else belief.by_class(question)
     uploads = await _uploads(request, context)
     if len(uploads) > 1:
@@ -137,6 +138,12 @@ async def models(request: Request) -> Response:
     choose(accept_of(request), [JSON])
     loaded = context_of(request).runtime.models.served()
     return Response(to_json({"models": [model_info(served) for served in loaded]}), media_type=JSON)
+
+
+def _belief(options: ClassifyOptions, served: ServedModel) -> Belief | None:
+    """Return what the options say of the classes that may be there; None where they say nothing."""
+    says = options.prior is not None or options.among
+    return belief_of(options.prior, options.among, served) if says else None
 
 
 async def _uploads(request: Request, context: RequestContext) -> list[Upload]:

@@ -71,8 +71,6 @@ def test_the_closed_form(server: Running, among: list[str], prior: str | None) -
     for colour in ("teal", "gray", "tan", "white"):
         plain = predicted(server, "cub50", encoded(colour, (320, 240), "JPEG"))
         belief = belief_of(prior, among, served)
-        if belief is None:
-            continue
         products = plain.probabilities.astype(np.float64) * weights
         found = belief.applied(plain)
         np.testing.assert_allclose(found.probabilities, products / products.sum(), atol=1e-6, rtol=0)
@@ -230,7 +228,6 @@ def test_ranks_are_checked_before_a_photo_is_read(server: Running) -> None:
     """Those of the contrast, too."""
     served = server.runtime.models.get("tiny")
     belief = belief_of("June", [], served)
-    assert belief is not None
     with pytest.raises(UnknownClass, match="from 1 to 2"):
         belief.by_class(Question.about(served.manifest, (0, -3), (-3, 0)))
 
@@ -259,7 +256,6 @@ async def test_twenty_swaps_under_load_mix_nothing(tmp_path: Path) -> None:
             while swapping:
                 belief = belief_of("May", [], served := registry.get())
                 prediction = await predictor.predict(served, photo, Question.about(tiny_manifest()))
-                assert belief is not None
                 answers.add(tuple(belief.applied(prediction).probabilities.round(6).tolist()))
 
         clients = [asyncio.create_task(ask()) for _ in range(8)]
