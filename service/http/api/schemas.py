@@ -48,7 +48,7 @@ class ClassifyOptions(ModelChoice):
     )  # fmt: skip
     among: list[Annotated[str, Field(max_length=200)]] = Field(
         [], max_length=MAX_AMONG, description="Only these classes may be there, each a label or `class:INDEX`; repeat "
-        "the parameter.", examples=[["Yellow Warbler", "class:7"]],
+        "the parameter.", examples=[["class:0", "class:7"]],
     )  # fmt: skip
     prior: str | None = Field(
         None, max_length=64, description="How common the classes are: the name of one of the model's `priors` in "
