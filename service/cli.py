@@ -112,6 +112,18 @@ def _add_fields(parser: Any, kind: type[BaseModel], names: Sequence[str], prefix
         )
 
 
+def _add_belief(parser: argparse.ArgumentParser) -> None:
+    """Offer what may be there; the names of priors and classes are checked with the model."""
+    parser.add_argument(
+        "--among", dest=f"{_OPTION}among", action="append", default=argparse.SUPPRESS, metavar="LABEL",
+        help="only these classes may be there: a label or `class:INDEX`; repeat it for each",
+    )  # fmt: skip
+    parser.add_argument(
+        "--prior", dest=f"{_OPTION}prior", default=argparse.SUPPRESS, metavar="NAME",
+        help="how common the classes are: a column of priors.csv beside the model file",
+    )  # fmt: skip
+
+
 def _settings(options: argparse.Namespace) -> Settings:
     return Settings(**{name: value for name, value in vars(options).items() if name in _DEFAULTS})
 
@@ -141,20 +153,24 @@ def _chosen(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _add_classify(parser: argparse.ArgumentParser) -> None:
-    from service.http.api.schemas import ClassifyOptions
+    from service.http.api.schemas import PhotosOptions
 
     parser.description = "Print the classes of photos, the likeliest first."
     parser.add_argument("photos", nargs="+", metavar="PHOTO", help="an image file; `-` reads the standard input")
     _add_model(parser)
-    _add_fields(parser, ClassifyOptions, ("top_k", "threshold", "marks"), prefix=_OPTION)
+    _add_fields(parser, PhotosOptions, ("top_k", "threshold", "marks"), prefix=_OPTION)
+    _add_belief(parser)
+    parser.add_argument(
+        "--individual", dest=f"{_OPTION}individual", action="store_true", help="all photos are of one individual",
+    )  # fmt: skip
     parser.set_defaults(run=_classify)
 
 
 def _classify(options: argparse.Namespace) -> int:
     from service.commands.photos import classify
-    from service.http.api.schemas import ClassifyOptions
+    from service.http.api.schemas import PhotosOptions
 
-    wanted = ClassifyOptions(**_chosen(options))
+    wanted = PhotosOptions(**_chosen(options))
     return classify(options.photos, wanted, _settings(options), as_json=options.json)
 
 
@@ -174,6 +190,7 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
     names = ("target", "versus", "mark", "view", "layer", "colormap", "opacity", "size")
     _add_fields(parser, ExplainOptions, names, prefix=_OPTION)
+    _add_belief(parser)
     parser.add_argument(
         "--marks", dest=f"{_OPTION}marks", nargs="?", const="3", default=argparse.SUPPRESS, metavar="N", type=_number,
         help="also print the field marks of the class that are seen, at most N of 8 [3 where N is left out]",

@@ -16,6 +16,8 @@ FieldmarkError
 │   ├── UndecodableImage    422  undecodable_image
 │   ├── TooManyPixels       422  too_many_pixels
 │   ├── UnknownClass        422  unknown_class
+│   ├── UnknownPrior        422  unknown_prior
+│   ├── NoClassLeft         422  no_class_left
 │   ├── UnknownMark         422  unknown_mark
 │   ├── NoMarks             422  no_marks
 │   └── InvalidOption       422  invalid_option
@@ -162,6 +164,20 @@ class UnknownClass(Unprocessable):
 
     code, title = "unknown_class", "The model has no such class"
     remedy = "Use a label of `/models`, `class:INDEX` or `rank:N`; `nearest` lists similar labels."
+
+
+class UnknownPrior(Unprocessable):
+    """No such prior beside this model."""
+
+    code, title = "unknown_prior", "The model has no such prior"
+    remedy = "Use a name of `priors` in `/models`; `nearest` lists similar names."
+
+
+class NoClassLeft(Unprocessable):
+    """The candidates and the prior rule out every class."""
+
+    code, title = "no_class_left", "No class is left"
+    remedy = "Name more candidates in `among`, or leave out `prior`, which is 0 for all that are named."
 
 
 class UnknownMark(Unprocessable):

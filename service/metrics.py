@@ -135,7 +135,7 @@ class Metrics:
             "Models loaded, with the provider that runs them; always 1.",
             ["name", "version", "sha256", "provider", "precision"],
         )
-        self.reloads = counter("fieldmark_model_reloads_total", "Reloads of models.", ["outcome"])
+        self.reloads = counter("fieldmark_model_reloads_total", "Reloads of models and of their priors.", ["outcome"])
         self.missing_files = gauge("fieldmark_model_files_missing", "Models loaded whose file is gone.")
         build = gauge("fieldmark_build_info", "Version of the service; always 1.", ["version"])
         build.labels(service_version()).set(1)

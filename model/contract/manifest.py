@@ -78,6 +78,18 @@ class Novelty(_Frozen):
     num_photos: int = Field(ge=1)
 
 
+class Individual(_Frozen):
+    """How several photos of one individual are taken together.
+
+    Attributes:
+        dependence: of n photos each counts as n^−dependence of one; 0: independent, 1: their geometric mean.
+        num_photos: that were not trained on, and that it was fitted to.
+    """
+
+    dependence: float = Field(ge=0, le=1)
+    num_photos: int = Field(ge=1)
+
+
 class Mark(_Frozen):
     """A field mark, in words.
 
@@ -195,6 +207,7 @@ class Manifest(_Frozen):
         novelty: of the `novelty` output; None where there is none.
         marks: of the marks; None where there are none.
         placed_by_centres: whether the class's maps are drawn by the layers' true centres of cells instead of evenly.
+        individual: of several photos of one individual; None where it was not fitted.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -219,6 +232,7 @@ class Manifest(_Frozen):
     novelty: Novelty | None = None
     marks: Marks | None = None
     placed_by_centres: bool = False
+    individual: Individual | None = None
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from model.contract.manifest import Embedding, Layer, Manifest, Marks, Novelty
+from model.contract.manifest import Embedding, Individual, Layer, Manifest, Marks, Novelty
 from model.terminal import plain
 from service.inference.engine import OnnxEngine
 from service.inference.sessions import ModelRejected, read_file
@@ -63,6 +63,7 @@ def _lines(facts: dict[str, Any], manifest: Manifest) -> list[str]:
         ("marks", _marks(manifest.marks) if manifest.marks else "none"),
         ("embedding", _embedding(manifest.embedding) if manifest.embedding else "none"),
         ("novelty", _novelty(manifest.novelty) if manifest.novelty else "none"),
+        ("individual", _individual(manifest.individual)),
         ("data", f"{provenance.dataset}{f', {provenance.num_train} images' if provenance.num_train else ''}"),
         ("made", f"{provenance.created or 'unknown'}, seed {provenance.seed}, commit {provenance.commit}"),
         ("recipe", _recipe(provenance.recipe)),
@@ -98,6 +99,12 @@ def _marks(marks: Marks) -> str:
 
 def _embedding(embedding: Embedding) -> str:
     return f"{embedding.size} numbers" + (f", axes of {embedding.num_photos} photos" if embedding.num_photos else "")
+
+
+def _individual(individual: Individual | None) -> str:
+    if individual is None:
+        return "not fitted: of several photos the geometric mean"
+    return f"of n photos each counts n^-{individual.dependence:g}, fitted to {individual.num_photos} photos"
 
 
 def _novelty(novelty: Novelty) -> str:

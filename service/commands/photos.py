@@ -14,13 +14,14 @@ from typing import Any
 
 from model.files import WriteError, check_target, write_whole
 from model.terminal import one_line, plain
+from service.decision.beliefs import Belief, belief_of
 from service.errors import EmptyInput, FieldmarkError, InvalidOption, MalformedRequest
-from service.http.answers import RANKS, classification, mark_note, mark_shares, score
-from service.http.api.schemas import ClassifyOptions, ExplainOptions
+from service.http.answers import RANKS, classification, individual_answer, mark_note, mark_shares, score
+from service.http.api.schemas import ClassifyOptions, ExplainOptions, PhotosOptions
 from service.http.explain import DRAWN_MARKS, draw, explanation, question_of
 from service.inference.engine import Question
 from service.inference.models import ServedModel
-from service.inference.predictor import Predictor
+from service.inference.predictor import Prediction, Predictor
 from service.inference.runtime import Runtime
 from service.inference.targets import check_contrast, marks_of
 from service.settings import Settings
@@ -31,7 +32,7 @@ _BAR = 20
 """Characters of a bar for the probability 1."""
 
 
-def classify(photos: Sequence[str], options: ClassifyOptions, settings: Settings, *, as_json: bool) -> int:
+def classify(photos: Sequence[str], options: PhotosOptions, settings: Settings, *, as_json: bool) -> int:
     """Print the classes of photos in their order; returns the exit code, 1 where a photo could not be classified."""
     return asyncio.run(_classify(photos, options, settings, as_json))
 
@@ -55,23 +56,40 @@ async def _service(settings: Settings) -> AsyncIterator[Runtime]:
         await runtime.stop()
 
 
-async def _classify(photos: Sequence[str], options: ClassifyOptions, settings: Settings, as_json: bool) -> int:
+async def _classify(photos: Sequence[str], options: PhotosOptions, settings: Settings, as_json: bool) -> int:
     async with _service(settings) as runtime:
         served, predictor = runtime.models.get(options.model, options.version), runtime.predictor
         at_once = asyncio.Semaphore(2 * served.engine.concurrency * served.engine.max_batch_size)
         if options.marks is not None:
             marks_of(served.manifest)
         question = Question.about(served.manifest, marks=RANKS if options.marks else ())
-        jobs = [asyncio.ensure_future(_one(photo, options, served, question, predictor, at_once)) for photo in photos]
-        results = []
+        belief = _belief(options, served)
+        jobs = [
+            asyncio.ensure_future(_one(photo, options, served, question, belief, predictor, at_once))
+            for photo in photos
+        ]
+        results, predictions = [], []
         for photo, job in zip(photos, jobs, strict=True):
-            result = await job
+            result, prediction = await job
             results.append(result)
+            predictions += [prediction] if prediction is not None else []
             if not as_json:
                 _print_result(photo, result)
-    if as_json:
+    if options.individual and predictions:
+        whole = individual_answer(predictions, results, options, uuid.uuid4().hex, belief)
+        if as_json:
+            _print_json(whole)
+        else:
+            _print_classes(f"all of one individual: {len(predictions)} photos", whole)
+    elif as_json:
         _print_json(results[0] if len(results) == 1 else {"results": results})
     return int(any("code" in result for result in results))
+
+
+def _belief(options: ClassifyOptions, served: ServedModel) -> Belief | None:
+    """Return what the options say of the classes that may be there; None where they say nothing."""
+    says = options.prior is not None or options.among
+    return belief_of(options.prior, options.among, served) if says else None
 
 
 async def _one(
@@ -79,19 +97,24 @@ async def _one(
     options: ClassifyOptions,
     served: ServedModel,
     question: Question,
+    belief: Belief | None,
     predictor: Predictor,
     at_once: asyncio.Semaphore,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], Prediction | None]:
     """Return a photo's result, or its problem, so that one bad photo does not stop the others."""
     request_id = uuid.uuid4().hex
+    again = None if belief is None or options.marks is None else belief.by_class(question)
     async with at_once:
         try:
-            prediction = await predictor.predict(served, await asyncio.to_thread(read, photo), question)
+            prediction = await predictor.predict(served, await asyncio.to_thread(read, photo), question, again=again)
         except FieldmarkError as error:
             from service.http.problems import problem_document
 
-            return {**problem_document(error, request_id=request_id), "filename": Path(photo).name}
-    return classification(prediction, options, filename=Path(photo).name, request_id=request_id)
+            return {**problem_document(error, request_id=request_id), "filename": Path(photo).name}, None
+    if belief is not None:
+        prediction = belief.applied(prediction)
+    name = Path(photo).name
+    return classification(prediction, options, filename=name, request_id=request_id, belief=belief), prediction
 
 
 async def _explain(photo: str, out: Path, options: ExplainOptions, settings: Settings, as_json: bool) -> int:
@@ -110,10 +133,16 @@ async def _explain(photo: str, out: Path, options: ExplainOptions, settings: Set
     async with _service(settings) as runtime:
         served, predictor = runtime.models.get(options.model, options.version), runtime.predictor
         question = question_of(options, served.manifest)
-        prediction = await predictor.predict(served, data, question, lane="explain", keep_image=True)
+        belief = _belief(options, served)
+        again = None if belief is None else belief.by_class(question)
+        prediction = await predictor.predict(served, data, question, lane="explain", keep_image=True, again=again)
+        if belief is not None:
+            prediction = belief.applied(prediction)
         check_contrast(prediction)
         picture = await draw(prediction, options, media_type, predictor)
-        head = classification(prediction, options, filename=Path(photo).name, request_id=uuid.uuid4().hex)
+        head = classification(
+            prediction, options, filename=Path(photo).name, request_id=uuid.uuid4().hex, belief=belief
+        )
         # The layers are for web pages; here the picture is a file.
         shown = await explanation(head, prediction, options.model_copy(update={"size": 16}), predictor)
     write_whole(out, picture)
@@ -172,12 +201,16 @@ def _print_result(photo: str, result: dict[str, Any]) -> None:
         for label in result.get("nearest", ()):
             print(f"  {label}", file=sys.stderr)  # noqa: T201
         return
+    _print_classes(f"{photo}  {result['width']}×{result['height']}", result)
+    _print_marks(result)
+
+
+def _print_classes(head: str, result: dict[str, Any]) -> None:
     accepted = {True: "", False: "  none of these", None: ""}[result.get("accepted")]
-    _print_line(f"{photo}  {result['width']}×{result['height']}{accepted}")
+    _print_line(f"{head}{accepted}")
     for found in result["predictions"]:
         bar = "█" * round(found["probability"] * _BAR)
         _print_line(f"  {found['probability']:7.2%}  {bar:{_BAR}}  {found['label']}")
-    _print_marks(result)
 
 
 def _print_json(result: dict[str, Any]) -> None:

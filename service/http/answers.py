@@ -3,6 +3,8 @@
 from typing import Any
 
 from model.contract.graph import MAX_MARKS
+from service.decision.beliefs import Belief
+from service.decision.individual import together
 from service.http.api.schemas import ClassifyOptions
 from service.inference.marks import FoundMark, MarkReader
 from service.inference.models import ServedModel
@@ -47,20 +49,56 @@ def model_id(served: ServedModel) -> Answer:
 
 
 def classification(
-    prediction: Prediction, options: ClassifyOptions, *, filename: str | None, request_id: str
+    prediction: Prediction,
+    options: ClassifyOptions,
+    *,
+    filename: str | None,
+    request_id: str,
+    belief: Belief | None = None,
 ) -> Answer:
     """Return the flat answer for one image; `schemas.Classification`."""
-    best = top_classes(prediction.probabilities.tolist(), options.top_k)
-    scores = [score(prediction, index) for index in best]
-    answer: Answer = {"predictions": scores}
-    if options.threshold is not None:
-        answer["accepted"] = scores[0]["probability"] >= options.threshold
+    answer = decision(prediction, options, belief)
     if options.marks is not None:
         answer |= marks_answer(prediction, options.marks)
     answer["model"] = model_id(prediction.served)
     answer["filename"] = filename
     answer["width"] = prediction.width
     answer["height"] = prediction.height
+    answer["request_id"] = request_id
+    return answer
+
+
+def decision(prediction: Prediction, options: ClassifyOptions, belief: Belief | None) -> Answer:
+    """Return the classes, and what was said of them before; `schemas.Decision`."""
+    probabilities = prediction.probabilities.tolist()
+    best = top_classes(probabilities, min(options.top_k, len(probabilities) - prediction.ruled_out))
+    scores = [score(prediction, index) for index in best]
+    answer: Answer = {"predictions": scores}
+    if options.threshold is not None:
+        answer["accepted"] = scores[0]["probability"] >= options.threshold
+    if belief is not None and belief.prior is not None:
+        answer["prior"] = belief.prior
+    if belief is not None and belief.among is not None:
+        answer["among"] = list(belief.among)
+    return answer
+
+
+def individual_answer(
+    photos: list[Prediction], results: list[Answer], options: ClassifyOptions, request_id: str, belief: Belief | None
+) -> Answer:
+    """Return the answer for all images of one individual; `schemas.Individual`.
+
+    Args:
+        photos: predictions of the images that count.
+        results: each image's own answer or problem, in their order.
+        options: of the request.
+        request_id: likewise.
+        belief: likewise, of what may be there.
+    """
+    answer = decision(together(photos, belief), options, belief)
+    answer["photos"] = len(photos)
+    answer["results"] = results
+    answer["model"] = model_id(photos[0].served)
     answer["request_id"] = request_id
     return answer
 
@@ -143,6 +181,7 @@ def model_info(served: ServedModel) -> Answer:
             {"index": index, "name": mark.name, "part": mark.part}
             for index, mark in enumerate(manifest.marks.marks if manifest.marks else ())
         ],
+        "priors": list(served.priors),
         "embedding": None if manifest.embedding is None else manifest.embedding.size,
         "novelty": manifest.novelty is not None,
         "precision": manifest.precision,

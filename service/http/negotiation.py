@@ -3,10 +3,9 @@
 `Accept` is read as RFC 9110 has it, section 12.5.1.
 """
 
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache, wraps
-from typing import TypeVar, get_type_hints
+from typing import Any, TypeVar, get_origin, get_type_hints
 from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ValidationError
@@ -20,7 +19,8 @@ JSON = "application/json"
 PNG = "image/png"
 WEBP = "image/webp"
 JPEG = "image/jpeg"
-MAX_PARAMETERS = 32
+MAX_PARAMETERS = 288
+"""32 options, and 256 classes of `among`."""
 Options = TypeVar("Options", bound=BaseModel)
 
 
@@ -41,21 +41,33 @@ def read_options(query: bytes, kind: type[Options]) -> Options:
     """Return the options of a query string.
 
     Raises:
-        InvalidOption: an unknown parameter, one that is given twice, or a value out of range.
+        InvalidOption: an unknown parameter, one that is given twice and is no list, or a value out of range.
     """
     try:
         pairs = parse_qsl(query.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=MAX_PARAMETERS)
     except ValueError as error:
         raise InvalidOption(f"A request has at most {MAX_PARAMETERS} parameters.") from error
-    values = dict(pairs)
-    if len(values) < len(pairs):
+    values, repeated, lists = dict[str, Any](), list[str](), _lists_of(kind)
+    for name, value in pairs:
+        if name in lists:
+            values.setdefault(name, []).append(value)
+        elif name in values:
+            repeated.append(name)
+        else:
+            values[name] = value
+    if repeated:
         # The answer could not show which of the two values it is for.
-        counts = Counter(name for name, _ in pairs)
-        raise invalid_option({"loc": (name,), "type": "repeated"} for name, count in counts.items() if count > 1)
+        raise invalid_option({"loc": (name,), "type": "repeated"} for name in dict.fromkeys(repeated))
     try:
-        return kind.model_validate_strings(values)
+        return kind.model_validate(values)
     except ValidationError as error:
         raise invalid_option(error.errors(include_url=False, include_input=False)) from error
+
+
+@lru_cache(maxsize=16)
+def _lists_of(kind: type[BaseModel]) -> frozenset[str]:
+    """Return the options that take each of their values from a parameter of its own."""
+    return frozenset(name for name, field in kind.model_fields.items() if get_origin(field.annotation) is list)
 
 
 def accept_of(request: Request) -> str | None:

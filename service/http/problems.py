@@ -32,6 +32,7 @@ _REASONS: Final = {
     "repeated": "is given more than once",
     "string_too_long": "must have at most {max_length} characters",
     "string_too_short": "must not be empty",
+    "too_long": "must have at most {max_length} values",
 }
 
 

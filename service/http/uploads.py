@@ -33,7 +33,7 @@ from service.errors import (
     UnsupportedImageType,
     of_photo,
 )
-from service.http.api.schemas import ExplainOptions
+from service.http.api.schemas import ExplainOptions, PhotosOptions
 
 MAX_OTHER_PARTS = 16
 """Most parts of a form that are not images; browsers and proxies add some."""
@@ -42,6 +42,9 @@ MAX_HEADER_FIELDS = 8
 MAX_HEADER_FIELD_BYTES = 16 * 1024
 """Longest header field of a part."""
 
+PHOTO_FAULTS = (EmptyInput, UnsupportedImageType, UndecodableImage, TooManyPixels)
+"""Errors of an image, not of the request or the service."""
+_OPTIONS = PhotosOptions.model_fields.keys() | ExplainOptions.model_fields.keys()
 _MAX_FILENAME = 255
 _EXTENDED = re.compile(r"(utf-8|iso-8859-1)'[^']*'(.+)", re.IGNORECASE)
 
@@ -91,7 +94,7 @@ def named(upload: Upload) -> Iterator[None]:
     """Put the image's name before the detail of its error."""
     try:
         yield
-    except (EmptyInput, UnsupportedImageType, UndecodableImage, TooManyPixels) as error:
+    except PHOTO_FAULTS as error:
         if upload.filename is not None:
             error.detail = f"{upload.filename}: {error.detail}"
         raise
@@ -169,7 +172,7 @@ class _Form:
         self._num_parts += 1
         if self._num_parts > self._max_files + MAX_OTHER_PARTS:
             raise TooLarge("The form has too many parts.")
-        if part.name in ExplainOptions.model_fields:
+        if part.name in _OPTIONS:
             raise InvalidOption(f"`{part.name}` is a parameter of the query, not a part of the form.")
         self._part = part if part.name == "file" else None
 

@@ -1,10 +1,10 @@
 """Which models are served: names, versions, hot swap.
 
-A folder holds `NAME/VERSION.onnx`; a version is a whole number, compared as a number, the newest answers by
-default. The folder is polled every few seconds: a complete new file is loaded, warmed and checked beside the
-running model, and replaces it in one step. Running work keeps the model that it started with, so no request is
-lost; a file that fails its check changes nothing. Storage comes and goes: a version whose file vanished is served
-until an operator reloads, by `POST /admin/reload` or SIGHUP, and another model can answer.
+A folder holds `NAME/VERSION.onnx`; a version is a whole number, compared as a number, the newest answers by default.
+The folder is polled every few seconds: a complete new file is loaded, warmed and checked beside the running model, and
+replaces it in one step. Running work keeps the model that it started with, so no request is lost; a file that fails its
+check changes nothing. The table of priors beside a model, `NAME/priors.csv`, is read and replaced in the same way.
+Storage comes and goes: a version whose file vanished is served until an operator reloads and another can answer.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,15 +21,17 @@ from model.contract.manifest import Manifest
 from service.errors import NotReady, UnknownModel
 from service.inference.batcher import WorkerLost
 from service.inference.engine import Engine, OnnxEngine
+from service.inference.files.priors import NO_PRIORS, Priors, PriorsFile, PriorsRejected
+from service.inference.files.versions import Signature, by_number, is_number, scan
 from service.inference.sessions import ModelRejected, read_file
 from service.inference.verified import verify_once
 from service.inference.verify import self_check, verify
-from service.inference.versions import Signature, by_number, is_number, scan
 from service.metrics import Metrics
 from service.settings import Settings
 
 Load = Callable[[bytes, Settings], Engine]
 logger = logging.getLogger(__name__)
+priors_logger = logging.getLogger("service.inference.files.priors")  # the commands silence the other one alone
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,6 +45,7 @@ class ServedModel:
         manifest: of the file.
         engine: that runs it.
         loaded_at: UTC.
+        priors: of the table beside the file, by name.
     """
 
     name: str
@@ -51,16 +54,18 @@ class ServedModel:
     manifest: Manifest
     engine: Engine
     loaded_at: datetime
+    priors: Priors = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class _Slot:
-    """The file of one version: as last seen, as last loaded (`tried`), why that failed, and the model served."""
+    """The file of one version: as last seen, as last loaded (`tried`), why that failed, its table, the model served."""
 
     path: Path
     seen: Signature | None = None
     tried: Signature | None = None
     failed: str = ""
+    priors: PriorsFile = field(default_factory=PriorsFile)
     served: ServedModel | None = None
 
 
@@ -81,8 +86,7 @@ class Registry:
         settings: path of the models, device and limits.
         metrics: for models and reloads.
         load: makes an engine of a file's bytes; another one in tests.
-        once: for a command: only the model that answers by default, only as it is now, and verified only where it is
-            new to this machine.
+        once: for a command: only the model that answers by default, as it is now, verified only where new here.
 
     Attributes:
         failed: why nothing could be loaded at the start; None otherwise.
@@ -209,6 +213,12 @@ class Registry:
                 report.unchanged.append(key)
             elif settled:
                 await self._try(key, slot, signature, report, again=retire)
+            if slot.served is not None and _key(slot.served) not in report.loaded:
+                served = await self._with_priors(key, slot, slot.served, report, trust=trust, again=retire)
+                if served is not slot.served:
+                    self._swap(slot, served)
+                    report.loaded.append(_key(served))
+                    report.unchanged = [one for one in report.unchanged if one != key]
             if self._once and self.loaded:
                 break
         self._keep_or_retire(set(found), report, retire)
@@ -243,8 +253,36 @@ class Registry:
         if slot.served is not None and served.sha256 == slot.served.sha256:
             report.unchanged.append(key)
             return
+        slot.priors = PriorsFile()
+        served = await self._with_priors(key, slot, self._with_those_in_use(served), report, trust=True, again=again)
         self._swap(slot, served)
-        report.loaded.append(f"{served.name}/{served.version}")
+        report.loaded.append(_key(served))
+
+    def _with_those_in_use(self, served: ServedModel) -> ServedModel:
+        """Return a model with the priors of another version that has the same classes: they stay if its own fail."""
+        versions = self._index.get(served.name, {}).values()
+        same = (one.priors for one in versions if one.priors and one.manifest.labels == served.manifest.labels)
+        return replace(served, priors=next(same, NO_PRIORS))
+
+    async def _with_priors(
+        self, key: str, slot: _Slot, served: ServedModel, report: ReloadReport, *, trust: bool, again: bool
+    ) -> ServedModel:
+        """Return the model with the table beside it where that has changed; the same one where it has not, or fails."""
+        poll_s = self._settings.poll_interval_s
+        try:
+            priors = await asyncio.to_thread(
+                slot.priors.reread, slot.path, served.manifest.labels, poll_s=poll_s, trust=trust, again=again
+            )
+        except PriorsRejected as error:
+            stays = "those in use stay" if served.priors else "it has none"
+            priors_logger.error("the priors of model %s are refused, %s: %s", key, stays, error)
+            self._metrics.reloads.labels("failed").inc()
+            report.failed.append({"model": key, "reason": str(error)})
+            return served
+        if priors is None or not (priors or served.priors):
+            return served
+        priors_logger.info("model %s has %d priors", key, len(priors))
+        return replace(served, priors=priors)
 
     def _make(self, key: str, slot: _Slot) -> ServedModel:
         """Read, load, warm and check a file; runs in a thread."""
@@ -351,6 +389,10 @@ def _why(report: ReloadReport, model: Path) -> list[str]:
 
 def _no_default(settings: Settings, names: Iterable[str]) -> str:
     return f"default_model={settings.default_model}, but the models at {settings.model} are: {', '.join(sorted(names))}"
+
+
+def _key(served: ServedModel) -> str:
+    return f"{served.name}/{served.version}"
 
 
 def _labels(served: ServedModel) -> tuple[str, str, str, str, str]:

@@ -27,6 +27,8 @@ from service.metrics import Interval, Metrics, Timings
 KEPT_PIXELS = 2_000_000
 """Most pixels of an image that are kept while its prediction waits; drawing decodes larger ones again."""
 
+Again = Callable[[Outputs], Question | None]
+"""Given the outputs for one image, returns the question whose answer replaces them; None keeps them."""
 Args = ParamSpec("Args")
 T = TypeVar("T")
 
@@ -40,7 +42,7 @@ class Prediction:
         width: of the upright image, pixels.
         height: likewise.
         logits: (K,).
-        probabilities: calibrated, (K,).
+        probabilities: calibrated; given what may be there, where the request says that, (K,).
         gradcam: evidence for each target, (T, h, w).
         explained: class that each map is of, (T,).
         question: of the request.
@@ -54,6 +56,7 @@ class Prediction:
         marks: calibrated probabilities that a mark is seen, (A,).
         mark_maps: where each requested mark is read, (M, h, w).
         marked: mark that each map is of, A for none, (M,).
+        ruled_out: classes that cannot be there: their probabilities are 0, all others are not.
     """
 
     image: DecodedImage | None
@@ -74,6 +77,7 @@ class Prediction:
     marks: npt.NDArray[np.float32] | None = None
     mark_maps: npt.NDArray[np.float32] | None = None
     marked: npt.NDArray[np.int64] | None = None
+    ruled_out: int = 0
 
     @property
     def explained_class(self) -> int:
@@ -133,6 +137,7 @@ class Predictor:
         lane: str = "classify",
         deadline: float | None = None,
         keep_image: bool = False,
+        again: Again | None = None,
     ) -> Prediction:
         """Return the model's prediction of an encoded image.
 
@@ -144,6 +149,8 @@ class Predictor:
             deadline: when it must have been started, on `time.monotonic()`'s clock.
             keep_image: return the pixels for drawing. Otherwise they are freed in the thread that decoded them, and
                 the next image reuses their memory: freed in another thread they cost two hundred page faults an image.
+            again: called after the run, with its outputs: the model runs once more on the same pixels where it returns
+                another question.
 
         Raises:
             EmptyInput: no bytes.
@@ -159,14 +166,17 @@ class Predictor:
             prepared = await submit(lambda: self._decode(served, data, keep_image), lane=lane, deadline=deadline)
             decoded, pixels = prepared.result
             done = await self._run(served, pixels, question, lane, deadline)
-            outputs = done.result
             intervals = [_wait(prepared), Interval("decode", prepared.started, prepared.run_s), *_wait_and_run(done)]
+            if again is not None and (other := again(done.result)) is not None:
+                question = other
+                done = await self._run(served, pixels, question, lane, deadline)
+                intervals += _wait_and_run(done)
+            outputs = done.result
         else:
             whole = await submit(
-                lambda: self._decode_and_run(served, data, question, keep_image), lane=lane, deadline=deadline
+                lambda: self._decode_and_run(served, data, question, keep_image, again), lane=lane, deadline=deadline
             )
-            decoded, outputs, decode_s = whole.result
-            self._metrics.batch_images.observe(1)
+            decoded, outputs, question, decode_s = whole.result
             decode = Interval("decode", whole.started, decode_s)
             intervals = [_wait(whole), decode, Interval("infer", whole.started + decode_s, whole.run_s - decode_s)]
         return self._observed(served, question, decoded, outputs, intervals, data)
@@ -225,12 +235,17 @@ class Predictor:
         return _Decoded(kept, image.width, image.height), prepare(image, resize)
 
     def _decode_and_run(
-        self, served: ServedModel, data: bytes, question: Question, keep_image: bool
-    ) -> tuple[_Decoded, Outputs, float]:
+        self, served: ServedModel, data: bytes, question: Question, keep_image: bool, again: Again | None
+    ) -> tuple[_Decoded, Outputs, Question, float]:
         started = time.monotonic()
         decoded, pixels = self._decode(served, data, keep_image)
         decode_s = time.monotonic() - started
-        return decoded, served.engine.run(pixels[np.newaxis], question), decode_s
+        outputs = served.engine.run(pixels[np.newaxis], question)
+        self._metrics.batch_images.observe(1)
+        if again is not None and (other := again(outputs)) is not None:
+            question, outputs = other, served.engine.run(pixels[np.newaxis], other)
+            self._metrics.batch_images.observe(1)
+        return decoded, outputs, question, decode_s
 
     def _observed(
         self,

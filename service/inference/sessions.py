@@ -17,7 +17,7 @@ from typing import Any
 
 from model.contract.graph import INPUTS
 from model.contract.manifest import Manifest, ManifestError
-from service.inference.external_data import MalformedFile, has_external_data
+from service.inference.files.external_data import MalformedFile, has_external_data
 from service.settings import Settings
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"

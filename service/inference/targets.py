@@ -6,6 +6,7 @@ import unicodedata
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 
 from model.contract.graph import MAX_MARKS
 from model.contract.manifest import Manifest, Marks
@@ -102,10 +103,19 @@ def check_contrast(prediction: Prediction, what: str = "this image") -> None:
     versus = prediction.question.versus[0]
     if (versus == prediction.served.manifest.num_classes).all():
         return
-    ranked = np.argsort(-prediction.logits, kind="stable")
-    against = np.where(versus < 0, ranked[np.clip(-versus - 1, 0, len(ranked) - 1)], versus)
+    against = classes_of(versus, np.argsort(-prediction.logits, kind="stable"))
     if (against == prediction.explained).any():
         raise InvalidOption(f"`target` and `versus` are the same class of {what}.")
+
+
+def classes_of(codes: npt.NDArray[np.int64], ranked: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return codes with the ranks replaced by the classes of these ranks.
+
+    Args:
+        codes: of the graph.
+        ranked: all classes, the likeliest first, (K,).
+    """
+    return np.where(codes < 0, ranked[np.clip(-codes - 1, 0, len(ranked) - 1)], codes)
 
 
 _Unknown = type[UnknownClass] | type[UnknownMark]

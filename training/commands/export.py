@@ -17,6 +17,7 @@ from model.export.quality_limits import HeldOut
 from model.network.network import Network
 from training.calibration.embedding import embedding_axes
 from training.calibration.fitted import fitted_to
+from training.calibration.individual import individual_of
 from training.checkpoint import Selected, load_selected, network_config
 from training.data.prepared import NUM_PARITY_IMAGES, kept_parity_images, parity_images, prepared_images
 from training.data.samples import Dataset, Sample, hold_out, spread
@@ -82,7 +83,10 @@ def load_source(
     else:
         selected = load_selected(path)
         network, manifest = selected.network(), manifest_of(selected, _model_name(path))
-        fitted = fitted_to(path if path.is_dir() else path.parent, selected.marks)
+        run = path if path.is_dir() else path.parent
+        fitted = fitted_to(run, selected.marks)
+        individual = individual_of(run, temperature or manifest.temperature)
+        manifest = manifest.model_copy(update={"individual": individual})
     changes: dict[str, Any] = {"name": name or manifest.name, "temperature": temperature or manifest.temperature}
     if placing is not None:
         changes["placed_by_centres"] = placing == "centres"

@@ -34,6 +34,10 @@ field marks that are seen, each with its place; with `versus`, those that distin
 sure the model is, `typical` the share of observers who see the mark on the class. Where `evidence` is below 1, a mark
 is seen, but not where the decision looked: do not pass it off as the reason. A mark without `at` cannot be located.
 
+`among` and `prior` say what may be there and how common it is: the probabilities, their order, ranks and maps follow
+Bayes' rule, starting from equally common classes, as those the model was trained on. `individual` of `/classify` takes
+all images together. Its probabilities are fitted on photos of one class; those of one bird are more alike and say less.
+
 Errors are `application/problem+json` (RFC 9457) with a stable `code`, explained at [/errors](errors). Every answer
 carries `X-Request-Id` and `Server-Timing`.
 """
@@ -102,6 +106,8 @@ _PICTURE_HEADERS = _HEADERS | {
     "X-Fieldmark-Probability": _header("Its probability.", _SHARE, example=0.93),
     "X-Fieldmark-Target": _header("The class explained, percent-encoded UTF-8.", _TEXT, example="Laysan%20Albatross"),
     "X-Fieldmark-Model": _header("Name and version of the model.", _TEXT, example="cub50/1"),
+    "X-Fieldmark-Prior": _header("With `prior`: its name, percent-encoded UTF-8.", _TEXT, example="May"),
+    "X-Fieldmark-Among": _header("With `among`: the indices of these classes.", _TEXT, example="7,12"),
     "X-Fieldmark-Mark": _header(
         "With `mark`: the name of that field mark, percent-encoded UTF-8.", _TEXT, example="yellow%20crown"
     ),
@@ -142,7 +148,7 @@ _IMAGE_REQUEST: dict[str, Any] = {
 }
 CLASSIFY = operation(
     "classify",
-    {"description": "The classes.", "model": schemas.Classification | schemas.Classifications},
+    {"description": "The classes.", "model": schemas.Classification | schemas.Classifications | schemas.Individual},
     *WORK_PROBLEMS,
     **_IMAGE_REQUEST,
 )

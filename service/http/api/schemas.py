@@ -4,12 +4,15 @@ The routes build these answers as plain dicts, since validating an answer costs 
 validate every real answer with these models.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import pydantic
 from pydantic import ConfigDict, Field
 
 from model.contract.graph import MAX_MARKS
+
+MAX_AMONG = 256
+"""Most classes that a request names as candidates."""
 
 View = Literal["overlay", "gradcam", "attention", "panel", "marks"]
 Colormap = Literal["turbo", "viridis", "inferno", "jet"]
@@ -39,7 +42,7 @@ class ModelChoice(BaseModel):
 
 
 class ClassifyOptions(ModelChoice):
-    """Query parameters of `/classify`."""
+    """Query parameters of `/classify` and `/explain`."""
 
     top_k: int = Field(5, ge=1, le=1000, description="Most classes to name, the likeliest first.")
     threshold: float | None = Field(
@@ -50,6 +53,20 @@ class ClassifyOptions(ModelChoice):
         None, ge=1, le=MAX_MARKS, description="Adds `marks`: at most so many field marks of the class that are seen, "
         "in words and in place.",
     )  # fmt: skip
+    among: list[Annotated[str, Field(max_length=200)]] = Field(
+        [], max_length=MAX_AMONG, description="Only these classes may be there, each a label or `class:INDEX`; repeat "
+        "the parameter.", examples=[["class:0", "class:7"]],
+    )  # fmt: skip
+    prior: str | None = Field(
+        None, max_length=64, description="How common the classes are: the name of one of the model's `priors` in "
+        "`/models`; by default they are equally common.", examples=["May"],
+    )  # fmt: skip
+
+
+class PhotosOptions(ClassifyOptions):
+    """Query parameters of `/classify`."""
+
+    individual: bool = Field(False, description="All images are of one individual: they get one answer together.")
 
 
 class ExplainOptions(ClassifyOptions):
@@ -131,8 +148,8 @@ class FieldMark(MissingMark):
     )  # fmt: skip
 
 
-class Classification(BaseModel):
-    """The classes of one image."""
+class Decision(BaseModel):
+    """What the classes are, and what was said of them before."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
@@ -140,6 +157,15 @@ class Classification(BaseModel):
     accepted: bool | None = Field(
         None, description="Present with `threshold`: whether the first class reaches it.", examples=[True]
     )
+    prior: str | None = Field(None, description="With `prior`: its name.", examples=["May"])
+    among: list[str] | None = Field(
+        None, description="With `among`: labels of these classes, in the model's order.", examples=[[_LABEL]]
+    )
+
+
+class Classification(Decision):
+    """The classes of one image."""
+
     marks: list[FieldMark] | None = Field(
         None, description="With `marks`: those seen of the first class (of `/explain`: of `target`; with `versus`, "
         "those that distinguish it from that class), the best first.",
@@ -206,7 +232,7 @@ class Problem(BaseModel):
     trace_id: str | None = Field(None, description="Of the trace, with a valid `traceparent` or where one is sampled.")
     filename: str | None = Field(None, description="In `results`: of the image at fault.")
     nearest: list[str] | None = Field(
-        None, description="With unknown_class, unknown_mark: similar names.", examples=[[_LABEL]]
+        None, description="With unknown_class, unknown_prior, unknown_mark: similar names.", examples=[[_LABEL]]
     )
     invalid: list[InvalidParameter] | None = Field(None, description="With invalid_option: the parameters at fault.")
     models: list[str] | None = Field(None, description="With unknown_model: names that are served.")
@@ -218,6 +244,15 @@ class Classifications(BaseModel):
     """The classes of several images, in their order, with a problem in place of a bad image."""
 
     results: list[Classification | Problem]
+
+
+class Individual(Decision):
+    """The classes that several images of one individual give together; their order does not matter."""
+
+    photos: int = Field(ge=1, description="Images that count; those with a problem do not.", examples=[2])
+    results: list[Classification | Problem] = Field(description="Each image's own answer, in their order.")
+    model: ModelId
+    request_id: str = Field(examples=[EXAMPLE_ID])
 
 
 class Explanations(BaseModel):
@@ -253,6 +288,7 @@ class ModelInfo(ModelId):
     attention: str = Field(description="Kind of attention.", examples=["guided"])
     has_attention: bool = Field(description="Whether there is an attention map to show.", examples=[True])
     marks: list[MarkInfo] = Field(description="Field marks in the order of their index; empty where it has none.")
+    priors: list[str] = Field(description="Names that `prior` takes; empty where it has none.", examples=[["May"]])
     embedding: int | None = Field(description="Length of its embedding; null where it has none.", examples=[256])
     novelty: bool = Field(description="Whether it says how unlike its training photos an image is.", examples=[False])
     precision: str = Field(examples=["fp32"])

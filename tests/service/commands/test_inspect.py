@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from model.contract.manifest import Manifest
+from model.contract.manifest import Individual, Manifest
 from service.cli import main
 from tests.service.tiny_model import marked_manifest, tiny_manifest, tiny_model, tiny_self_check
 
@@ -34,9 +34,11 @@ def test_inspect_shows_what_a_model_can(model: str, tmp_path: Path, capsys: pyte
     lines = {name: rest for name, _, rest in (line.partition(" ") for line in capsys.readouterr().out.splitlines())}
     assert ["none"] * 3 == [lines[name].strip() for name in ("marks", "embedding", "novelty")]
     assert "cells centred" not in lines["layers"]
+    assert "of several photos the geometric mean" in lines["individual"]
     layer = tiny_manifest().layers[0].model_copy(update={"centres": (0.0, 0.5, 1.0, 2.0)})
     path = tmp_path / "2.onnx"
-    path.write_bytes(tiny_model(marked_manifest().model_copy(update={"layers": (layer,), "placed_by_centres": True})))
+    changes = {"layers": (layer,), "placed_by_centres": True, "individual": Individual(dependence=0.3, num_photos=90)}
+    path.write_bytes(tiny_model(marked_manifest().model_copy(update=changes)))
     assert main(["inspect", str(path)]) == 0
     text = capsys.readouterr().out
     for fact in (
@@ -44,6 +46,7 @@ def test_inspect_shows_what_a_model_can(model: str, tmp_path: Path, capsys: pyte
         "maps drawn by the centres of cells",
         "5 of 4 parts, weights on 8×8: red crown, green throat, blue wing, red wing, …",
         "3 numbers",
+        "of n photos each counts n^-0.3, fitted to 90 photos",
         "brightness, unlike all classes above 0.9, 10 photos",
     ):
         assert fact in text

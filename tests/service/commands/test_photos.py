@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from service.cli import main
-from service.http.api.schemas import Classification, Explanation
-from tests.service.tiny_model import LABELS
+from service.http.api.schemas import Classification, Explanation, Individual
+from tests.service.tiny_model import LABELS, tiny_model
 
 
 def test_classify_prints_the_likeliest_first(model: str, photo: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -240,3 +240,50 @@ def test_a_model_without_marks_says_so(
     assert main(["classify", photo, photo, "--model", model, "--marks", "1"]) == 1
     assert main(["explain", photo, "-o", str(tmp_path / "o.png"), "--model", model, "--view", "marks"]) == 1
     assert ["fieldmark: The model tiny has no field marks."] * 2 == capsys.readouterr().err.splitlines()
+
+
+@pytest.fixture(scope="module")
+def with_priors(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the path of a tiny model file with priors beside it."""
+    folder = tmp_path_factory.mktemp("priors")
+    rows = ["class,May,June", "Red bird,1,0", "Green bird,2,1", "Blue bird,3,0", "Grey bird,4,1"]
+    (folder / "priors.csv").write_text("\n".join(rows))
+    (folder / "tiny.onnx").write_bytes(tiny_model())
+    return str(folder / "tiny.onnx")
+
+
+def test_what_may_be_there(with_priors: str, photo: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Candidates and a prior, in both commands; what is wrong with them in one line."""
+    options = ["--model", with_priors, "--json"]
+    assert main(["classify", photo, *options, "--prior", "june", "--among", "class:1", "--among", "grey bird"]) == 0
+    answer = Classification.model_validate_json(capsys.readouterr().out)
+    assert ("June", ["Green bird", "Grey bird"]) == (answer.prior, answer.among)
+    assert ["Grey bird", "Green bird"] == [one.label for one in answer.predictions]
+    out = str(tmp_path / "o.png")
+    assert main(["explain", photo, "-o", out, *options, "--prior", "June", "--versus", "rank:2"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert ("June", "Grey bird", "Green bird") == (found["prior"], found["target"]["label"], found["versus"]["label"])
+    for wrong, line in (
+        (["--prior", "Mai"], "The model has no prior of this name. Similar: May."),
+        (["--among", "Blue"], "`among`, number 1: No class has this label. Similar: Blue bird."),
+        (["--prior", "June", "--among", "class:0"], "The prior `June` is 0 for every class of `among`."),
+    ):
+        assert main(["classify", photo, *options, *wrong]) == 1
+        assert f"fieldmark: {line}\n" == capsys.readouterr().err
+
+
+def test_photos_of_one_individual(
+    with_priors: str, photo: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They get one answer behind their own; a bad one does not count, and the exit code is 1."""
+    (tmp_path / "note.txt").write_text("hello")
+    photos = [photo, str(tmp_path / "note.txt"), photo]
+    options = ["--model", with_priors, "--individual", "--top-k", "1"]
+    assert main(["classify", *photos, *options]) == 1
+    *_, head, line = capsys.readouterr().out.splitlines()
+    assert ("all of one individual: 2 photos", True) == (head, line.endswith(LABELS[0]))
+    assert main(["classify", photo, photo, *options, "--json", "--prior", "May"]) == 0
+    answer = Individual.model_validate_json(capsys.readouterr().out)
+    assert (2, 2, "May") == (answer.photos, len(answer.results), answer.prior)
+    assert main(["classify", photos[1], *options]) == 1
+    assert "" == capsys.readouterr().out

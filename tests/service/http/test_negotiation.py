@@ -77,6 +77,16 @@ def test_bad_parameters_are_named(query: str, invalid: dict[str, str]) -> None:
     assert invalid == {one["name"]: one["reason"] for one in caught.value.extensions["invalid"]}
 
 
+def test_a_list_takes_a_parameter_for_each_value() -> None:
+    """Labels may hold commas; the other options are still given once."""
+    assert ["A, B", "", "A, B"] == read("among=A,%20B&top_k=1&among=&among=A,+B").among
+    with pytest.raises(InvalidOption) as caught:
+        read("among=A&top_k=1&among=A&top_k=1&" + "&".join(["size=16"] * 3))
+    assert [("top_k", "is given more than once"), ("size", "is given more than once")] == [
+        (one["name"], one["reason"]) for one in caught.value.extensions["invalid"]
+    ]
+
+
 def test_too_many_parameters() -> None:
     """A query with more parameters than any address has is refused."""
     with pytest.raises(InvalidOption, match=f"at most {MAX_PARAMETERS}"):

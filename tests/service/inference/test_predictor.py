@@ -88,6 +88,31 @@ async def test_prediction_is_the_models_answer(tmp_path: Path, load: Any) -> Non
 
 
 @WAYS
+async def test_a_second_question_is_about_the_same_pixels(
+    tmp_path: Path, load: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The photo is decoded once; the prediction is of the second run, and says which question it answers."""
+    decoded = []
+    monkeypatch.setattr(predictor_module, "decode_image", lambda *a, **b: decoded.append(1) or decode_image(*a, **b))
+    async with predicting(tmp_path, load) as (predictor, runtime):
+        served, data = runtime.models.get(), encoded("teal", (20, 14))
+        second = Question.about(served.manifest, (2, 0))
+        seen: list[Outputs] = []
+
+        def again(outputs: Outputs) -> Question:
+            seen.append(outputs)
+            return second
+
+        prediction = await predictor.predict(served, data, BEST, again=again)
+        assert ([1], second, [2, 0]) == (decoded, prediction.question, prediction.explained.tolist())
+        assert [(1, 4)] == [outputs.logits.shape for outputs in seen]
+        plain = await predictor.predict(served, data, BEST, again=lambda outputs: None)
+        assert (BEST, [1]) == (plain.question, [len(plain.explained)])
+        np.testing.assert_array_equal(plain.logits, prediction.logits)
+        assert 3 == runtime.metrics.registry.get_sample_value("fieldmark_batch_images_count")
+
+
+@WAYS
 async def test_work_leaves_the_loops_thread(tmp_path: Path, load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Decoding, preparing, running and rendering happen in threads of the pool, never in the event loop's."""
     seen: dict[str, set[str]] = {"decode": set(), "prepare": set(), "run": set(), "render": set()}

@@ -10,6 +10,7 @@ from scipy.special import expit
 
 from model.contract.marks import read_table
 from model.explain.fitted import NOTHING
+from training.calibration import individual
 from training.calibration.fitted import fitted_to
 from training.calibration.outputs import HELD_OUT, TRAINED, Outputs
 from training.checkpoint import SELECTED, load_selected, write
@@ -40,8 +41,11 @@ def marks() -> Marks:
     )
 
 
-def test_a_run_with_marks_is_ready_for_its_export(make_job: MakeJob, marks: Marks) -> None:
+def test_a_run_with_marks_is_ready_for_its_export(
+    make_job: MakeJob, marks: Marks, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Names, table, calibration and axes reach the exporter; a checkpoint keeps the marks."""
+    monkeypatch.setattr(individual, "FEWEST_GROUPS", 1)
     job = make_job()
     parts = Parts(list(job.dataset.train[:16]), list(job.dataset.train[16:]))
     learner = Learner(job.recipe, 3, None, ALONE, marks)
@@ -78,6 +82,8 @@ def test_a_run_with_marks_is_ready_for_its_export(make_job: MakeJob, marks: Mark
     assert source.fitted.embedding is not None
     assert (15, source.network.in_channels) == source.fitted.embedding.axes.shape
     assert 16 == source.fitted.embedding.num_photos
+    assert source.manifest.individual is not None
+    assert 8 == source.manifest.individual.num_photos
 
 
 def test_without_answers_nothing_is_fitted(tmp_path: Path, marks: Marks) -> None:

@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from service.inference.external_data import MalformedFile, has_external_data
+from service.inference.files.external_data import MalformedFile, has_external_data
 from tests.service.tiny_model import tiny_model
 
 

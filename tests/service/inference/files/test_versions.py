@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from service.inference.versions import is_number, scan
+from service.inference.files.versions import is_number, scan
 
 
 def put(folder: Path, *keys: str) -> None:

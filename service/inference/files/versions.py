@@ -27,10 +27,17 @@ def scan(model: Path) -> dict[str, tuple[Path, Signature]]:
     found = {}
     with contextlib.suppress(OSError):
         for key, path in sorted(_files(model), key=lambda one: (by_number(one[0]), one[1])):
-            with contextlib.suppress(OSError):
-                stat = path.stat()
-                found[key] = (path, Signature(stat.st_ino, stat.st_size, stat.st_mtime_ns))
+            if signature := signature_of(path):
+                found[key] = (path, signature)
     return found
+
+
+def signature_of(path: Path) -> Signature | None:
+    """Return the signature of a file; None where there is none, or the storage does not answer."""
+    with contextlib.suppress(OSError):
+        stat = path.stat()
+        return Signature(stat.st_ino, stat.st_size, stat.st_mtime_ns)
+    return None
 
 
 def by_number(key: str) -> tuple[str, int]:
