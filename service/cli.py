@@ -69,6 +69,7 @@ def _parser(*, with_bench: bool) -> argparse.ArgumentParser:
     _add_serve(commands.add_parser("serve", help="answer over HTTP"))
     _add_classify(commands.add_parser("classify", help="print the classes of photos"))
     _add_explain(commands.add_parser("explain", help="draw why a photo is of its class"))
+    _add_demo(commands.add_parser("demo", help="show what it does, with drawn birds or your photos"))
     inspect = commands.add_parser("inspect", help="print what a model file contains")
     inspect.add_argument("file", type=Path, metavar="FILE", help="an .onnx file")
     inspect.add_argument("--json", action="store_true", help="print JSON")
@@ -184,6 +185,23 @@ def _explain(options: argparse.Namespace) -> int:
 
     wanted = ExplainOptions(**_chosen(options))
     return explain(options.photo, options.out, wanted, _settings(options), as_json=options.json)
+
+
+def _add_demo(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Write what the model sees in drawn birds, or in your photos, as pictures, and say it in words."
+    )
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("fieldmark-demo"), metavar="DIR",
+                        help="folder to write [fieldmark-demo]; its own output is written anew")  # fmt: skip
+    parser.add_argument("photos", nargs="*", metavar="PHOTO", help="your photos, in place of the drawn birds")
+    _add_model(parser)
+    parser.set_defaults(run=_demo)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from service.commands.demo.command import demo
+
+    return demo(options.folder, options.photos, _settings(options), as_json=options.json)
 
 
 def _inspect(options: argparse.Namespace) -> int:
