@@ -125,6 +125,5 @@ def _port(settings: Settings) -> Finding:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except OSError as error:
-        words = f"{place} cannot be listened on ({error.strerror or error}): stop what uses it, or `--port N`"
-        return Finding("failed", "port", words)
+        return Finding("failed", "port", f"{place} cannot be listened on: {error.strerror or error}")
     return Finding("ok", "port", f"{place} is free")

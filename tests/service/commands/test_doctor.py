@@ -38,4 +38,4 @@ def test_what_does_not_work(capsys: pytest.CaptureFixture[str]) -> None:
     checks = {one["check"]: one for one in json.loads(capsys.readouterr().out)["checks"]}
     assert ("failed", "failed", "ok") == tuple(checks[name]["status"] for name in ("model", "port", "runtime"))
     assert "no such.onnx" in checks["model"]["words"]
-    assert f"port {port} on 127.0.0.1 cannot be listened on (Address already in use)" in checks["port"]["words"]
+    assert f"port {port} on 127.0.0.1 cannot be listened on: Address already in use" in checks["port"]["words"]
