@@ -38,21 +38,19 @@ class Folder:
             raise OSError(f"{path} holds other files, such as {min(others)}: choose an empty folder, or a new one")
 
     def begin(self, files: Sequence[str]) -> None:
-        """Make the folder, remove the demo before this one, and list what may be written.
+        """Make the folder, and list what may be written, so that an interrupted demo can be written anew, too.
 
         Args:
-            files: their names, listed before they are there: a demo that is interrupted can be written anew, too.
+            files: their names.
 
         Raises:
             WriteError: that failed.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            for name in self._before - {LIST}:
-                (self.path / name).unlink()
         except OSError as error:
             raise WriteError(self.path, error) from error
-        self.finish(files, {})
+        self._list([*files, *sorted(self._before - {LIST, *files})], {})
 
     def write(self, name: str, content: bytes) -> str:
         """Write a file; return its name."""
@@ -60,7 +58,12 @@ class Folder:
         return name
 
     def finish(self, files: Sequence[str], results: dict[str, Any]) -> None:
-        """Write the list of the files, and the results."""
+        """Remove what is left of the demo before, which may hold this one's photos; write the list and the results."""
+        for name in self._before - {LIST, *files}:
+            (self.path / name).unlink(missing_ok=True)
+        self._list(files, results)
+
+    def _list(self, files: Sequence[str], results: dict[str, Any]) -> None:
         document = {"made_by": "fieldmark demo", "files": list(files), **results}
         write_whole(self.path / LIST, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 

@@ -9,13 +9,14 @@ from service.commands.demo.folder import LIST, Folder, names_of
 
 
 def test_a_demo_is_written_anew(tmp_path: Path) -> None:
-    """Files of the demo before are removed, those of an interrupted one, too."""
+    """Files of the demo before are removed at the end, those of an interrupted one, too: its pictures may be photos."""
     path = tmp_path / "new" / "demo"
     folder = Folder(path)
     folder.begin(["a.png", "b.png"])
     folder.write("a.png", b"a")
     again = Folder(path)
     again.begin(["c.png"])
+    assert b"a" == (path / "a.png").read_bytes()
     again.write("c.png", b"c")
     again.finish(["c.png"], {"results": {}})
     assert ["c.png", LIST] == sorted(one.name for one in path.iterdir())
