@@ -5,9 +5,8 @@ import gc
 import re
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -58,24 +57,36 @@ def _first_problem(error: ValidationError) -> str:
     return f"{flag}: {message[:1].lower()}{message[1:]}, not {first['input']!r}"
 
 
-def _version() -> str:
-    try:
-        return version("fieldmark")
-    except PackageNotFoundError:
-        return "unknown (not installed)"
+class _Version(argparse.Action):
+    """Prints the versions; they are looked up only then, because the runtime takes its time."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from service.commands.doctor import versions
+
+        print(versions())  # noqa: T201 - the command's answer
+        parser.exit()
 
 
 def _parser(*, with_bench: bool) -> argparse.ArgumentParser:
     parser = terminal.Parser(prog="fieldmark", description=__doc__)
-    parser.add_argument("--version", action="version", version=f"fieldmark {_version()}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the versions of fieldmark and its runtime")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_serve(commands.add_parser("serve", help="answer over HTTP"))
     _add_classify(commands.add_parser("classify", help="print the classes of photos"))
     _add_explain(commands.add_parser("explain", help="draw why a photo is of its class"))
+    _add_demo(commands.add_parser("demo", help="show what it does, with drawn birds or your photos"))
     inspect = commands.add_parser("inspect", help="print what a model file contains")
     inspect.add_argument("file", type=Path, metavar="FILE", help="an .onnx file")
     inspect.add_argument("--json", action="store_true", help="print JSON")
     inspect.set_defaults(run=_inspect)
+    doctor = commands.add_parser("doctor", help="check what is installed, and whether it works")
+    doctor.description = "Check the installation: one line each; exits with 1 where a check failed."
+    _add_model(doctor)
+    _add_settings(doctor, ("host", "port"))
+    doctor.set_defaults(run=_doctor)
+    completion = commands.add_parser("completion", help="print a script that completes this command in bash and zsh")
+    completion.description = 'Print a script for bash and zsh: eval "$(fieldmark completion)"'
+    completion.set_defaults(run=_completion)
     bench = commands.add_parser("bench", help="measure a server")
     if with_bench:  # the modules that measure are imported by this command alone
         _add_bench(bench)
@@ -103,10 +114,11 @@ def _add_fields(parser: Any, kind: type[BaseModel], names: Sequence[str], prefix
         field = kind.model_fields[name]
         default = "the bundled model" if field.default == BUNDLED_MODEL else field.default
         shown = "" if default in (None, "") else f" [{default}]"
+        values = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
         parser.add_argument(
             f"--{name.replace('_', '-')}",
             dest=prefix + name,
-            metavar=name.rsplit("_", 1)[-1].upper(),
+            metavar="|".join(values) or name.rsplit("_", 1)[-1].upper(),
             default=argparse.SUPPRESS,
             help=f"{field.description}{shown}".replace("%", "%%"),
         )
@@ -206,10 +218,40 @@ def _explain(options: argparse.Namespace) -> int:
     return explain(options.photo, options.out, wanted, _settings(options), as_json=options.json)
 
 
+def _add_demo(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Write what the model sees in drawn birds, or in your photos, as pictures, and say it in words."
+    )
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("fieldmark-demo"), metavar="DIR",
+                        help="folder to write [fieldmark-demo]; its own output is written anew")  # fmt: skip
+    parser.add_argument("photos", nargs="*", metavar="PHOTO", help="your photos, in place of the drawn birds")
+    _add_model(parser)
+    parser.set_defaults(run=_demo)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from service.commands.demo.command import demo
+
+    return demo(options.folder, options.photos, _settings(options), as_json=options.json)
+
+
 def _inspect(options: argparse.Namespace) -> int:
     from service.commands.inspect import inspect
 
     return inspect(options.file, as_json=options.json)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from service.commands.doctor import doctor
+
+    return doctor(_settings(options), as_json=options.json)
+
+
+def _completion(options: argparse.Namespace) -> int:
+    from model.completion import completion
+
+    print(completion(_parser(with_bench=True)), end="")  # noqa: T201 - the command's result
+    return 0
 
 
 def _add_bench(parser: argparse.ArgumentParser) -> None:

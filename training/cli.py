@@ -1,4 +1,4 @@
-"""`fieldmark-train`: fit, evaluate, export, compare, summary."""
+"""`fieldmark-train`: fit, evaluate, export, compare, summary, recipes."""
 
 import argparse
 import dataclasses
@@ -22,6 +22,7 @@ from training.options import (
     build_of,
     build_parser,
     cache_of,
+    completion_command,
     dataset_of,
     project_commit,
     recipe_of,
@@ -68,23 +69,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def fit_command(options: argparse.Namespace) -> int:
     """Train, or resume training."""
-    from training.fit.folds import fit_folds
-    from training.fit.loop import fit
+    from training.commands.fit import next_words, result_of, run_fit
 
     job = dataclasses.replace(_job(options, recipe_of(options)), keep_outputs=True)
-    outcome = fit_folds(job, options.folds) if options.folds else fit(job)
-    result: dict[str, Any] = {"run": str(options.out), "finished": outcome.finished, "epochs": outcome.epoch}
-    result |= {f"held_out_{name}": value for name, value in outcome.metrics.items()}
-    if outcome.folds:
-        top1 = outcome.folds["top1"]
-        flat = {"held_out_top1_low": top1["low"], "held_out_top1_high": top1["high"], "folds": outcome.folds["count"]}
-        result |= {"folds": outcome.folds} if options.json else flat
+    outcome = run_fit(job, options.folds)
     if outcome.leads:
-        _print(result, options.json)
+        _print(result_of(outcome, job, as_json=options.json), options.json)
+        if not (options.quiet and outcome.finished):
+            _say(next_words(outcome, job, options.data, options.folds))
     if outcome.finished:
         return 0
-    where = f" of fold {outcome.fold} of {options.folds}" if outcome.fold else ""
-    _say(f"stopped after epoch {outcome.epoch}{where}; the same command resumes")
     return INTERRUPTED if outcome.interrupted else UNFINISHED
 
 
@@ -357,12 +351,23 @@ def summary_command(options: argparse.Namespace) -> int:
     return 0
 
 
+def recipes_command(options: argparse.Namespace) -> int:
+    """Print the recipes, or every key of one."""
+    from training.commands.recipes import describe_recipe, list_recipes
+
+    name, as_json = options.recipe, options.json
+    sys.stdout.write(describe_recipe(name, as_json=as_json) if name else list_recipes(as_json=as_json))
+    return 0
+
+
 COMMANDS = {
     "fit": fit_command,
     "evaluate": evaluate_command,
     "export": export_command,
     "compare": compare_command,
     "summary": summary_command,
+    "recipes": recipes_command,
+    "completion": completion_command,
 }
 
 

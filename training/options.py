@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
+from model.completion import completion
 from model.terminal import Parser
 from training.arms import ARMS, apply_arm
 from training.data.samples import Dataset
@@ -193,6 +194,16 @@ def _summary_options(parser: argparse.ArgumentParser) -> None:
     add("--classes", type=int, default=200, help="of the head (default: 200)")
 
 
+def _recipes_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "recipe", nargs="?", metavar="NAME|FILE", help="print every key of this recipe with its meaning"
+    )
+
+
+def _no_options(parser: argparse.ArgumentParser) -> None:
+    """Add none."""
+
+
 def _data_options(parser: argparse.ArgumentParser, *, required: bool) -> None:
     add = parser.add_argument
     add("--data", type=Path, required=required, metavar="DIR", help="folder of the data set")
@@ -219,8 +230,8 @@ def _recipe_options(parser: argparse.ArgumentParser) -> None:
         "--weights",
         type=weights_of,
         default="imagenet",
-        metavar="FILE",
-        help="of the backbone: a file, `imagenet` (torchvision's) or `none`",
+        metavar="FILE|RUN",
+        help="of the backbone: a file, another run (other classes too), `imagenet` (torchvision's) or `none`",
     )
     add("--epochs", type=int, help="instead of the recipe's")
     add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change one value of the recipe")
@@ -313,11 +324,19 @@ def project_commit() -> str:
         return "unknown"
 
 
+def completion_command(_: argparse.Namespace) -> int:
+    """Print a script that completes commands and options."""
+    sys.stdout.write(completion(build_parser()))
+    return 0
+
+
 OPTIONS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "fit": ("train a network, or resume an interrupted run", _fit_options),
     "evaluate": ("evaluate a run or an exported file on every test image", _evaluate_options),
     "export": ("write one .onnx file, gradient inside, checked against torch", _export_options),
     "compare": ("train arms × seeds under one recipe and write the table", _compare_options),
     "summary": ("print parameters, multiply-adds and memory of every arm", _summary_options),
+    "recipes": ("print the recipes, or every key of one with its meaning", _recipes_options),
+    "completion": ("print a script that completes this command in bash and zsh", _no_options),
 }
 """Command → its purpose, and the function that adds its options."""

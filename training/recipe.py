@@ -77,7 +77,10 @@ class AugmentRecipe:
         ratio: narrowest and widest shape of that part, width / height.
         flip: probability of mirroring left to right.
         rotation: largest angle either way, degrees.
-        brightness: strength of the colour jitter, as torchvision's; likewise contrast, saturation and hue.
+        brightness: strength of the colour jitter, as torchvision's.
+        contrast: likewise.
+        saturation: likewise.
+        hue: likewise, at most 0.5.
         policy: torchvision's automatic augmentation on top.
         erasing: probability of blanking a random rectangle.
         mixup: alpha of the Beta distribution; 0 is off.

@@ -17,7 +17,7 @@ import torchvision.models
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
-Weights = Literal["imagenet"] | Path | None
+Weights = Literal["imagenet"] | Path | Mapping[str, Tensor] | None
 
 
 class WeightsError(ValueError):
@@ -246,8 +246,8 @@ def create_backbone(name: str, weights: Weights = None) -> Backbone:
 
     Args:
         name: one of `STAGES`.
-        weights: None for random ones, `imagenet` for torchvision's (downloaded), or a file that holds a
-            state dict with torchvision's names.
+        weights: None for random ones, `imagenet` for torchvision's (downloaded), or a state dict with torchvision's
+            names, or a file that holds one.
 
     Raises:
         ValueError: there is no such backbone.
@@ -257,6 +257,8 @@ def create_backbone(name: str, weights: Weights = None) -> Backbone:
     if weights == "imagenet":
         enum = torchvision.models.get_model_weights(name)
         backbone.load_weights(enum.DEFAULT.get_state_dict(progress=True, check_hash=True), "torchvision's file")
+    elif isinstance(weights, Mapping):
+        backbone.load_weights(weights, "what is given")
     elif weights is not None:
         backbone.load_weights(read_state_dict(Path(weights)), Path(weights).name)
     return backbone

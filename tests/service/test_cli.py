@@ -1,5 +1,6 @@
 """The command line: flags, and errors in one plain line."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,11 +21,20 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    """The version is the distribution's."""
+    """The version is the distribution's; beside it stand the runtime's and its providers."""
     with pytest.raises(SystemExit) as stopped:
         main(["--version"])
     assert stopped.value.code == 0
-    assert capsys.readouterr().out.startswith("fieldmark ")
+    (line,) = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"fieldmark \S+, ONNX Runtime \S+ \(.*CPUExecutionProvider.*\)", line)
+
+
+def test_completion_knows_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """The script completes commands, options and listed values."""
+    assert main(["completion"]) == 0
+    script = capsys.readouterr().out
+    for words in ("demo", "*\\ doctor\\ -*)", "--warmup-s", "'explain --colormap') words='turbo viridis inferno jet'"):
+        assert words in script
 
 
 def test_every_setting_is_a_flag_of_serve(capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,10 +24,11 @@ from training.errors import CheckpointError, DatasetError
 from training.evaluation.figures import share
 from training.evaluation.scores import accuracy_figures, fit_temperature
 from training.fit.job import Job, Outcome, Parts
-from training.fit.loop import set_up, train
+from training.fit.loop import introduce, set_up, train
 from training.fit.outputs import keep_outputs, outputs_of
 from training.fit.processes import ProcessGroup, StopRequest, process_group
-from training.fit.state import ADVICE, read_checkpoint
+from training.fit.state import ADVICE, read_checkpoint, removed_unless_begun
+from training.fit.words import few
 
 FOLDS = "folds"
 """Folder of the folds' runs, below that of the last one."""
@@ -50,7 +51,11 @@ def fit_folds(job: Job, folds: int) -> Outcome:
     parts = divide(job.dataset.train, folds, job.recipe.data.held_out_seed, job.dataset.labels)
     recipe = job.recipe.with_values({"data.held_out": 0.0, "run.selection": "last"})
     job = replace(job, recipe=recipe, parts=Parts(list(job.dataset.train), []))
-    with process_group(job.device) as processes, StopRequest(job.time_budget_s) as stop:
+    with (
+        process_group(job.device) as processes,
+        StopRequest(job.time_budget_s, announced=job.visible and processes.leads) as stop,
+        removed_unless_begun(job.out),
+    ):
         if job.fresh:
             _discard(job.out, processes)
             job = replace(job, fresh=False)
@@ -128,6 +133,8 @@ def _is_done(fold: Job, processes: ProcessGroup) -> bool:
 def _fit_fold(fold: Job, number: int, folds: int, processes: ProcessGroup, stop: StopRequest) -> Outcome:
     """Train a fold, and answer its photos."""
     run = set_up(fold, processes, stop)
+    if number == 1:
+        introduce(run)
     run.progress.say(f"fold {number} of {folds}: {len(run.parts.train)} photos, {len(run.parts.held)} held out")
     outcome = train(run)
     if outcome.finished and processes.leads:
@@ -157,8 +164,10 @@ def _fit_last(job: Job, folds: int, processes: ProcessGroup, stop: StopRequest) 
     top1 = selected.facts[FACT]["top1"]
     run.progress.say(
         f"held out in {folds} folds: top-1 {top1['value']:.1%} ({top1['low']:.1%} to {top1['high']:.1%}) "
-        f"of {top1['n']} photos"
+        f"of {top1['n']} photos; keeps the last epoch, because no fold may choose one"
     )
+    for line in few(selected.temperature, top1["n"]):
+        run.progress.say(line)
     return replace(outcome, metrics=selected.metrics, folds=selected.facts[FACT])
 
 

@@ -23,7 +23,8 @@ from training.fit.optim import learning_rate_factor
 from training.fit.outputs import discard_outputs, keep_outputs
 from training.fit.processes import AGREE_EVERY, ProcessGroup, StopRequest, process_group
 from training.fit.selection import measure, select
-from training.fit.state import TrainingState, read_checkpoint
+from training.fit.state import TrainingState, read_checkpoint, removed_unless_begun, starting_weights
+from training.fit.words import Forecast, clock_of, introduction, kept
 
 SAVE_EVERY_S = 30.0
 """A crash loses at most so many seconds of training, and one epoch."""
@@ -44,6 +45,7 @@ class Run:
         state: epoch, batch, and the weights selected so far.
         journal: of the epochs so far, on disk.
         progress: bar.
+        forecast: of the time that is left.
     """
 
     job: Job
@@ -56,6 +58,7 @@ class Run:
     state: TrainingState
     journal: Journal
     progress: Progress
+    forecast: Forecast
 
 
 def fit(job: Job) -> Outcome:
@@ -66,8 +69,13 @@ def fit(job: Job) -> Outcome:
         CheckpointError: the folder holds another run, or a checkpoint cannot be written.
         Diverged: the loss is no longer a number.
     """
-    with process_group(job.device) as processes, StopRequest(job.time_budget_s) as stop:
+    with (
+        process_group(job.device) as processes,
+        StopRequest(job.time_budget_s, announced=job.visible and processes.leads) as stop,
+        removed_unless_begun(job.out),
+    ):
         run = set_up(job, processes, stop)
+        introduce(run)
         result = train(run)
         if result.finished and job.keep_outputs and run.state.best is not None:
             keep_outputs(job, run.parts, run.learner, run.loaders, run.state.best, processes)
@@ -89,7 +97,7 @@ def set_up(job: Job, processes: ProcessGroup, stop: StopRequest) -> Run:
     order = EpochOrder(len(parts.train), recipe.seed, optim.batch_size, processes.rank, processes.size)
 
     # Model: a checkpoint replaces the starting weights.
-    weights = None if saved else job.weights
+    weights = None if saved else starting_weights(job)
     learner = Learner(recipe, job.dataset.num_classes, weights, processes, job.dataset.marks)
     state = TrainingState(torch.zeros(6, device=processes.device), content=content_of([*parts.train, *parts.held]))
     if saved:
@@ -103,7 +111,15 @@ def set_up(job: Job, processes: ProcessGroup, stop: StopRequest) -> Run:
     journal = Journal(job.out, state.epoch, write=processes.leads)
     done = state.epoch * len(order) + state.batch
     progress = Progress(optim.epochs * len(order), done, visible=job.visible and processes.leads)
-    return Run(job, processes, stop, parts, order, learner, loaders, state, journal, progress)
+    evaluations = (optim.epochs - state.epoch) * len(loaders.held)
+    forecast = Forecast(optim.epochs * len(order) - done, evaluations, progress.say, clock_of(processes.device))
+    return Run(job, processes, stop, parts, order, learner, loaders, state, journal, progress, forecast)
+
+
+def introduce(run: Run) -> None:
+    """Say what was found and what is trained."""
+    for line in introduction(run.job, run.parts, run.learner, run.processes.device):
+        run.progress.say(line)
 
 
 def train(run: Run) -> Outcome:
@@ -126,6 +142,9 @@ def train(run: Run) -> Outcome:
         run.progress.close()
     if at.epoch >= epochs and run.processes.leads:
         draw_curves(run.journal.records, run.job.out / CURVES)
+        if at.best is not None and run.job.parts is None:  # of folds all photos calibrate, and no epoch is chosen
+            for line in kept(at.best, run.journal.records, len(run.parts.held)):
+                run.progress.say(line)
     return outcome(run)
 
 
@@ -142,6 +161,7 @@ def train_epoch(run: Run) -> bool:
         if run.processes.device.type == "cpu":  # on CUDA reading the loss would block the device
             refuse_nan(run, float(losses.total.detach()))
         at.batch += 1
+        run.forecast.step()
         if run.progress.step():
             means = at.means()
             refuse_nan(run, means["loss"])

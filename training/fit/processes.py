@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -109,12 +109,14 @@ class StopRequest:
 
     Args:
         budget_s: stop after so many seconds; None: no limit.
+        announced: answer the first signal at once with a line on the standard error.
 
     Attributes:
         signalled: whether a signal was received.
     """
 
-    def __init__(self, budget_s: float | None = None) -> None:
+    def __init__(self, budget_s: float | None = None, *, announced: bool = False) -> None:
+        self._announced = announced
         self._deadline = None if budget_s is None else time.monotonic() + budget_s
         self.signalled = False
         self._stepping = False
@@ -146,3 +148,7 @@ class StopRequest:
         if self.signalled or not self._stepping:
             raise KeyboardInterrupt
         self.signalled = True
+        if self._announced:
+            # Unbuffered: the stream may be in the middle of a write.
+            with suppress(OSError):
+                os.write(2, b"\nstopping after this step; all of it is kept (once more: at once, from the last save)\n")

@@ -1,17 +1,22 @@
 """The state of a run between two steps: saved into its checkpoint, and resumed from it."""
 
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from model.network.backbone import Weights
 from training.checkpoint import LAST, SELECTED, Selected, load_selected, read, write
 from training.data.marks import Marks
-from training.errors import CheckpointError
+from training.errors import CheckpointError, Diverged
 from training.fit.job import Job
+from training.fit.journal import METRICS
 from training.fit.learner import Learner
 from training.fit.losses import Losses
 from training.fit.processes import ProcessGroup
@@ -96,6 +101,42 @@ class TrainingState:
             self.totals = torch.cat([self.totals[:3], self.totals.new_zeros(1), self.totals[3:]])
         if values["best_epoch"]:
             self.best = load_selected(job.out)
+
+
+@contextmanager
+def removed_unless_begun(out: Path) -> Iterator[None]:
+    """Remove a run's folder that the body made where it raises before an epoch or a checkpoint is kept in it.
+
+    That of a run that diverged stays: a comparison writes this result into it.
+    """
+    there = out.exists()
+    try:
+        yield
+    except Diverged:
+        raise
+    except BaseException:
+        kept = (path.stat().st_size for name in (LAST, METRICS) for path in out.rglob(name))
+        if not there and not any(kept):
+            shutil.rmtree(out, ignore_errors=True)
+        raise
+
+
+def starting_weights(job: Job) -> Weights:
+    """Return the backbone's weights at the start: those of another run's backbone where the job names its folder.
+
+    Raises:
+        CheckpointError: the folder holds no run, or one with another backbone.
+    """
+    if not isinstance(job.weights, Path) or not job.weights.is_dir():
+        return job.weights
+    selected = load_selected(job.weights)
+    theirs, ours = selected.recipe.network.backbone, job.recipe.network.backbone
+    if theirs != ours:
+        raise CheckpointError(f"{job.weights} holds a {theirs}, not a {ours}: take --backbone {theirs}")
+    prefix = "backbone."
+    return {
+        name.removeprefix(prefix): tensor for name, tensor in selected.state_dict.items() if name.startswith(prefix)
+    }
 
 
 def read_checkpoint(job: Job, processes: ProcessGroup) -> dict[str, Any] | None:

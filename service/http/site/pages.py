@@ -7,6 +7,7 @@ holds no minified file.
 import hashlib
 import html
 import importlib.util
+import json
 import mimetypes
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from starlette.responses import Response
 
 from service.errors import error_types
 from service.http.addresses import Routes
+from service.samples.plates import PLATES
 
 _HERE = Path(__file__).parent
 _POLICY = (
@@ -63,7 +65,7 @@ class Asset:
 def routes() -> Routes:
     """Return the routes of all pages and their files; the OpenAPI document, which is for programs, leaves them out."""
     docs = _folder(_HERE / "docs") | _swagger_ui()
-    page = _folder(_HERE / "page")
+    page = _folder(_HERE / "page") | _plates()
     found = Routes(include_in_schema=False)
     _page(found, "/docs", docs["docs.html"], _DOCS_HEADERS)
     _page(found, "/errors", Asset(errors_page().encode(), "errors.html"), _PAGE_HEADERS)
@@ -118,6 +120,17 @@ def _folder(folder: Path) -> dict[str, Asset]:
     """Return the files below a folder by their path in it."""
     files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
     return {path.relative_to(folder).as_posix(): Asset(path.read_bytes(), path.name) for path in files}
+
+
+def _plates() -> dict[str, Asset]:
+    """Return the drawn birds, each as it is and repainted, and their list."""
+    found, tiles = {}, []
+    for plate, repainted in ((plate, repainted) for plate in PLATES for repainted in (False, True)):
+        name = f"plates/{plate.name}{'-repainted' if repainted else ''}.png"
+        words = f"its {plate.mark} painted {plate.paint}" if repainted else plate.label
+        found[name] = Asset(plate.picture(repainted=repainted), name)
+        tiles.append({"label": plate.label, "words": words, "picture": f"page/{name}"})
+    return found | {"plates/plates.json": Asset(json.dumps(tiles).encode(), "plates.json")}
 
 
 def _swagger_ui() -> dict[str, Asset]:

@@ -283,6 +283,7 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_resumes(tiny_options: list[st
             break
     rest = process.communicate(timeout=120)[1]
     assert process.returncode == 130
+    assert "stopping after this step; all of it is kept" in rest
     assert "the same command resumes" in rest
     assert 1 <= read(tmp_path / "run" / LAST)["epoch"] < 400
 

@@ -2,6 +2,7 @@
 // All addresses are relative, so that the page works behind a path prefix.
 
 import { entries, evidenceWords, missingWords, places, sentence } from "./marks.js";
+import { tiles } from "./plates.js";
 
 const LAYER_SIDE = 896; // longer side of the requested maps, pixels: enough for the screen, cheap to send
 const AT_ONCE = 2; // photos under way at the same time
@@ -76,6 +77,22 @@ async function loadModel() {
     $("view-attention").hidden = model.has_attention === false;
     hasMarks = Boolean(model.marks?.length);
     $("about-marks").hidden = !hasMarks;
+    showPlates().catch(() => {}); // the page works without them
+  } catch (error) {
+    if (error instanceof Problem) showProblem(error);
+  }
+}
+
+async function showPlates() {
+  const plates = await (await call("page/plates/plates.json", {}, "application/json")).json();
+  $("plates").replaceChildren(...tiles(plates, labels, element, takePlate));
+  $("plates-box").hidden = !$("plates").children.length;
+}
+
+async function takePlate({ picture }) {
+  try {
+    const drawn = await (await call(picture, {}, "image/png")).blob();
+    add([new File([drawn], picture.split("/").pop(), { type: "image/png" })]);
   } catch (error) {
     if (error instanceof Problem) showProblem(error);
   }

@@ -9,6 +9,7 @@ import onnx
 import pytest
 from PIL import Image
 
+from service.samples.plates import PLATES
 from tests.service.running import Running, running, tiny_settings
 from tests.service.tiny_model import LABELS, marked_manifest, tiny_model
 
@@ -383,6 +384,36 @@ def test_only_the_last_of_two_questions_is_asked(page: Page, tiny_server: Runnin
     page.run("clear.click(); document.getElementById('versus-form').requestSubmit()")
     page.until("!clear.hidden && busy.hidden")
     assert runs + 2 == tiny_server.runs()
+
+
+def test_plates_are_classified_as_photos_are(browser: Page, bundled_server: Running) -> None:
+    """Who has no photo picks a drawn bird, by key too; the one without its mark is none to the model."""
+    browser.open("about:blank")
+    browser.events.clear()
+    browser.open(f"{bundled_server.url}/")
+    browser.until("document.querySelectorAll('#plates button').length")
+    pictures = browser.run("[...document.querySelectorAll('#plates img')].map((one) => [one.loading, one.alt])")
+    assert [["lazy", ""]] * 2 * len(PLATES) == pictures
+    for index in range(2):
+        browser.run(f"document.querySelectorAll('#plates button')[{index}].focus()")
+        browser.press("Enter", 13)
+        if index:  # the strip appears with the second picture
+            browser.until("document.querySelectorAll('#strip button').length === 2")
+        answered(browser)
+        assert (PLATES[0].label == text(browser, "label")) == (index == 0)
+    browser.until("[...document.querySelectorAll('#plates img')].every((one) => one.complete && one.naturalWidth)")
+    assert [] == browser.complaints()
+
+
+def test_a_model_of_other_things_offers_no_plates(page: Page) -> None:
+    """A drawn bird would get the name of something else."""
+    page.until("document.querySelectorAll('#labels option').length")
+    assert [True, 0] == page.run("[document.getElementById('plates-box').hidden, plates.children.length]")
+
+
+def test_page_without_its_plates_is_small() -> None:
+    """What every visitor loads stays below 150 kB."""
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 150_000
 
 
 def test_key_is_asked_for_behind_a_prefix(
