@@ -15,7 +15,7 @@ from typing import Any
 from model.files import WriteError, check_target, write_whole
 from model.terminal import one_line, plain
 from service.errors import EmptyInput, FieldmarkError, InvalidOption, MalformedRequest
-from service.http.answers import RANKS, classification, mark_note, mark_shares, score
+from service.http.answers import RANKS, classification, mark_note, mark_shares, score, unlike_all
 from service.http.api.schemas import ClassifyOptions, ExplainOptions
 from service.http.explain import DRAWN_MARKS, draw, explanation, question_of
 from service.inference.engine import Question
@@ -68,7 +68,7 @@ async def _classify(photos: Sequence[str], options: ClassifyOptions, settings: S
             result = await job
             results.append(result)
             if not as_json:
-                _print_result(photo, result)
+                _print_result(photo, result, served.manifest.num_classes)
     if as_json:
         _print_json(results[0] if len(results) == 1 else {"results": results})
     return int(any("code" in result for result in results))
@@ -166,14 +166,15 @@ def read(photo: str) -> bytes:
     return data
 
 
-def _print_result(photo: str, result: dict[str, Any]) -> None:
+def _print_result(photo: str, result: dict[str, Any], num_classes: int) -> None:
     if "code" in result:
         print(one_line(f"{photo}: {result['detail']}"), file=sys.stderr, flush=True)  # noqa: T201 - an error of the command
         for label in result.get("nearest", ()):
             print(f"  {label}", file=sys.stderr)  # noqa: T201
         return
     accepted = {True: "", False: "  none of these", None: ""}[result.get("accepted")]
-    _print_line(f"{photo}  {result['width']}×{result['height']}{accepted}")
+    unlike = "" if result.get("known", True) else f"  {unlike_all(num_classes)}; the nearest:"
+    _print_line(f"{photo}  {result['width']}×{result['height']}{accepted}{unlike}")
     for found in result["predictions"]:
         bar = "█" * round(found["probability"] * _BAR)
         _print_line(f"  {found['probability']:7.2%}  {bar:{_BAR}}  {found['label']}")

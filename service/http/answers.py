@@ -3,6 +3,7 @@
 from typing import Any
 
 from model.contract.graph import MAX_MARKS
+from service.decision.novelty import QUANTILE_DIGITS, judge
 from service.http.api.schemas import ClassifyOptions
 from service.inference.marks import FoundMark, MarkReader
 from service.inference.models import ServedModel
@@ -52,7 +53,7 @@ def classification(
     """Return the flat answer for one image; `schemas.Classification`."""
     best = top_classes(prediction.probabilities.tolist(), options.top_k)
     scores = [score(prediction, index) for index in best]
-    answer: Answer = {"predictions": scores}
+    answer: Answer = {"predictions": scores, **novelty_answer(prediction)}
     if options.threshold is not None:
         answer["accepted"] = scores[0]["probability"] >= options.threshold
     if options.marks is not None:
@@ -63,6 +64,17 @@ def classification(
     answer["height"] = prediction.height
     answer["request_id"] = request_id
     return answer
+
+
+def novelty_answer(prediction: Prediction) -> Answer:
+    """Return whether the photo is like those of any class, and how novel it is; empty where that is unknown."""
+    judged = judge(prediction.novelty, prediction.served.manifest.novelty)
+    return {} if judged is None else {"known": judged.known, "novelty": round(judged.quantile, QUANTILE_DIGITS)}
+
+
+def unlike_all(num_classes: int) -> str:
+    """Return what is said, for people, of a photo that is not known."""
+    return f"like none of the {num_classes} classes"
 
 
 def marks_answer(prediction: Prediction, count: int) -> Answer:

@@ -10,6 +10,7 @@ from pydantic_core import to_json
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from service.decision.novelty import judge
 from service.http.addresses import Routes
 from service.http.answers import RANKS, Answer, classification, first_class, model_info
 from service.http.api import openapi
@@ -50,7 +51,7 @@ async def classify(request: Request, options: Annotated[ClassifyOptions, Query()
             prediction = await predictor.predict(served, upload.data, question, lane="classify", deadline=deadline)
         found = classification(prediction, options, filename=upload.filename, request_id=context.request_id)
         first = found["predictions"][0]
-        context.predicted(prediction, first["label"], first["probability"])
+        context.predicted(prediction, first["label"], first["probability"], upload.index)
         return found
 
     return await _answer_json(request, uploads, answer)
@@ -85,7 +86,7 @@ async def explain(request: Request, options: Annotated[ExplainOptions, Query()])
                 deadline=context.deadline,
                 keep_image=media_type != JSON,
             )
-        context.predicted(prediction, *first_class(prediction))
+        context.predicted(prediction, *first_class(prediction), upload.index)
         check_contrast(prediction)
         return prediction
 
@@ -108,8 +109,11 @@ async def explain(request: Request, options: Annotated[ExplainOptions, Query()])
 async def models(request: Request) -> Response:
     """List the loaded models: labels, layers, provenance."""
     choose(accept_of(request), [JSON])
-    loaded = context_of(request).runtime.models.served()
-    return Response(to_json({"models": [model_info(served) for served in loaded]}), media_type=JSON)
+    context = context_of(request)
+    found: Answer = {"models": [model_info(served) for served in context.runtime.models.served()]}
+    if context.feedback is not None:
+        found["feedback"] = True
+    return Response(to_json(found), media_type=JSON)
 
 
 async def _uploads(request: Request, context: RequestContext) -> list[Upload]:
@@ -153,6 +157,8 @@ def _picture_headers(prediction: Prediction, options: ExplainOptions) -> dict[st
         "X-Fieldmark-Model": f"{prediction.served.name}/{prediction.served.version}",
         "Vary": "Accept",
     }
+    if (judged := judge(prediction.novelty, prediction.served.manifest.novelty)) is not None:
+        headers["X-Fieldmark-Known"] = "true" if judged.known else "false"
     if options.mark is not None:
         headers["X-Fieldmark-Mark"] = quote(named_mark(prediction))
     if options.threshold is not None:
