@@ -26,7 +26,7 @@ class FeedbackRequest(BaseModel):
 
 
 class FeedbackTaken(BaseModel):
-    """What was written down."""
+    """What was noted."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -45,7 +45,7 @@ _REQUEST: dict[str, Any] = {
 }
 FEEDBACK = openapi.operation(
     "feedback",
-    {"description": "It is written down.", "model": FeedbackTaken},
+    {"description": "It is noted.", "model": FeedbackTaken},
     400, 401, 403, 404, 406, 408, 413, 422, 503,
     **_REQUEST,
 )  # fmt: skip
