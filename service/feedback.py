@@ -25,7 +25,9 @@ REMEMBERED = 4096
 MOST_WAITING = 16
 """Lines that may wait for the disk: a disk that hangs must not collect requests."""
 
-_FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+_FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT
+# A pipe must not hold up the start; Windows would write other line ends.
+_FLAGS |= getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _LOG = logging.getLogger("fieldmark.service")
 
 
@@ -155,8 +157,10 @@ class Feedback:
         descriptor = os.open(self._path, _FLAGS, 0o600)
         try:
             size = os.fstat(descriptor).st_size
-            if size and os.pread(descriptor, 1, size - 1) != b"\n":
-                line = b"\n" + line
+            if size:
+                os.lseek(descriptor, -1, os.SEEK_END)  # what is written goes to the end all the same
+                if os.read(descriptor, 1) != b"\n":
+                    line = b"\n" + line
             if size + len(line) > self._max_bytes:
                 return "the file has reached FIELDMARK_MAX_FEEDBACK_BYTES; move it away"
             return "" if os.write(descriptor, line) == len(line) else "the disk is full"
