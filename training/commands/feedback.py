@@ -181,7 +181,7 @@ def as_text(confirmed: Confirmed) -> str:
     lines = [f"{found['answers']} answers with feedback, {found['replaced']} earlier words on them replaced"]
     if numbers := confirmed.damaged:
         more = f" and {len(numbers) - SHOWN} more" if len(numbers) > SHOWN else ""
-        lines.append(f"{len(numbers)} damaged lines left out: {', '.join(map(str, numbers[:SHOWN]))}{more}")
+        lines.append(f"damaged lines left out ({len(numbers)}): {', '.join(map(str, numbers[:SHOWN]))}{more}")
     lines += _rows("", found)
     for name, figures in {**found["by_known"], **(found["by_model"] if len(found["by_model"]) > 1 else {})}.items():
         if figures["right"]["n"]:

@@ -64,7 +64,7 @@ def test_text(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     for expected in (
         "5 answers with feedback, 1 earlier words on them replaced\n",
-        "4 damaged lines left out: 3, 7, 9, 11\n",
+        "damaged lines left out (4): 3, 7, 9, 11\n",
         "right, of photos of a class 75.0% (30.1% … 95.4%) of 4\n",
         "answered as unknown:\n  right, of photos of a class no photo\n",
         "cub50/3:\n",
