@@ -148,7 +148,7 @@ async function explainInFull(photo) {
     return await explainRequest(photo, { top_k: 5, size: LAYER_SIDE, ...marks, ...sets }, "application/json");
   } catch (error) {
     const code = error.document?.code;
-    if (!(hasMarks && code === "no_marks") && !(hasSets && code === "no_sets")) throw error;
+    if (!(marks.marks && code === "no_marks") && !(sets.coverage && code === "no_sets")) throw error;
     if (code === "no_marks") hasMarks = false; // another version of the model answers now
     else hasSets = false;
     return explainInFull(photo);
