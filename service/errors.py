@@ -5,8 +5,10 @@ FieldmarkError
 ├── MalformedRequest        400  malformed_request
 ├── Unauthorized            401  unauthorized
 ├── Forbidden               403  forbidden
+│   └── FeedbackOff         403  feedback_off
 ├── NotFound                404  not_found
-│   └── UnknownModel        404  unknown_model
+│   ├── UnknownModel        404  unknown_model
+│   └── UnknownRequest      404  unknown_request
 ├── MethodNotAllowed        405  method_not_allowed
 ├── NotAcceptable           406  not_acceptable
 ├── SlowRequest             408  slow_request
@@ -25,6 +27,7 @@ FieldmarkError
 ├── InternalError           500  internal_error
 ├── NotReady                503  not_ready
 │   └── Draining            503  draining
+├── FeedbackUnavailable     503  feedback_unavailable
 └── DeadlineExceeded        504  deadline_exceeded
 
 Domain code raises these; `service.http.problems` turns them into `application/problem+json` (RFC 9457).
@@ -90,6 +93,13 @@ class Forbidden(FieldmarkError):
     remedy = "Use the admin key; without one set, administration is off."
 
 
+class FeedbackOff(Forbidden):
+    """This server does not collect what users say of its answers."""
+
+    code, title = "feedback_off", "Feedback is off"
+    remedy = "The operator switches it on with `FIELDMARK_FEEDBACK_FILE`."
+
+
 class NotFound(FieldmarkError):
     """No such address."""
 
@@ -102,6 +112,13 @@ class UnknownModel(NotFound):
 
     code, title = "unknown_model", "That model is not served here"
     remedy = "See `/models` for names and versions."
+
+
+class UnknownRequest(NotFound):
+    """Feedback on an answer that is not remembered: too long ago, of another instance, or never given."""
+
+    code, title = "unknown_request", "That answer is not remembered here"
+    remedy = "Send feedback soon after the answer, to the same instance, with the answer's `request_id`."
 
 
 class MethodNotAllowed(FieldmarkError):
@@ -234,6 +251,13 @@ class Draining(NotReady):
 
     code, title = "draining", "The service is stopping"
     remedy = "Send the request to another instance."
+
+
+class FeedbackUnavailable(FieldmarkError):
+    """The file of feedback is full or cannot be written; photos are answered as ever."""
+
+    status, code, title = 503, "feedback_unavailable", "Feedback cannot be written down just now"
+    remedy = "Try again later; the operator finds the reason in the log."
 
 
 class DeadlineExceeded(FieldmarkError):

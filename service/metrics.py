@@ -130,6 +130,20 @@ class Metrics:
             buckets=_RATIOS,
         )
         self._predicted = counter("fieldmark_predictions_total", "Images by their first class.", ["label"])
+        self._novelty = histogram(
+            "fieldmark_novelty_ratio",
+            "Share of held-out photos that are less novel than the image; evenly spread for photos like those.",
+            ["model"],
+            buckets=_RATIOS,
+        )
+        self._unknown = counter(
+            "fieldmark_unknown_images_total", "Images that are like none of the classes.", ["model"]
+        )
+        self._feedback = counter(
+            "fieldmark_feedback_total",
+            "What users say of answers: right, wrong, none of the classes; known: as the image was answered.",
+            ["model", "verdict", "known"],
+        )
         self.model_info = gauge(
             "fieldmark_model_info",
             "Models loaded, with the provider that runs them; always 1.",
@@ -175,6 +189,21 @@ class Metrics:
             label = "other"
         self._known_classes.add(label)
         self._predicted.labels(label).inc()
+
+    def serves_novelty(self, model: str) -> None:
+        """Make the series of a model that has novelty; by its name alone, so that a new version goes on with them."""
+        self._novelty.labels(model)
+        self._unknown.labels(model)
+
+    def novelty(self, model: str, known: bool, quantile: float) -> None:
+        """Observe how novel an image is to a model, as the share of held-out photos that are less so."""
+        self._novelty.labels(model).observe(quantile)
+        if not known:
+            self._unknown.labels(model).inc()
+
+    def feedback(self, model: str, verdict: str, known: bool | None) -> None:
+        """Count what a user says of an answer: `right`, `wrong` or `none`; `known` as it was answered, if at all."""
+        self._feedback.labels(model, verdict, "" if known is None else str(known).lower()).inc()
 
     def exposition(self, accept: str | None) -> tuple[bytes, str]:
         """Return the page for a scrape and its media type, in the format of the `Accept` header."""

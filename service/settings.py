@@ -56,8 +56,16 @@ class Settings(BaseSettings):
     shutdown_grace_s: float = Field(20, gt=0, description="Longest time for accepted requests to finish when stopping.")
     poll_interval_s: float = Field(2, gt=0, description="How often the models folder is read for changes.")
 
+    feedback_file: Path | None = Field(
+        None, description="JSON lines of what users say by POST /feedback; without it /feedback answers 403."
+    )
+    max_feedback_bytes: int = Field(
+        16 * MIB, ge=1024, description="Most bytes of that file; when it is full, /feedback answers 503."
+    )
     api_keys_file: Path | None = Field(
-        None, description="File of API keys, one a line, # for comments; guards /classify, /explain, /models, /v2."
+        None,
+        description="File of API keys, one a line, # for comments; guards /classify, /explain, /feedback, /models and "
+        "/v2.",
     )
     admin_key_file: Path | None = Field(None, description="File of the key for /admin; without it /admin answers 403.")
     admin_port: int = Field(0, ge=0, le=65535, description="Separate port of /metrics and /admin; 0: the main port.")
@@ -68,7 +76,7 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "json", "console"] = Field("auto", description="`auto`: JSON unless on a terminal.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level logged.")
 
-    @field_validator("model", "host", "api_keys_file", "admin_key_file", mode="before")
+    @field_validator("model", "host", "feedback_file", "api_keys_file", "admin_key_file", mode="before")
     @classmethod
     def _is_named(cls, value: Any) -> Any:
         """Refuse empty text: as a host it means every address, as a path the current folder."""

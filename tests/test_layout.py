@@ -16,6 +16,7 @@ MOST_LINES = 400
 WITHOUT_A_MODULE = {
     "test_arms.py": "every arm through the whole export",
     "test_awkward.py": "every awkward image through the whole decoder",
+    "test_decisions.py": "what the page says of an answer's decisions, and what users say back: JavaScript and HTML",
     "test_fuzz.py": "hostile requests through the whole application, hostile bytes through the whole decoder",
     "test_gpu.py": "what only a CUDA device shows, of several modules",
     "test_graph_properties.py": "the exported graph, whatever made it",

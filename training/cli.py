@@ -101,7 +101,11 @@ def _job(options: argparse.Namespace, recipe: Recipe, dataset: Dataset | None = 
 
 
 def evaluate_command(options: argparse.Namespace) -> int:
-    """Evaluate a run or an exported file on every image of a part."""
+    """Evaluate a run or an exported file on every image of a part; or read what users said of a service's answers."""
+    if options.feedback or not (options.model and options.data):
+        from training.commands.feedback import report
+
+        return report(options)
     from training.checkpoint import load_selected
     from training.commands.evaluate import Question, add_to_card, as_text, evaluate, write
     from training.evaluation.report.card import check_card

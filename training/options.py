@@ -68,8 +68,15 @@ def _count(text: str) -> int:
 
 def _evaluate_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("model", type=Path, metavar="RUN|FILE.onnx")
-    _data_options(parser, required=True)
+    add("model", type=Path, nargs="?", metavar="RUN|FILE.onnx")
+    _data_options(parser, required=False)
+    add(
+        "--feedback",
+        type=Path,
+        metavar="FILE",
+        help="instead of evaluating a model: what users said of a service's answers, as `fieldmark serve "
+        "--feedback-file FILE` wrote it",
+    )
     add("--part", choices=("test", "held-out", "all"), default="test", help="of the data set")
     add("--out", type=Path, metavar="DIR", help="write figures, predictions and a report into this folder")
     add("--card", type=Path, metavar="FILE", help="write a summary into this model card")

@@ -16,7 +16,7 @@ from model.files import WriteError, check_target, write_whole
 from model.terminal import one_line, plain
 from service.decision.beliefs import Belief, belief_of
 from service.errors import EmptyInput, FieldmarkError, InvalidOption, MalformedRequest
-from service.http.answers import RANKS, classification, individual_answer, mark_note, mark_shares, score
+from service.http.answers import RANKS, classification, individual_answer, mark_note, mark_shares, score, unlike_all
 from service.http.api.schemas import ClassifyOptions, ExplainOptions, PhotosOptions
 from service.http.explain import DRAWN_MARKS, draw, explanation, question_of
 from service.inference.engine import Question
@@ -74,13 +74,13 @@ async def _classify(photos: Sequence[str], options: PhotosOptions, settings: Set
             results.append(result)
             predictions += [prediction] if prediction is not None else []
             if not as_json:
-                _print_result(photo, result)
+                _print_result(photo, result, served.manifest.num_classes)
     if options.individual and predictions:
         whole = individual_answer(predictions, results, options, uuid.uuid4().hex, belief)
         if as_json:
             _print_json(whole)
         else:
-            _print_classes(f"all of one individual: {len(predictions)} photos", whole)
+            _print_classes(f"all of one individual: {len(predictions)} photos", whole, served.manifest.num_classes)
     elif as_json:
         _print_json(results[0] if len(results) == 1 else {"results": results})
     return int(any("code" in result for result in results))
@@ -195,19 +195,20 @@ def read(photo: str) -> bytes:
     return data
 
 
-def _print_result(photo: str, result: dict[str, Any]) -> None:
+def _print_result(photo: str, result: dict[str, Any], num_classes: int) -> None:
     if "code" in result:
         print(one_line(f"{photo}: {result['detail']}"), file=sys.stderr, flush=True)  # noqa: T201 - an error of the command
         for label in result.get("nearest", ()):
             print(f"  {label}", file=sys.stderr)  # noqa: T201
         return
-    _print_classes(f"{photo}  {result['width']}×{result['height']}", result)
+    _print_classes(f"{photo}  {result['width']}×{result['height']}", result, num_classes)
     _print_marks(result)
 
 
-def _print_classes(head: str, result: dict[str, Any]) -> None:
+def _print_classes(head: str, result: dict[str, Any], num_classes: int) -> None:
     accepted = {True: "", False: "  none of these", None: ""}[result.get("accepted")]
-    _print_line(f"{head}{accepted}")
+    unlike = "" if result.get("known", True) else f"  {unlike_all(num_classes)}; the nearest:"
+    _print_line(f"{head}{accepted}{unlike}")
     for found in result["predictions"]:
         bar = "█" * round(found["probability"] * _BAR)
         _print_line(f"  {found['probability']:7.2%}  {bar:{_BAR}}  {found['label']}")

@@ -5,6 +5,7 @@ from typing import Any
 from model.contract.graph import MAX_MARKS
 from service.decision.beliefs import Belief
 from service.decision.individual import together
+from service.decision.novelty import QUANTILE_DIGITS, judge
 from service.http.api.schemas import ClassifyOptions
 from service.inference.marks import FoundMark, MarkReader
 from service.inference.models import ServedModel
@@ -57,7 +58,7 @@ def classification(
     belief: Belief | None = None,
 ) -> Answer:
     """Return the flat answer for one image; `schemas.Classification`."""
-    answer = decision(prediction, options, belief)
+    answer = decision(prediction, options, belief) | novelty_answer(prediction)
     if options.marks is not None:
         answer |= marks_answer(prediction, options.marks)
     answer["model"] = model_id(prediction.served)
@@ -101,6 +102,17 @@ def individual_answer(
     answer["model"] = model_id(photos[0].served)
     answer["request_id"] = request_id
     return answer
+
+
+def novelty_answer(prediction: Prediction) -> Answer:
+    """Return whether the photo is like those of any class, and how novel it is; empty where that is unknown."""
+    judged = judge(prediction.novelty, prediction.served.manifest.novelty)
+    return {} if judged is None else {"known": judged.known, "novelty": round(judged.quantile, QUANTILE_DIGITS)}
+
+
+def unlike_all(num_classes: int) -> str:
+    """Return what is said, for people, of a photo that is not known."""
+    return f"like none of the {num_classes} classes"
 
 
 def marks_answer(prediction: Prediction, count: int) -> Answer:

@@ -16,12 +16,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from service.errors import FieldmarkError, MalformedRequest
+from service.feedback import Feedback
 from service.http import operations
 from service.http import routes as images
 from service.http.addresses import Addresses, AddressRoute, Routes
 from service.http.admission import AdmissionMiddleware
 from service.http.api import openapi
 from service.http.auth import ApiKeys
+from service.http.feedback import routes as feedback
+from service.http.feedback.schemas import FeedbackRequest
 from service.http.oip import routes as oip
 from service.http.oip.schemas import HEADER_LENGTH, InferRequest
 from service.http.problems import answer_problem
@@ -33,7 +36,8 @@ from service.settings import Settings, traces_wanted
 
 _EXPOSED_HEADERS = (
     "X-Request-Id", "Server-Timing", "Retry-After", "X-Fieldmark-Label", "X-Fieldmark-Probability",
-    "X-Fieldmark-Target", "X-Fieldmark-Model", "X-Fieldmark-Accepted", HEADER_LENGTH,
+    "X-Fieldmark-Target", "X-Fieldmark-Model", "X-Fieldmark-Accepted", "X-Fieldmark-Known",
+    HEADER_LENGTH,
 )  # fmt: skip
 _ALLOWED_HEADERS = (
     "Authorization", "Content-Type", "X-API-Key", "X-Request-Id", "X-Request-Timeout-Ms", HEADER_LENGTH,
@@ -58,14 +62,19 @@ def create_app(runtime: Runtime) -> FastAPI:
 
     Raises:
         NoKey: a key file is set and cannot be read.
+        OSError: a file of feedback is set and cannot be written.
     """
     settings = runtime.settings
-    routes = [*images.ROUTES, *oip.ROUTES, *operations.PROBES, *pages.routes(), *_DOCUMENT]
+    routes = [*images.ROUTES, *feedback.ROUTES, *oip.ROUTES, *operations.PROBES, *pages.routes(), *_DOCUMENT]
     if not settings.admin_port:
         routes += operations.ADMINISTRATION
+    collected = None
+    if settings.feedback_file is not None:
+        collected = Feedback(settings.feedback_file, settings.max_feedback_bytes)
     traced, close = _traced()
-    app = _app(runtime, routes, partial(_run, runtime, close), before=traced, between=_cross_origin(settings))
-    app.openapi = partial(openapi.document, app, [InferRequest], settings)  # type: ignore[method-assign]
+    between = _cross_origin(settings)
+    app = _app(runtime, routes, partial(_run, runtime, close), before=traced, between=between, collected=collected)
+    app.openapi = partial(openapi.document, app, [InferRequest, FeedbackRequest], settings)  # type: ignore[method-assign]
     return app
 
 
@@ -87,9 +96,11 @@ def _app(
     *,
     before: Sequence[Middleware] = (),
     between: Sequence[Middleware] = (),
+    collected: Feedback | None = None,
 ) -> FastAPI:
     """Return an application whose every failure becomes a problem document."""
-    telemetry = Middleware(TelemetryMiddleware, runtime=runtime, addresses=Addresses(routes, operations.AREAS))
+    addresses = Addresses(routes, operations.AREAS)
+    telemetry = Middleware(TelemetryMiddleware, runtime=runtime, addresses=addresses, feedback=collected)
     admission = Middleware(AdmissionMiddleware, runtime=runtime, keys=ApiKeys(runtime.settings))
     return FastAPI(
         title="fieldmark",

@@ -9,6 +9,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.types import Scope
 
+from service.decision.novelty import judge
+from service.feedback import Answered, Feedback
 from service.http.addresses import UNMATCHED, Address
 from service.inference.predictor import Prediction
 from service.inference.runtime import Runtime
@@ -17,7 +19,9 @@ from service.metrics import STAGES, Interval, Timings
 _KEY = "fieldmark"
 # An id, not a secret; the system's generator would release the interpreter lock and wait for it under load.
 _RANDOM = random.Random()  # noqa: S311
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
+REQUEST_ID = "[A-Za-z0-9._:/+=-]{1,128}"
+"""What a request id looks like, as a regular expression."""
+_REQUEST_ID = re.compile(REQUEST_ID.encode())
 _TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 """W3C Trace Context, section 3.2; later versions may append to it."""
 
@@ -34,6 +38,7 @@ class RequestContext:
         started: monotonic clock, seconds.
         runtime: of the service; set by the outermost layer.
         address: of the request.
+        feedback: of the service, where it collects any; set by the outermost layer.
         root_path: prefix that a proxy serves the service under.
         deadline: by which its work must have started, on `time.monotonic()`'s clock; None where there is none.
         on_disconnect: called when the connection is lost.
@@ -53,6 +58,7 @@ class RequestContext:
         self.request_id, self.trace_id = _ids(headers)
         self.started = time.perf_counter()
         self.address = Address(UNMATCHED)
+        self.feedback: Feedback | None = None
         self.root_path = ""
         self.deadline: float | None = None
         self.on_disconnect: set[Callable[[], None]] = set()
@@ -74,20 +80,31 @@ class RequestContext:
         for stage, seconds in timings.items():
             self.timings[stage] = max(self.timings.get(stage, 0.0), seconds)
 
-    def predicted(self, prediction: Prediction, label: str, probability: float) -> None:
+    def predicted(self, prediction: Prediction, label: str, probability: float, image: int = 0) -> None:
         """Record one image's result in log and metrics; the predictor has recorded its times in the metrics already.
+
+        Where feedback is collected, it is remembered, too.
 
         Args:
             prediction: of the image.
             label: its likeliest class.
             probability: of that class.
+            image: its place in the request, from 0.
         """
         self.observe(prediction.timings)
         self.intervals.append(prediction.intervals)
         metrics = self.runtime.metrics
         metrics.confidence(probability)
         metrics.predicted(label)
-        self.fields.setdefault("model", f"{prediction.served.name}/{prediction.served.version}")
+        served = prediction.served
+        judged = judge(prediction.novelty, served.manifest.novelty)
+        if judged is not None:
+            metrics.novelty(served.name, *judged)
+        if self.feedback is not None:
+            known, quantile = judged or (None, None)
+            answered = Answered(label, known, quantile, served.name, served.version, served.sha256, served.manifest)
+            self.feedback.remember(self.request_id, image, answered)
+        self.fields.setdefault("model", f"{served.name}/{served.version}")
         self.fields.setdefault("label", label)
 
     def server_timing(self) -> bytes:

@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from service.decision.beliefs import Belief, belief_of
+from service.decision.novelty import judge
 from service.errors import UndecodableImage
 from service.http.addresses import Routes
 from service.http.answers import RANKS, Answer, classification, first_class, individual_answer, model_info
@@ -63,7 +64,7 @@ async def classify(request: Request, options: Annotated[PhotosOptions, Query()])
             prediction, options, filename=upload.filename, request_id=context.request_id, belief=belief
         )
         first = found["predictions"][0]
-        context.predicted(prediction, first["label"], first["probability"])
+        context.predicted(prediction, first["label"], first["probability"], upload.index)
         return found
 
     if not options.individual:
@@ -111,7 +112,7 @@ async def explain(request: Request, options: Annotated[ExplainOptions, Query()])
             )
         if belief is not None:
             prediction = belief.applied(prediction)
-        context.predicted(prediction, *first_class(prediction))
+        context.predicted(prediction, *first_class(prediction), upload.index)
         check_contrast(prediction)
         return prediction
 
@@ -136,8 +137,11 @@ async def explain(request: Request, options: Annotated[ExplainOptions, Query()])
 async def models(request: Request) -> Response:
     """List the loaded models: labels, layers, provenance."""
     choose(accept_of(request), [JSON])
-    loaded = context_of(request).runtime.models.served()
-    return Response(to_json({"models": [model_info(served) for served in loaded]}), media_type=JSON)
+    context = context_of(request)
+    found: Answer = {"models": [model_info(served) for served in context.runtime.models.served()]}
+    if context.feedback is not None:
+        found["feedback"] = True
+    return Response(to_json(found), media_type=JSON)
 
 
 def _belief(options: ClassifyOptions, served: ServedModel) -> Belief | None:
@@ -200,6 +204,8 @@ def _picture_headers(prediction: Prediction, options: ExplainOptions, belief: Be
         headers["X-Fieldmark-Prior"] = quote(belief.prior)
     if belief is not None and belief.among is not None:
         headers["X-Fieldmark-Among"] = ",".join(str(labels.index(label)) for label in belief.among)
+    if (judged := judge(prediction.novelty, prediction.served.manifest.novelty)) is not None:
+        headers["X-Fieldmark-Known"] = "true" if judged.known else "false"
     if options.mark is not None:
         headers["X-Fieldmark-Mark"] = quote(named_mark(prediction))
     if options.threshold is not None:

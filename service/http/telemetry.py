@@ -11,6 +11,7 @@ from typing import Any
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.feedback import Feedback
 from service.http.addresses import Addresses
 from service.http.context import RequestContext, context_of
 from service.http.problems import problem_response
@@ -39,12 +40,14 @@ class TelemetryMiddleware:
         app: what it wraps.
         runtime: of the service.
         addresses: of the service.
+        feedback: of the service, where it collects any.
     """
 
-    def __init__(self, app: ASGIApp, runtime: Runtime, addresses: Addresses) -> None:
+    def __init__(self, app: ASGIApp, runtime: Runtime, addresses: Addresses, feedback: Feedback | None = None) -> None:
         self._app = app
         self._runtime = runtime
         self._addresses = addresses
+        self._feedback = feedback
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -82,6 +85,7 @@ class TelemetryMiddleware:
     def _begin(self, scope: Scope) -> RequestContext:
         context = context_of(scope)
         context.runtime = self._runtime
+        context.feedback = self._feedback
         context.root_path = self._runtime.settings.root_path
         if context.root_path:
             scope["root_path"] = context.root_path

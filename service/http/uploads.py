@@ -56,10 +56,12 @@ class Upload:
     Attributes:
         data: its bytes, maybe none.
         filename: last part of the name the client gave, printable; None where it gave none.
+        index: its place among the images of the request.
     """
 
     data: bytes
     filename: str | None = None
+    index: int = 0
 
 
 async def read_uploads(request: Request, max_files: int) -> tuple[list[Upload], int]:
@@ -179,7 +181,7 @@ class _Form:
     def _end(self) -> None:
         if self._part is None:
             return
-        upload = Upload(b"".join(self._chunks), _filename(self._part))
+        upload = Upload(b"".join(self._chunks), _filename(self._part), len(self._uploads))
         self._chunks = []
         if self._part.filename == "" and not upload.data:  # a browser's field without a chosen file
             self._unfilled.append(upload)

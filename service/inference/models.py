@@ -311,6 +311,8 @@ class Registry:
         if served is not None:
             self._metrics.model_info.labels(*_labels(served)).set(1)
             self._metrics.reloads.labels("ok").inc()
+            if served.manifest.novelty is not None:
+                self._metrics.serves_novelty(served.name)
 
     def _keep_or_retire(self, found: set[str], report: ReloadReport, retire: bool) -> None:
         """Keep serving versions whose file is gone, or retire those that others replace."""

@@ -13,9 +13,14 @@ import httpx
 import pytest
 import yaml
 
+from service.metrics import Metrics
+
 # The host of deploy/prometheus.yml's target gets this address, which nobody else listens on.
 SERVICE_HOST = "127.0.0.77"
 GPU_METRICS = {"fieldmark_gpu_memory_used_bytes", "fieldmark_gpu_memory_size_bytes"}
+NOVELTY_METRICS = {"fieldmark_novelty_ratio_count", "fieldmark_novelty_ratio_bucket", "fieldmark_unknown_images_total"}
+"""Of models with novelty; their names are compared with the metrics' own."""
+TESTS = ("tests/deploy/alerts_test.yml", "tests/deploy/drift_test.yml")
 MAX_UPLOAD_BYTES = 1_000_000
 
 
@@ -38,9 +43,15 @@ def alerts(root: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def address(serve: Callable[..., str]) -> str:
+def address(serve: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return the address of a service that deploy/prometheus.yml's target name is made to mean."""
-    return serve(host=SERVICE_HOST, port=8000, FIELDMARK_MAX_UPLOAD_BYTES=str(MAX_UPLOAD_BYTES))
+    feedback = tmp_path_factory.mktemp("feedback") / "feedback.jsonl"
+    return serve(
+        host=SERVICE_HOST,
+        port=8000,
+        FIELDMARK_MAX_UPLOAD_BYTES=str(MAX_UPLOAD_BYTES),
+        FIELDMARK_FEEDBACK_FILE=str(feedback),
+    )
 
 
 def _traffic(address: str, photo: bytes) -> list[int]:
@@ -54,6 +65,8 @@ def _traffic(address: str, photo: bytes) -> list[int]:
             client.post("/classify", content=b"not an image"),
             client.post("/classify", content=bytes(MAX_UPLOAD_BYTES + 1)),
         ]
+        said = {"request_id": answers[0].headers["x-request-id"], "label": None}
+        client.post("/feedback", json=said, headers={"Content-Type": "application/json"}).raise_for_status()
     return [answer.status_code for answer in answers]
 
 
@@ -75,16 +88,18 @@ def test_rules_are_valid(root: Path, promtool: str) -> None:
     _succeeds(promtool, "check", "rules", root / "deploy/alerts.yml")
 
 
-def test_alerts_fire_when_they_should(root: Path, promtool: str) -> None:
+@pytest.mark.parametrize("file", TESTS)
+def test_alerts_fire_when_they_should(root: Path, promtool: str, file: str) -> None:
     """`promtool test rules` sees each alert fire on its trouble and stay silent otherwise."""
-    _succeeds(promtool, "test", "rules", root / "tests/deploy/alerts_test.yml")
+    _succeeds(promtool, "test", "rules", root / file)
 
 
 def test_every_alert_has_a_test(root: Path, alerts: dict[str, str]) -> None:
-    """No rule is left out of alerts_test.yml, neither its firing nor its silence."""
+    """No rule is left out of the tests, neither its firing nor its silence."""
     cases = [
         case
-        for test in yaml.safe_load((root / "tests/deploy/alerts_test.yml").read_text())["tests"]
+        for file in TESTS
+        for test in yaml.safe_load((root / file).read_text())["tests"]
         for case in test["alert_rule_test"]
     ]
     assert {case["alertname"] for case in cases if case.get("exp_alerts")} == set(alerts)
@@ -104,13 +119,22 @@ def _names(expression: str) -> set[str]:
 def test_alerts_read_metrics_that_exist(alerts: dict[str, str], exposed: set[str]) -> None:
     """Each metric of an alert is exposed by the service, or is of a GPU."""
     read = {name for expression in alerts.values() for name in _names(expression)}
-    assert read - exposed - GPU_METRICS == set()
+    assert read - exposed - GPU_METRICS - NOVELTY_METRICS == set()
 
 
 def test_dashboard_reads_metrics_that_exist(panels: dict[str, list[str]], exposed: set[str]) -> None:
     """Each metric of the dashboard is exposed by the service, or is of a GPU."""
     read = {name for queries in panels.values() for query in queries for name in _names(query)}
-    assert read - exposed - GPU_METRICS == set()
+    assert read - exposed - GPU_METRICS - NOVELTY_METRICS == set()
+
+
+def test_novelty_is_exposed_by_these_names() -> None:
+    """The metrics that alert and dashboard read of a model with novelty, from its load on."""
+    metrics = Metrics()
+    metrics.serves_novelty("cub50")
+    assert set() == NOVELTY_METRICS - set(
+        re.findall(r"^([a-z_]+)\{", metrics.exposition(None)[0].decode(), re.MULTILINE)
+    )
 
 
 def test_dashboard_shows_what_was_promised(panels: dict[str, list[str]]) -> None:
@@ -123,6 +147,9 @@ def test_dashboard_shows_what_was_promised(panels: dict[str, list[str]]) -> None
         "Queue",
         "Refusals by reason",
         "Confidence",
+        "Unknown",
+        "Novelty",
+        "Feedback",
         "Provider",
         "Memory",
     }
@@ -201,7 +228,8 @@ def test_real_prometheus_answers_every_query_of_the_dashboard(
     panels: dict[str, list[str]], address: str, scraped: str, bird: Path, wait: Callable[..., None]
 ) -> None:
     """After some traffic no panel is empty: names, labels and functions all fit what the service exposes."""
-    queries = [query for of_panel in panels.values() for query in of_panel if not _names(query) & GPU_METRICS]
+    absent = GPU_METRICS | NOVELTY_METRICS
+    queries = [query for of_panel in panels.values() for query in of_panel if not _names(query) & absent]
     unanswered = list(queries)
 
     def all_answered() -> bool:

@@ -16,6 +16,7 @@ import pytest
 
 from service import metrics as module
 from service.metrics import MAX_CLASS_SERIES, GpuMemoryCollector, Metrics
+from tests.service.conftest import encoded
 from tests.service.running import Running, running, tiny_settings
 
 
@@ -45,6 +46,23 @@ def test_series_of_alerts_start_at_zero() -> None:
     assert 0 == value("fieldmark_model_reloads_total", {"outcome": "failed"})
     assert 0 == value("fieldmark_requests_refused_total", {"reason": "overloaded"})
     assert 0 == value("fieldmark_stage_duration_seconds_count", {"stage": "render"})
+
+
+def test_novelty_is_counted_by_model(marked_server: Running, client: httpx.Client, red_png: bytes) -> None:
+    """A model with novelty has its series from its load on, one without has none; every answered image is counted."""
+    value = marked_server.runtime.metrics.registry.get_sample_value
+    names = ("fieldmark_novelty_ratio_count", "fieldmark_unknown_images_total")
+
+    def counted() -> list[float]:
+        found = [value(name, {"model": "tiny"}) for name in names]
+        return [one for one in found if one is not None]
+
+    before = counted()
+    with marked_server.client() as marked:
+        for photo in (red_png, encoded("white")):
+            marked.post("/classify", content=photo, headers={"Content-Type": "image/png"}).raise_for_status()
+    assert [before[0] + 2, before[1] + 1] == counted()
+    assert "fieldmark_novelty_ratio_count{" not in used_page(client, red_png)
 
 
 def test_unloaded_models_are_removed() -> None:

@@ -16,8 +16,8 @@ from tests.service.conftest import encoded
 from tests.service.running import Running, running
 
 ROOT = str(Path(__file__).parents[2]) + os.sep
-MOST_MODULES = 16
-ONE_EACH = ("model.photo", "model.contract")
+MOST_MODULES = 17
+ONE_EACH = ("model.photo", "model.contract", "service.decision")
 """Rooms whose modules count as one."""
 ASKED_AT_THE_DOOR = {"service.inference.load", "service.inference.models"}
 """Looked up before the body is read: whether there is room, and whether there is such a model."""
@@ -88,14 +88,14 @@ def walk(walked: tuple[Running, Way], path: str, accept: str = "*/*") -> Way:
 
 @pytest.mark.skipif(sys.gettrace() is not None, reason="a debugger or a coverage tool has the trace")
 def test_a_classification_passes_few_modules(walked: tuple[Running, Way]) -> None:
-    """One `POST /classify` calls at most 16 modules: protocol and door, the photo, the model, the answer."""
+    """One `POST /classify` calls at most 17 modules: protocol and door, photo, model, answer and what it decides."""
     way = walk(walked, "/classify")
     assert len(way.first) <= MOST_MODULES, "\n".join(f"{module}: {name}" for module, name in way.first.items())
     order = [module for module in way.first if module not in {*ASKED_AT_THE_DOOR, "service.metrics"}]
     rooms = [_room(module) for module in order if module != "model.contract"]
     changes = [room for before, room in zip(["", *rooms], rooms, strict=False) if room != before]
-    assert ["service.http", "model.photo", "service.inference", "service.http"] == changes, order
-    assert "service.http.answers" == order[-1]
+    assert ["service.http", "model.photo", "service.inference", "service.http", "service.decision"] == changes, order
+    assert "service.http.answers" == order[-2]
     assert way.upward == set()
 
 

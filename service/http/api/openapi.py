@@ -38,6 +38,9 @@ is seen, but not where the decision looked: do not pass it off as the reason. A 
 Bayes' rule, starting from equally common classes, as those the model was trained on. `individual` of `/classify` takes
 all images together. Its probabilities are fitted on photos of one class; those of one bird are more alike and say less.
 
+A model whose `novelty` in [/models](models) is true says of every image whether it is `known`: like photos of some
+class. Where it is not, the classes are only the nearest ones.
+
 Errors are `application/problem+json` (RFC 9457) with a stable `code`, explained at [/errors](errors). Every answer
 carries `X-Request-Id` and `Server-Timing`.
 """
@@ -100,6 +103,7 @@ _PROBLEM_HEADERS = {
     429: {"Retry-After": _header("When to try again, seconds.", {"type": "integer", "minimum": 1}, required=True)},
 }
 _SHARE = {"type": "number", "minimum": 0, "maximum": 1}
+_KNOWN = "Of a model with novelty: whether the image is like photos of some class."
 _ACCEPTED = "With `threshold`: whether the likeliest class reaches it."
 _PICTURE_HEADERS = _HEADERS | {
     "X-Fieldmark-Label": _header("The likeliest class, percent-encoded UTF-8.", _TEXT, example="Yellow%20Warbler"),
@@ -111,6 +115,7 @@ _PICTURE_HEADERS = _HEADERS | {
     "X-Fieldmark-Mark": _header(
         "With `mark`: the name of that field mark, percent-encoded UTF-8.", _TEXT, example="yellow%20crown"
     ),
+    "X-Fieldmark-Known": _header(_KNOWN, {"type": "boolean"}, example=True),
     "X-Fieldmark-Accepted": _header(_ACCEPTED, {"type": "boolean"}, example=True),
 }
 _FILE = {"type": "string", "format": "binary"}

@@ -154,6 +154,13 @@ class Decision(BaseModel):
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
     predictions: list[Score] = Field(description="The likeliest first.")
+    known: bool | None = Field(
+        None, description="Whether the image is like photos of some class; if not, the classes are only the nearest. "
+        "This and `novelty` are present where the model can say so.", examples=[True],
+    )  # fmt: skip
+    novelty: float | None = Field(
+        None, ge=0, le=1, description="Share of held-out photos of the classes that are less novel.", examples=[0.42]
+    )
     accepted: bool | None = Field(
         None, description="Present with `threshold`: whether the first class reaches it.", examples=[True]
     )
@@ -303,6 +310,7 @@ class Models(BaseModel):
     """All loaded models."""
 
     models: list[ModelInfo]
+    feedback: bool | None = Field(None, description="Present where `/feedback` takes what users say of answers.")
 
 
 class Liveness(BaseModel):

@@ -153,7 +153,7 @@ async def _predict(context: RequestContext, served: ServedModel, job: Job) -> li
             prediction = await predictor.predict(served, image, question, lane=lane, deadline=context.deadline)
         else:
             prediction = await predictor.predict_array(served, image, question, lane=lane, deadline=context.deadline)
-        context.predicted(prediction, *first_class(prediction))
+        context.predicted(prediction, *first_class(prediction), index)
         check_contrast(prediction, "an image")
         return prediction
 

@@ -20,6 +20,7 @@ from starlette.responses import Response
 
 from model.contract.graph import MAX_MARKS, MAX_TARGETS, no_mark
 from model.contract.manifest import Manifest, Marks
+from service.decision.novelty import judge
 from service.errors import EmptyInput, InvalidOption, MalformedRequest, TooLarge, UnknownClass, UnknownMark
 from service.http.answers import first_class
 from service.http.negotiation import JSON
@@ -29,7 +30,12 @@ from service.inference.models import ServedModel
 from service.inference.predictor import Prediction
 from service.inference.targets import checked_layer
 
-_DTYPES: dict[str, np.dtype[Any]] = {"UINT8": np.dtype("u1"), "INT64": np.dtype("<i8"), "FP32": np.dtype("<f4")}
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "UINT8": np.dtype("u1"),
+    "INT64": np.dtype("<i8"),
+    "FP32": np.dtype("<f4"),
+    "BOOL": np.dtype("?"),
+}
 
 Array = npt.NDArray[Any]
 
@@ -56,7 +62,7 @@ def outputs_of(manifest: Manifest) -> list[dict[str, Any]]:
         _info("gradcam", "FP32", -1, -1, -1, -1),
         _info("explained", "INT64", -1, -1),
         *([_info("embedding", "FP32", -1, manifest.embedding.size)] if manifest.embedding else []),
-        *([_info("novelty", "FP32", -1)] if manifest.novelty else []),
+        *([_info("novelty", "FP32", -1), _info("known", "BOOL", -1)] if manifest.novelty else []),
         *(_of_marks(manifest.marks) if manifest.marks else []),
         _info("label", "BYTES", -1),
     ]
@@ -343,6 +349,9 @@ def _values(output: RequestedOutput, manifest: Manifest, predictions: list[Predi
     if output.name == "label":
         labels = [first_class(prediction)[0] for prediction in predictions]
         return np.array(labels, dtype=object)
+    if output.name == "known":
+        judged = (judge(prediction.novelty, manifest.novelty) for prediction in predictions)
+        return np.array([one is not None and one.known for one in judged])
     values = np.stack([np.asarray(getattr(prediction, output.name)) for prediction in predictions])
     count = int(output.parameters.get("classification", 0))
     return _ranked(values, manifest, count) if count else values
@@ -356,7 +365,7 @@ def _ranked(values: Array, manifest: Manifest, count: int) -> Array:
 
 
 def _datatype(values: Array) -> str:
-    return {"O": "BYTES", "f": "FP32", "i": "INT64"}[values.dtype.kind]
+    return {"O": "BYTES", "f": "FP32", "i": "INT64", "b": "BOOL"}[values.dtype.kind]
 
 
 def _to_bytes(values: Array) -> bytes:

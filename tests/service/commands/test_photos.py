@@ -166,6 +166,19 @@ def test_classify_prints_the_marks(marked_model: str, photo: str, capsys: pytest
     assert ["red crown", "чёрный глаз"] == [mark.name for mark in answer.marks or []]
 
 
+def test_classify_prints_what_is_like_none(
+    marked_model: str, photo: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A photo like none of the classes says so beside its nearest names; one that is known says nothing."""
+    white = str(tmp_path / "white.png")
+    Image.new("RGB", (40, 20), "white").save(white)
+    assert main(["classify", white, photo, "--model", marked_model, "--top-k", "1"]) == 0
+    first, nearest, second, _ = capsys.readouterr().out.splitlines()
+    assert f"{white}  40×20  like none of the 4 classes; the nearest:" == first
+    assert any(nearest.endswith(label) for label in LABELS)
+    assert f"{photo}  40×20" == second
+
+
 @pytest.mark.parametrize("options", [["--marks"], ["--marks", "3"], ["--view", "marks"]])
 def test_explain_prints_the_marks(
     marked_model: str, photo: str, tmp_path: Path, options: list[str], capsys: pytest.CaptureFixture[str]

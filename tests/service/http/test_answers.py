@@ -1,4 +1,4 @@
-"""Field marks in the answers of `/classify` and `/models`, and their refusals, over a real connection."""
+"""Field marks and novelty in the answers of `/classify` and `/models`, over a real connection."""
 
 import io
 
@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from service.http.answers import mark_note, mark_shares
-from service.http.api.schemas import Classification, Classifications, Models
+from service.http.api.schemas import Classification, Classifications, Explanation, Models
+from tests.service.conftest import encoded
 from tests.service.http.test_routes import RAW, problem
 from tests.service.running import Running, running, tiny_settings
 from tests.service.tiny_model import MARKS, marked_manifest, tiny_model
@@ -43,6 +44,29 @@ def test_missing_marks_have_no_place(marked_client: httpx.Client, red_png: bytes
     assert ("red crown", True, "red wing") == (crown["name"], crown["seen"] < 0.5, wing["name"])
 
 
+def test_known_and_novelty(marked_client: httpx.Client, red_png: bytes) -> None:
+    """Each photo is said to be like those of some class or of none; the nearest classes are named all the same."""
+    white = encoded("white")
+    files = [("file", ("red.png", red_png)), ("file", ("white.png", white))]
+    red, unlike = marked_client.post("/classify", files=files).raise_for_status().json()["results"]
+    assert ["predictions", "known", "novelty", "model"] == list(red)[:4]
+    assert (True, 0.333) == (red["known"], red["novelty"])
+    assert (False, 1.0, 4) == (unlike["known"], unlike["novelty"], len(unlike["predictions"]))
+    for photo, known in ((red_png, "true"), (white, "false")):
+        picture = marked_client.post("/explain", content=photo, headers=RAW).raise_for_status()
+        assert known == picture.headers["x-fieldmark-known"]
+        answer = marked_client.post("/explain", content=photo, headers={**RAW, "Accept": "application/json"})
+        assert (known == "true") == Explanation.model_validate(answer.json()).known
+
+
+def test_a_model_without_novelty_says_nothing_of_it(client: httpx.Client, red_png: bytes) -> None:
+    """Neither in its answers nor in the header of a picture."""
+    answer = client.post("/classify", content=red_png, headers=RAW).raise_for_status().json()
+    members = ["predictions", "model", "filename", "width", "height", "request_id"]
+    assert members == list(answer)
+    assert "x-fieldmark-known" not in client.post("/explain", content=red_png, headers=RAW).headers
+
+
 def test_missing_is_not_served_untested(tmp_path_factory: pytest.TempPathFactory, red_png: bytes) -> None:
     """A model whose marks did not pass the tests of being seen never calls one missing."""
     folder = tmp_path_factory.mktemp("untested")
@@ -58,7 +82,7 @@ def test_plain_answers_are_as_before(marked_client: httpx.Client, client: httpx.
     with_marks, without = (
         one.post("/classify", content=red_png, headers=RAW).raise_for_status().json() for one in (marked_client, client)
     )
-    assert list(without) == list(with_marks)
+    assert list(without) == [name for name in with_marks if name not in ("known", "novelty")]
     assert without["predictions"] == with_marks["predictions"]
 
 

@@ -1,8 +1,10 @@
-// The page of a running service: photos in, class and maps out. No library; talks to /explain and /models only.
+// The page of a running service: photos in, class and maps out. No library; talks to /explain, /models and /feedback only.
 // All addresses are relative, so that the page works behind a path prefix.
 
+import * as feedback from "./feedback.js";
 import { entries, evidenceWords, missingWords, places, sentence } from "./marks.js";
 import { tiles } from "./plates.js";
+import { COVERAGE, kicker, shortList, twoToContrast } from "./verdict.js";
 
 const LAYER_SIDE = 896; // longer side of the requested maps, pixels: enough for the screen, cheap to send
 const AT_ONCE = 2; // photos under way at the same time
@@ -14,6 +16,8 @@ const photos = []; // {file, url, question, result, problem, controller, pinned:
 let current = null;
 let labels = [];
 let hasMarks = false; // whether the model names field marks
+let hasSets = false; // whether it can give a short list of classes
+let collectsFeedback = false;
 let pointed = null; // name of the mark under the pointer or the focus
 let running = 0;
 let loaded; // settles once the model is known
@@ -39,14 +43,14 @@ async function call(path, options, accept) {
   for (let attempt = 0; ; attempt += 1) {
     let response;
     try {
-      response = await fetch(path, { ...options, headers: headers(accept) });
+      response = await fetch(path, { ...options, headers: { ...headers(accept), ...options.headers } });
     } catch (error) {
       if (error.name === "AbortError") throw error;
       throw new Problem({ title: "The service cannot be reached", detail: "Is it still running? Try again in a moment." }, 0);
     }
     if (response.ok) return response;
     const busy = response.status === 429 || response.status === 503;
-    if (busy && attempt < RETRIES) {
+    if (busy && attempt < (options.retries ?? RETRIES)) {
       await wait(Math.min(Number(response.headers.get("Retry-After")) || 1, 10));
       continue;
     }
@@ -72,10 +76,14 @@ async function loadModel() {
     $("labels").replaceChildren(...labels.map((label) => new Option(label, label)));
     $("model").textContent = `${model.name} · ${labels.length} classes`;
     $("knows").textContent =
-      `The model knows ${labels.length} classes, and gives one of them to any picture, even of something else. ` +
+      (model.novelty
+        ? `The model knows ${labels.length} classes. It says where a picture is like none of them, and names the nearest. `
+        : `The model knows ${labels.length} classes, and gives one of them to any picture, even of something else. `) +
       (model.licence ? `Its weights: ${model.licence}.` : "");
     $("view-attention").hidden = model.has_attention === false;
     hasMarks = Boolean(model.marks?.length);
+    hasSets = model.sets === true;
+    collectsFeedback = answer.feedback === true;
     $("about-marks").hidden = !hasMarks;
     showPlates().catch(() => {}); // the page works without them
   } catch (error) {
@@ -132,7 +140,7 @@ async function run(photo) {
   try {
     await loaded;
     controller.signal.throwIfAborted(); // another question came meanwhile, and its run asks for both
-    const response = await explainWithMarks(photo);
+    const response = await explainInFull(photo);
     photo.result = await response.json();
     photo.timing = response.headers.get("Server-Timing") || "";
     photo.problem = null;
@@ -150,15 +158,17 @@ async function run(photo) {
   }
 }
 
-async function explainWithMarks(photo) {
-  const plain = { top_k: 5, size: LAYER_SIDE };
-  if (!hasMarks) return explainRequest(photo, plain, "application/json");
+async function explainInFull(photo) {
+  const marks = hasMarks ? { marks: MARKS, mark_maps: true } : {};
+  const sets = hasSets ? { coverage: COVERAGE } : {};
   try {
-    return await explainRequest(photo, { ...plain, marks: MARKS, mark_maps: true }, "application/json");
+    return await explainRequest(photo, { top_k: 5, size: LAYER_SIDE, ...marks, ...sets }, "application/json");
   } catch (error) {
-    if (error.document?.code !== "no_marks") throw error;
-    hasMarks = false; // another version of the model answers now
-    return explainRequest(photo, plain, "application/json");
+    const code = error.document?.code;
+    if (!(marks.marks && code === "no_marks") && !(sets.coverage && code === "no_sets")) throw error;
+    if (code === "no_marks") hasMarks = false; // another version of the model answers now
+    else hasSets = false;
+    return explainInFull(photo);
   }
 }
 
@@ -173,6 +183,7 @@ function ask(question) {
 function select(photo) {
   current = photo;
   pointed = null;
+  feedback.close();
   showPhoto(photo);
   draw();
 }
@@ -228,21 +239,30 @@ function draw() {
   drawAnswer(result);
   drawMarks(result);
   drawLayer();
+  feedback.draw(current, collectsFeedback);
 }
 
 function drawAnswer(result) {
   for (const id of ["save", "clear"]) $(id).disabled = !result;
   if (!result) {
     $("kicker").textContent = "Looking…";
+    $("kicker").classList.remove("unlike");
+    $("short").hidden = true;
     $("label").textContent = "…";
     $("sure").textContent = $("facts").textContent = "";
     $("bars").replaceChildren();
     return;
   }
   const best = result.predictions[0];
-  $("kicker").textContent = best.probability < 0.5 ? "Not sure; perhaps" : "This looks like";
+  $("kicker").textContent = kicker(result, labels.length);
+  $("kicker").classList.toggle("unlike", result.known === false);
   $("label").textContent = best.label;
-  $("sure").textContent = `${percent(best.probability)} sure`;
+  $("sure").textContent = `${percent(best.probability)} ${result.known === false ? "among these classes" : "sure"}`;
+  $("short-words").textContent = shortList(result);
+  $("short").hidden = !$("short-words").textContent;
+  const two = twoToContrast(result);
+  $("short-contrast").hidden = !two;
+  $("short-contrast").textContent = two ? `Why ${two[0]} and not ${two[1]}?` : "";
   $("bars").replaceChildren(...result.predictions.map((one) => bar(one, result)));
   $("target").value = result.target.label;
   $("versus").value = result.versus ? result.versus.label : "";
@@ -371,7 +391,8 @@ function drawStrip() {
       if (photo.result) showServersView(photo);
     };
     const best = photo.result?.predictions[0];
-    const text = photo.problem ? "Problem" : best ? `${best.label} ${percent(best.probability)}` : "…";
+    const unlike = photo.result?.known === false;
+    const text = photo.problem ? "Problem" : unlike ? "Like none" : best ? `${best.label} ${percent(best.probability)}` : "…";
     const label = element("span", { textContent: text, className: photo.problem ? "bad" : "" });
     const button = element("button", { type: "button", title: photo.file.name }, picture, label);
     button.setAttribute("aria-current", String(photo === current));
@@ -399,7 +420,8 @@ function announce(photo) {
   if (problem) return; // the alert speaks for itself
   if (!result) return;
   const best = result.predictions[0];
-  const words = [`${best.label}, ${percent(best.probability)}.`, $("words").textContent, `${$("caption").textContent}.`];
+  const unlike = result.known === false ? $("kicker").textContent : "";
+  const words = [unlike, `${best.label}, ${percent(best.probability)}.`, $("short-words").textContent, $("words").textContent, `${$("caption").textContent}.`];
   $("live").textContent = [...words, $("note").textContent].filter(Boolean).join(" ");
 }
 
@@ -437,6 +459,21 @@ $("versus-form").addEventListener("submit", (event) => {
   document.querySelector("input[value=gradcam]").checked = true;
   if (!current?.result) return;
   ask({ target: target || "rank:1", versus: versus || rival(current.result, target || current.result.predictions[0].label) });
+});
+$("short-contrast").addEventListener("click", () => {
+  const two = current?.result && twoToContrast(current.result);
+  if (!two) return;
+  document.querySelector("input[value=gradcam]").checked = true;
+  ask({ target: two[0], versus: two[1] });
+  $("target").focus(); // the button is gone with the answer
+});
+feedback.prepare({
+  send: async (said) => {
+    const options = { method: "POST", body: JSON.stringify(said), headers: { "Content-Type": "application/json" }, retries: 0 };
+    return (await call("feedback", options, "application/json")).json();
+  },
+  shown: () => current,
+  announce: (text) => { $("live").textContent = text; },
 });
 $("clear").addEventListener("click", () => ask({ target: "rank:1", versus: "" }));
 async function save(button, options) {

@@ -25,7 +25,7 @@ from tests.service.conftest import encoded
 from tests.service.running import Running, running, tiny_settings
 
 OPERATIONS = {
-    "/classify", "/explain", "/models", "/livez", "/readyz", "/metrics", "/admin/reload",
+    "/classify", "/explain", "/feedback", "/models", "/livez", "/readyz", "/metrics", "/admin/reload",
     "/v2", "/v2/health/live", "/v2/health/ready",
     "/v2/models/{model}", "/v2/models/{model}/ready", "/v2/models/{model}/infer",
     "/v2/models/{model}/versions/{version}", "/v2/models/{model}/versions/{version}/ready",
