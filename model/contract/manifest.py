@@ -16,6 +16,8 @@ from model.contract.geometry import Resize
 from model.contract.graph import inputs_of, outputs_of
 from model.contract.labels import label_fault
 from model.contract.marks import read_table
+from model.contract.sets import Sets
+from model.contract.taxonomy import Taxonomy
 
 MANIFEST_KEY = "fieldmark.manifest"
 SCHEMA_VERSION = 2
@@ -195,6 +197,8 @@ class Manifest(_Frozen):
         novelty: of the `novelty` output; None where there is none.
         marks: of the marks; None where there are none.
         placed_by_centres: whether the class's maps are drawn by the layers' true centres of cells instead of evenly.
+        sets: of the prediction sets; None where there are no photos to calibrate them on.
+        taxonomy: of the classes; None where there is none.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -219,6 +223,8 @@ class Manifest(_Frozen):
     novelty: Novelty | None = None
     marks: Marks | None = None
     placed_by_centres: bool = False
+    sets: Sets | None = None
+    taxonomy: Taxonomy | None = None
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
@@ -232,6 +238,10 @@ class Manifest(_Frozen):
             raise ValueError("the self check has another number of classes than there are labels")
         if self.marks is not None:
             read_table(self.marks.table, self.num_classes, self.marks.num_marks)
+        if self.sets is not None:
+            self.sets.check(self.num_classes)
+        if self.taxonomy is not None and len(self.taxonomy.rows) != self.num_classes:
+            raise ValueError("the taxonomy has another number of classes than there are labels")
         return self
 
     @property
