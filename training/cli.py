@@ -172,6 +172,8 @@ def _export_network(options: argparse.Namespace) -> dict[str, float]:
         _say("note: without photos parity is checked on synthetic images; --data DIR uses photos")
     if source.fitted.embedding is None:
         _say("note: without training photos the file has no embedding; --data DIR uses photos")
+    if source.manifest.sets is None:
+        _say("note: the file answers no sets; they are calibrated on the answers of folds: fit --folds K")
     report = export(
         source.network,
         source.manifest,
@@ -186,7 +188,7 @@ def _export_network(options: argparse.Namespace) -> dict[str, float]:
 
 def _set_at_export(options: argparse.Namespace) -> dict[str, Any]:
     """Return what the options set in the manifest."""
-    return {name: getattr(options, name) for name in ("temperature", "mark_maps", "placing", "missing")}
+    return {name: getattr(options, name) for name in ("temperature", "mark_maps", "placing", "missing", "taxonomy")}
 
 
 def _compared(figures: dict[str, float]) -> dict[str, float]:

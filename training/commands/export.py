@@ -16,8 +16,9 @@ from model.export.export import load_fitted, load_network
 from model.export.quality_limits import HeldOut
 from model.network.network import Network
 from training.calibration.embedding import embedding_axes
-from training.calibration.fitted import fitted_to
+from training.calibration.fitted import fitted_to, sets_of
 from training.checkpoint import Selected, load_selected, network_config
+from training.data.layouts.taxonomy_csv import read_taxonomy
 from training.data.prepared import NUM_PARITY_IMAGES, kept_parity_images, parity_images, prepared_images
 from training.data.samples import Dataset, Sample, hold_out, spread
 from training.data.transforms import Normalise
@@ -56,6 +57,7 @@ def load_source(
     mark_maps: str | None = None,
     placing: str | None = None,
     missing: bool | None = None,
+    taxonomy: Path | None = None,
 ) -> Source:
     """Read a run's folder or an exported file.
 
@@ -68,10 +70,12 @@ def load_source(
         mark_maps: what the maps of marks are, instead of what they are already.
         placing: how class maps are laid on the photo, `evenly` or by their cells' `centres`; likewise.
         missing: whether marks that are not seen may be called missing; likewise.
+        taxonomy: table of the classes' taxa, instead of the one that the data or the file had.
 
     Raises:
         TrainingError: the temperature is not positive, or there are no marks.
         CheckpointError: the run has no selected weights.
+        DatasetError: the table of taxa cannot be used.
         ManifestError: the file is not one of fieldmark's.
     """
     if temperature is not None and temperature <= 0:
@@ -82,8 +86,14 @@ def load_source(
     else:
         selected = load_selected(path)
         network, manifest = selected.network(), manifest_of(selected, _model_name(path))
-        fitted = fitted_to(path if path.is_dir() else path.parent, selected.marks)
+        fitted = fitted_to(_run(path), selected.marks)
     changes: dict[str, Any] = {"name": name or manifest.name, "temperature": temperature or manifest.temperature}
+    if path.suffix != ".onnx":
+        changes["sets"] = sets_of(_run(path), changes["temperature"])
+    elif changes["temperature"] != manifest.temperature:
+        changes["sets"] = None  # they are fitted to probabilities, and the answers behind these stay with the run
+    if taxonomy is not None:
+        changes["taxonomy"] = read_taxonomy(taxonomy, manifest.labels)
     if placing is not None:
         changes["placed_by_centres"] = placing == "centres"
     of_marks = {name: value for name, value in (("maps", mark_maps), ("missing", missing)) if value is not None}
@@ -144,6 +154,7 @@ def manifest_of(selected: Selected, name: str) -> Manifest:
         # The exporter replaces it with the layers of the graph.
         layers=(Layer(name="last", channels=1, grid=(1, 1)),),
         marks=selected.marks and selected.marks.listed(),
+        taxonomy=selected.taxonomy,
         provenance=Provenance(
             dataset=facts["dataset"],
             num_train=facts["num_train"],
@@ -179,6 +190,10 @@ def variant_photos(
     images = prepared_images(held, resize, dataset.banner)
     calibration = kept[:: max(1, len(kept) // most)][:most]
     return HeldOut(images, labels), prepared_images(calibration, resize, dataset.banner)
+
+
+def _run(path: Path) -> Path:
+    return path if path.is_dir() else path.parent
 
 
 def _model_name(run: Path) -> str:
