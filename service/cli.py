@@ -143,7 +143,7 @@ def _add_classify(parser: argparse.ArgumentParser) -> None:
     parser.description = "Print the classes of photos, the likeliest first."
     parser.add_argument("photos", nargs="+", metavar="PHOTO", help="an image file; `-` reads the standard input")
     _add_model(parser)
-    _add_fields(parser, ClassifyOptions, ("top_k", "threshold", "marks"), prefix=_OPTION)
+    _add_fields(parser, ClassifyOptions, ("top_k", "threshold", "coverage", "marks"), prefix=_OPTION)
     parser.set_defaults(run=_classify)
 
 
@@ -169,7 +169,7 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("photo", metavar="PHOTO", help="an image file; `-` reads the standard input")
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT.png", help="PNG, WebP or JPEG to write")
     _add_model(parser)
-    names = ("target", "versus", "mark", "view", "layer", "colormap", "opacity", "size")
+    names = ("target", "versus", "mark", "view", "layer", "colormap", "opacity", "size", "coverage")
     _add_fields(parser, ExplainOptions, names, prefix=_OPTION)
     parser.add_argument(
         "--marks", dest=f"{_OPTION}marks", nargs="?", const="3", default=argparse.SUPPRESS, metavar="N", type=_number,

@@ -18,6 +18,7 @@ FieldmarkError
 │   ├── UnknownClass        422  unknown_class
 │   ├── UnknownMark         422  unknown_mark
 │   ├── NoMarks             422  no_marks
+│   ├── NoSets              422  no_sets
 │   └── InvalidOption       422  invalid_option
 ├── Overloaded              429  overloaded
 ├── InternalError           500  internal_error
@@ -176,6 +177,13 @@ class NoMarks(Unprocessable):
 
     code, title = "no_marks", "The model has no field marks"
     remedy = "Leave out `marks`, `mark` and `view=marks`, or name a model whose `marks` in `/models` are not empty."
+
+
+class NoSets(Unprocessable):
+    """A set of classes was requested of a model that has no calibration for it."""
+
+    code, title = "no_sets", "The model has no sets"
+    remedy = "Leave out `coverage`, or name a model whose `sets` in `/models` is true."
 
 
 class InvalidOption(Unprocessable):

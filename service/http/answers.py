@@ -3,6 +3,7 @@
 from typing import Any
 
 from model.contract.graph import MAX_MARKS
+from service.decision.sets import sets_of, taxon_of
 from service.http.api.schemas import ClassifyOptions
 from service.inference.marks import FoundMark, MarkReader
 from service.inference.models import ServedModel
@@ -55,6 +56,8 @@ def classification(
     answer: Answer = {"predictions": scores}
     if options.threshold is not None:
         answer["accepted"] = scores[0]["probability"] >= options.threshold
+    if options.coverage is not None:
+        answer |= set_answer(prediction, options.coverage)
     if options.marks is not None:
         answer |= marks_answer(prediction, options.marks)
     answer["model"] = model_id(prediction.served)
@@ -63,6 +66,22 @@ def classification(
     answer["height"] = prediction.height
     answer["request_id"] = request_id
     return answer
+
+
+def set_answer(prediction: Prediction, coverage: float) -> Answer:
+    """Return the set of classes, and their lowest common taxon where that is known; `schemas.Classification`.
+
+    Args:
+        prediction: of a model with sets.
+        coverage: share of images whose set holds the true class.
+    """
+    manifest = prediction.served.manifest
+    classes = sets_of(manifest).of(prediction.probabilities.tolist(), coverage)
+    found: Answer = {"set": [manifest.labels[index] for index in classes]}
+    if manifest.taxonomy is not None:
+        taxon = taxon_of(classes, manifest)
+        found["taxon"] = None if taxon is None else taxon._asdict()
+    return found
 
 
 def marks_answer(prediction: Prediction, count: int) -> Answer:
@@ -145,6 +164,8 @@ def model_info(served: ServedModel) -> Answer:
         ],
         "embedding": None if manifest.embedding is None else manifest.embedding.size,
         "novelty": manifest.novelty is not None,
+        "sets": manifest.sets is not None,
+        "taxonomy": list(manifest.taxonomy.ranks) if manifest.taxonomy else [],
         "precision": manifest.precision,
         "provider": served.engine.provider,
         "metrics": manifest.metrics,

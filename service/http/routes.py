@@ -10,6 +10,7 @@ from pydantic_core import to_json
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from service.decision.sets import sets_of
 from service.http.addresses import Routes
 from service.http.answers import RANKS, Answer, classification, first_class, model_info
 from service.http.api import openapi
@@ -40,6 +41,8 @@ async def classify(request: Request, options: Annotated[ClassifyOptions, Query()
     served = context.runtime.models.get(options.model, options.version)
     if options.marks is not None:
         marks_of(served.manifest)
+    if options.coverage is not None:
+        sets_of(served.manifest)
     uploads = await _uploads(request, context)
 
     async def answer(upload: Upload) -> Answer:
@@ -70,6 +73,8 @@ async def explain(request: Request, options: Annotated[ExplainOptions, Query()])
     predictor = context.runtime.predictor
     served = context.runtime.models.get(options.model, options.version)
     question = question_of(options, served.manifest)
+    if options.coverage is not None:
+        sets_of(served.manifest)
     uploads = await _uploads(request, context)
     if len(uploads) > 1:
         media_type = choose(accept, [JSON], "Several images")

@@ -34,6 +34,9 @@ field marks that are seen, each with its place; with `versus`, those that distin
 sure the model is, `typical` the share of observers who see the mark on the class. Where `evidence` is below 1, a mark
 is seen, but not where the decision looked: do not pass it off as the reason. A mark without `at` cannot be located.
 
+A model that has `sets` answers `coverage=0.9` with the `set` of classes that holds the true one for 90% of images like
+those it was trained on; one class where it is sure, and never none.
+
 Errors are `application/problem+json` (RFC 9457) with a stable `code`, explained at [/errors](errors). Every answer
 carries `X-Request-Id` and `Server-Timing`.
 """
