@@ -173,7 +173,7 @@ def _export_network(options: argparse.Namespace) -> dict[str, float]:
     if source.fitted.embedding is None:
         _say("note: without training photos the file has no embedding; --data DIR uses photos")
     if source.manifest.sets is None:
-        _say("note: the file answers no sets; they are calibrated on the answers of folds: fit --folds K")
+        _say("note: without the answers of folds the file makes no sets; export a run of fit --folds K")
     report = export(
         source.network,
         source.manifest,

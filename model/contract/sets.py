@@ -1,9 +1,8 @@
 """Sets of classes that hold the true one as often as requested: split conformal prediction. Free of torch.
 
 A set is the likeliest class and every class that is at least as likely as a threshold: LAC, whose sets are the
-smallest on average, in the nested form that is never empty. The threshold of a coverage is the probability of the true
-class that the calibration photos reach so often; what counts for a photo whose likeliest class is the true one is
-covered at any threshold.
+smallest on average, in the nested form that is never empty. A calibration photo whose likeliest class is the true one
+is covered at any threshold; of the others the probability of the true class is kept: enough for any coverage.
 
 Source: Sadinle, Lei & Wasserman 2019, "Least ambiguous set-valued classifiers with bounded error levels" (LAC);
 Gupta, Kuchibhotla & Ramdas 2022, "Nested conformal prediction", arXiv:1910.10562; Vovk 2012, "Conditional validity of
@@ -61,7 +60,7 @@ class SetGroup(BaseModel):
     def threshold(self, coverage: float) -> float:
         """Return the least probability of a class in the set, beside the likeliest one.
 
-        Above 1 where the likeliest class alone is enough; 0, every class, where the photos are too few to promise less.
+        Infinite where the likeliest class alone is enough; 0, every class, where the photos are too few for less.
         """
         needed = needed_photos(self.num_photos, coverage)
         beyond = needed - (self.num_photos - len(self.probabilities))

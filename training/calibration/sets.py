@@ -38,7 +38,7 @@ def fit_sets(outputs: Outputs, temperature: float) -> Sets | None:
     groups = [_group(probabilities, labels, labels == index, (int(index),)) for index in own]
     if len(own) < len(photos):
         rest = ~np.isin(labels, own)
-        # Too few photos of rare classes promise nothing: then all photos stand for them.
+        # Where the others have too few photos even together, all photos stand for them.
         groups.append(_group(probabilities, labels, rest if rest.sum() >= ENOUGH else np.ones_like(rest)))
     return Sets(groups=tuple(groups))
 
