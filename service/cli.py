@@ -170,7 +170,7 @@ def _add_classify(parser: argparse.ArgumentParser) -> None:
     parser.description = "Print the classes of photos, the likeliest first."
     parser.add_argument("photos", nargs="+", metavar="PHOTO", help="an image file; `-` reads the standard input")
     _add_model(parser)
-    _add_fields(parser, PhotosOptions, ("top_k", "threshold", "marks"), prefix=_OPTION)
+    _add_fields(parser, PhotosOptions, ("top_k", "threshold", "coverage", "marks"), prefix=_OPTION)
     _add_belief(parser)
     parser.add_argument(
         "--individual", dest=f"{_OPTION}individual", action="store_true", help="all photos are of one individual",
@@ -200,7 +200,7 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("photo", metavar="PHOTO", help="an image file; `-` reads the standard input")
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT.png", help="PNG, WebP or JPEG to write")
     _add_model(parser)
-    names = ("target", "versus", "mark", "view", "layer", "colormap", "opacity", "size")
+    names = ("target", "versus", "mark", "view", "layer", "colormap", "opacity", "size", "coverage")
     _add_fields(parser, ExplainOptions, names, prefix=_OPTION)
     _add_belief(parser)
     parser.add_argument(

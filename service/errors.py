@@ -22,6 +22,7 @@ FieldmarkError
 │   ├── NoClassLeft         422  no_class_left
 │   ├── UnknownMark         422  unknown_mark
 │   ├── NoMarks             422  no_marks
+│   ├── NoSets              422  no_sets
 │   └── InvalidOption       422  invalid_option
 ├── Overloaded              429  overloaded
 ├── InternalError           500  internal_error
@@ -209,6 +210,13 @@ class NoMarks(Unprocessable):
 
     code, title = "no_marks", "The model has no field marks"
     remedy = "Leave out `marks`, `mark` and `view=marks`, or name a model whose `marks` in `/models` are not empty."
+
+
+class NoSets(Unprocessable):
+    """A set of classes was requested of a model that has no calibration for it."""
+
+    code, title = "no_sets", "The model has no sets"
+    remedy = "Leave out `coverage`, or name a model whose `sets` in `/models` is true."
 
 
 class InvalidOption(Unprocessable):

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from model.contract.taxonomy import Taxonomy
 from model.files import WriteError, write_whole
 from model.network.network import Network, NetworkConfig, build_network
 from training.data.marks import Marks
@@ -37,6 +38,7 @@ class Selected:
         metrics: measured on the held-out part.
         facts: data set, number of training images, licence, commit, tools: for the manifest's provenance.
         marks: that the network reads; None where it reads none.
+        taxonomy: of the classes; None where the data had none.
     """
 
     recipe: Recipe
@@ -47,6 +49,7 @@ class Selected:
     metrics: dict[str, float]
     facts: dict[str, Any]
     marks: Marks | None = None
+    taxonomy: Taxonomy | None = None
 
     def network(self) -> Network:
         """Return the network with these weights, in evaluation mode."""
@@ -56,20 +59,27 @@ class Selected:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values and tensors, for `write`."""
-        marks = self.marks and self.marks.to_dict()
-        return {**vars(self), "recipe": self.recipe.to_dict(), "labels": list(self.labels), "marks": marks}
+        plain = {
+            "recipe": self.recipe.to_dict(),
+            "labels": list(self.labels),
+            "marks": self.marks and self.marks.to_dict(),
+            "taxonomy": self.taxonomy and self.taxonomy.model_dump(),
+        }
+        return {**vars(self), **plain}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Selected":
         """Read what `to_dict` returned."""
-        known = {field.name: values[field.name] for field in dataclasses.fields(cls) if field.name != "marks"}
-        marks = values.get("marks")  # older checkpoints lack it
+        marks, taxonomy = values.get("marks"), values.get("taxonomy")  # older checkpoints lack them
+        plain = ("marks", "taxonomy")
+        known = {field.name: values[field.name] for field in dataclasses.fields(cls) if field.name not in plain}
         return cls(
             **{
                 **known,
                 "recipe": Recipe.from_dict(known["recipe"]),
                 "labels": tuple(known["labels"]),
                 "marks": marks and Marks.from_dict(marks),
+                "taxonomy": taxonomy and Taxonomy.model_validate(taxonomy),
             }
         )
 

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import json
 import logging
 import shlex
 import sys
@@ -13,11 +12,12 @@ from urllib.error import URLError
 
 from model.files import check_folder, check_target
 from model.terminal import one_line, run
-from training.arms import ARMS, apply_arm
+from training.arms import ARMS
+from training.comparing import listed, merge, print_list, print_tables
 from training.data.samples import Dataset
 from training.errors import TrainingError
 from training.fit.job import Job
-from training.grid import GridRun, Setting, read_grid
+from training.grid import Setting
 from training.options import (
     build_of,
     build_parser,
@@ -29,6 +29,7 @@ from training.options import (
     weights_of,
     workers_of,
 )  # fmt: skip
+from training.printing import print_result, say
 from training.recipe import Recipe
 
 INTERRUPTED = 130
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = ""
 
     def refuse(message: str) -> int:
-        _say(f"fieldmark-train{name}: {one_line(message)}")
+        say(f"fieldmark-train{name}: {one_line(message)}")
         return 1
 
     def command() -> int:
@@ -74,9 +75,9 @@ def fit_command(options: argparse.Namespace) -> int:
     job = dataclasses.replace(_job(options, recipe_of(options)), keep_outputs=True)
     outcome = run_fit(job, options.folds)
     if outcome.leads:
-        _print(result_of(outcome, job, as_json=options.json), options.json)
+        print_result(result_of(outcome, job, as_json=options.json), options.json)
         if not (options.quiet and outcome.finished):
-            _say(next_words(outcome, job, options.data, options.folds))
+            say(next_words(outcome, job, options.data, options.folds))
     if outcome.finished:
         return 0
     return INTERRUPTED if outcome.interrupted else UNFINISHED
@@ -138,7 +139,7 @@ def evaluate_command(options: argparse.Namespace) -> int:
         write(result, options.out)
     if options.card:
         add_to_card(result, options.card)
-    _print(result.to_dict() if options.json else as_text(result), options.json)
+    print_result(result.to_dict() if options.json else as_text(result), options.json)
     return 0
 
 
@@ -155,7 +156,7 @@ def export_command(options: argparse.Namespace) -> int:
         figures = _export_variant(options)
     else:
         figures = _export_network(options)
-    _print({"file": str(options.out), "bytes": options.out.stat().st_size, **figures}, options.json)
+    print_result({"file": str(options.out), "bytes": options.out.stat().st_size, **figures}, options.json)
     return 0
 
 
@@ -167,9 +168,11 @@ def _export_network(options: argparse.Namespace) -> dict[str, float]:
     dataset = dataset_of(options) if options.data else None
     source = load_source(options.model, options.name_of_model, dataset, **_set_at_export(options))
     if not source.images_are_real:
-        _say("note: without photos parity is checked on synthetic images; --data DIR uses photos")
+        say("note: without photos parity is checked on synthetic images; --data DIR uses photos")
     if source.fitted.embedding is None:
-        _say("note: without training photos the file has no embedding; --data DIR uses photos")
+        say("note: without training photos the file has no embedding; --data DIR uses photos")
+    if source.manifest.sets is None:
+        say("note: without the answers of folds the file makes no sets; export a run of fit --folds K")
     report = export(
         source.network,
         source.manifest,
@@ -184,7 +187,7 @@ def _export_network(options: argparse.Namespace) -> dict[str, float]:
 
 def _set_at_export(options: argparse.Namespace) -> dict[str, Any]:
     """Return what the options set in the manifest."""
-    return {name: getattr(options, name) for name in ("temperature", "mark_maps", "placing", "missing")}
+    return {name: getattr(options, name) for name in ("temperature", "mark_maps", "placing", "missing", "taxonomy")}
 
 
 def _compared(figures: dict[str, float]) -> dict[str, float]:
@@ -193,7 +196,7 @@ def _compared(figures: dict[str, float]) -> dict[str, float]:
 
     absent = {name: peer.package for name, peer in PEERS.items() if f"peer.{name}" not in figures}
     if absent:
-        _say(f"note: not compared with {', '.join(absent)}: not installed; pip install {' '.join(absent.values())}")
+        say(f"note: not compared with {', '.join(absent)}: not installed; pip install {' '.join(absent.values())}")
     return figures
 
 
@@ -255,12 +258,12 @@ def _export_torchvision(options: argparse.Namespace) -> dict[str, float]:
 def compare_command(options: argparse.Namespace) -> int:
     """Train arms × seeds under one recipe and write the table; or those of a grid; or merge the folders of several."""
     if options.merge:
-        return _merge(options)
-    listed = _listed(options)
+        return merge(options)
+    wanted = listed(options)
     index, of = options.index
-    numbered = list(enumerate(listed, 1))[index - 1 :: of]
+    numbered = list(enumerate(wanted, 1))[index - 1 :: of]
     if options.list:
-        _print_list([one.line(number) for number, one in numbered], options.json)
+        print_list([one.line(number) for number, one in numbered], options.json)
         return 0
     from training.commands.compare import do, gpus_of, runs_of
 
@@ -275,70 +278,12 @@ def compare_command(options: argparse.Namespace) -> int:
         return _job(given, recipe.with_values(setting.changes), datasets[setting.data])
 
     processes = options.jobs or max(1, len(gpus_of(options.device)))
-    runs = runs_of(listed, [one for _, one in numbered], job_of, processes, options.keep_weights)
+    runs = runs_of(wanted, [one for _, one in numbered], job_of, processes, options.keep_weights)
     done = do(runs)
-    _print_tables([one.comparison.job.out for one in runs], options, finished=done)
+    print_tables([one.comparison.job.out for one in runs], options, finished=done)
     if not done:
-        _say("not all runs are done; the same command resumes")
+        say("not all runs are done; the same command resumes")
     return 0 if done else UNFINISHED
-
-
-def _listed(options: argparse.Namespace) -> list[GridRun]:
-    """Return the runs of the grid, or of the options' arms and seeds; arms are checked before photos are read."""
-    data = None if options.data is None else str(options.data)
-    if options.grid:
-        listed = read_grid(options.grid, data)
-    elif data is None:
-        raise TrainingError("give --data DIR, --grid FILE.toml or --merge OUT…")
-    else:
-        setting = Setting("", data, None, {})
-        arms = [name.strip() for name in options.arms.split(",")]
-        listed = [GridRun(setting, arm, int(seed)) for seed in options.seeds.split(",") for arm in arms]
-    recipe = recipe_of(options)
-    for one in listed:
-        apply_arm(recipe.with_values(one.setting.changes), one.arm)
-    return listed
-
-
-def _print_list(lines: Sequence[dict[str, Any]], as_json: bool) -> None:
-    """Print the numbered runs of a grid."""
-    if as_json:
-        _print({"runs": list(lines)}, as_json=True)
-        return
-    for line in lines:
-        name = f"{line['comparison']}  " if line["comparison"] else ""
-        sys.stdout.write(f"{line['number']:>4}  {name}{line['arm']}  seed {line['seed']}\n")
-
-
-def _merge(options: argparse.Namespace) -> int:
-    """Write one table of the folders, or one for each comparison of a grid."""
-    from training.results import PLAN, merge_all
-    from training.table import write_tables
-
-    check_folder(options.out)
-    if [*options.out.glob(PLAN), *options.out.glob(f"*/{PLAN}")]:
-        raise TrainingError(f"{options.out} holds a comparison itself: take another --out")
-    tables = merge_all(options.merge)
-    for name, runs in tables.items():
-        (options.out / name).mkdir(parents=True, exist_ok=True)
-        write_tables(runs, options.out / name)
-    _print_tables([options.out / name for name in tables], options)
-    return 0
-
-
-def _print_tables(folders: Sequence[Path], options: argparse.Namespace, **facts: Any) -> None:
-    """Print the tables that lie in folders; with names, unless it is that of the one comparison in --out."""
-    if not options.json:
-        tables = (folder / "table.md" for folder in dict.fromkeys(folders))
-        sys.stdout.write("\n".join(path.read_text(encoding="utf-8") for path in tables if path.is_file()))
-        return
-    empty: dict[str, Any] = {"results": [], "top1": {}, "pairs": []}
-    contents = {}
-    for folder in dict.fromkeys(folders):
-        path = folder / "table.json"
-        contents[folder] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else empty
-    named = {"comparisons": {folder.name: content for folder, content in contents.items()}}
-    _print({**facts, **contents.get(options.out, named)}, as_json=True)
 
 
 def summary_command(options: argparse.Namespace) -> int:
@@ -349,7 +294,7 @@ def summary_command(options: argparse.Namespace) -> int:
     arms = tuple(name for name in ARMS if recipe.network.head == "mlp" or not ARMS[name].matched)
     costs = summarise(recipe, arms, options.classes)
     if options.json:
-        _print({"arms": [dataclasses.asdict(cost) for cost in costs]}, as_json=True)
+        print_result({"arms": [dataclasses.asdict(cost) for cost in costs]}, as_json=True)
     else:
         sys.stdout.write(summary_table(costs))
     return 0
@@ -383,20 +328,6 @@ def _recipe_of_file(path: Path) -> Recipe | None:
     known = {field.name for field in dataclasses.fields(Recipe)}
     carried = Manifest.from_metadata({entry.key: entry.value for entry in read(path).metadata_props}).provenance.recipe
     return Recipe.from_dict({key: value for key, value in carried.items() if key in known}) if carried else None
-
-
-def _print(result: dict[str, Any], as_json: bool) -> None:
-    """Print a result on stdout, for a program or for a person."""
-    if as_json:
-        sys.stdout.write(json.dumps(result, indent=2) + "\n")
-        return
-    width = max(map(len, result), default=0)
-    for name, value in result.items():
-        sys.stdout.write(f"{name:<{width}}  {f'{value:.5g}' if isinstance(value, float) else value}\n")
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(text + "\n")
 
 
 if __name__ == "__main__":

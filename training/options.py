@@ -158,6 +158,13 @@ def _export_options(parser: argparse.ArgumentParser) -> None:
         help="whether typical marks that are not seen may be called missing; `evaluate --blur` measures whether marks "
         "are seen (default: as it is, else not)",
     )
+    add(
+        "--taxonomy",
+        type=Path,
+        metavar="FILE.csv",
+        help="to which taxa its classes belong: columns class, genus, family … (default: as it is, or was beside the "
+        "data)",
+    )
 
 
 def _compare_options(parser: argparse.ArgumentParser) -> None:

@@ -16,6 +16,8 @@ from model.contract.geometry import Resize
 from model.contract.graph import inputs_of, outputs_of
 from model.contract.labels import label_fault
 from model.contract.marks import read_table
+from model.contract.sets import Sets
+from model.contract.taxonomy import Taxonomy
 
 MANIFEST_KEY = "fieldmark.manifest"
 SCHEMA_VERSION = 2
@@ -208,6 +210,8 @@ class Manifest(_Frozen):
         marks: of the marks; None where there are none.
         placed_by_centres: whether the class's maps are drawn by the layers' true centres of cells instead of evenly.
         individual: of several photos of one individual; None where it was not fitted.
+        sets: of the prediction sets; None where there are no photos to calibrate them on.
+        taxonomy: of the classes; None where there is none.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -233,6 +237,8 @@ class Manifest(_Frozen):
     marks: Marks | None = None
     placed_by_centres: bool = False
     individual: Individual | None = None
+    sets: Sets | None = None
+    taxonomy: Taxonomy | None = None
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
@@ -246,6 +252,10 @@ class Manifest(_Frozen):
             raise ValueError("the self check has another number of classes than there are labels")
         if self.marks is not None:
             read_table(self.marks.table, self.num_classes, self.marks.num_marks)
+        if self.sets is not None:
+            self.sets.check(self.num_classes)
+        if self.taxonomy is not None and len(self.taxonomy.rows) != self.num_classes:
+            raise ValueError("the taxonomy has another number of classes than there are labels")
         return self
 
     @property

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from model.contract.manifest import Embedding, Individual, Layer, Manifest, Marks, Novelty
+from model.contract.sets import Sets
 from model.terminal import plain
 from service.inference.engine import OnnxEngine
 from service.inference.sessions import ModelRejected, read_file
@@ -64,6 +65,8 @@ def _lines(facts: dict[str, Any], manifest: Manifest) -> list[str]:
         ("embedding", _embedding(manifest.embedding) if manifest.embedding else "none"),
         ("novelty", _novelty(manifest.novelty) if manifest.novelty else "none"),
         ("individual", _individual(manifest.individual)),
+        ("sets", _sets(manifest.sets) if manifest.sets else "none"),
+        ("taxonomy", ", ".join(manifest.taxonomy.ranks) if manifest.taxonomy else "none"),
         ("data", f"{provenance.dataset}{f', {provenance.num_train} images' if provenance.num_train else ''}"),
         ("made", f"{provenance.created or 'unknown'}, seed {provenance.seed}, commit {provenance.commit}"),
         ("recipe", _recipe(provenance.recipe)),
@@ -109,6 +112,11 @@ def _individual(individual: Individual | None) -> str:
 
 def _novelty(novelty: Novelty) -> str:
     return f"{novelty.method}, unlike all classes above {novelty.threshold:.4g}, {novelty.num_photos} photos"
+
+
+def _sets(sets: Sets) -> str:
+    own = sum(len(group.classes) for group in sets.groups)
+    return f"{sets.method}, {sets.num_photos} photos, {own} classes calibrated on their own"
 
 
 def _numbers(values: tuple[float, ...]) -> str:

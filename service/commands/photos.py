@@ -15,14 +15,15 @@ from typing import Any
 from model.files import WriteError, check_target, write_whole
 from model.terminal import one_line, plain
 from service.decision.beliefs import Belief, belief_of
+from service.decision.sets import sets_of
 from service.errors import EmptyInput, FieldmarkError, InvalidOption, MalformedRequest
 from service.http.answers import RANKS, classification, individual_answer, mark_note, mark_shares, score, unlike_all
 from service.http.api.schemas import ClassifyOptions, ExplainOptions, PhotosOptions
 from service.http.explain import DRAWN_MARKS, draw, explanation, question_of
 from service.inference.engine import Question
-from service.inference.models import ServedModel
 from service.inference.predictor import Prediction, Predictor
 from service.inference.runtime import Runtime
+from service.inference.served import ServedModel
 from service.inference.targets import check_contrast, marks_of
 from service.settings import Settings
 
@@ -62,6 +63,8 @@ async def _classify(photos: Sequence[str], options: PhotosOptions, settings: Set
         at_once = asyncio.Semaphore(2 * served.engine.concurrency * served.engine.max_batch_size)
         if options.marks is not None:
             marks_of(served.manifest)
+        if options.coverage is not None:
+            sets_of(served.manifest)
         question = Question.about(served.manifest, marks=RANKS if options.marks else ())
         belief = _belief(options, served)
         jobs = [
@@ -156,11 +159,21 @@ async def _explain(photo: str, out: Path, options: ExplainOptions, settings: Set
     against = f", not {shown['versus']['label']}" if "versus" in shown else ""
     of_mark = f"{shown['mark']['name']}, " if "mark" in shown else ""
     _print_line(f"{out}: {options.view} of {of_mark}{target['label']}{against} ({target['probability']:.1%})")
+    _print_set(shown)
     _print_marks(shown)
     for name, kind in (("gradcam", "Grad-CAM"), ("attention", "attention")):
         if shown.get(name) and shown[name].get("note"):
             _print_line(f"{kind}: {shown[name]['note']}")
     return 0
+
+
+def _print_set(result: dict[str, Any]) -> None:
+    """Print the set of an answer that has one, and its lowest common taxon."""
+    if "set" in result:
+        common = ""
+        if "taxon" in result and len(result["set"]) > 1:
+            common = "; no common taxon" if result["taxon"] is None else "; {rank} {name}".format(**result["taxon"])
+        _print_line(f"  set: {', '.join(result['set'])}{common}")
 
 
 def _print_marks(result: dict[str, Any]) -> None:
@@ -212,6 +225,7 @@ def _print_classes(head: str, result: dict[str, Any], num_classes: int) -> None:
     for found in result["predictions"]:
         bar = "█" * round(found["probability"] * _BAR)
         _print_line(f"  {found['probability']:7.2%}  {bar:{_BAR}}  {found['label']}")
+    _print_set(result)
 
 
 def _print_json(result: dict[str, Any]) -> None:

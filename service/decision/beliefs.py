@@ -17,8 +17,8 @@ import numpy.typing as npt
 from service.errors import NoClassLeft, UnknownClass, UnknownPrior
 from service.inference.engine import Outputs, Question
 from service.inference.files.priors import MAX_NAME
-from service.inference.models import ServedModel
 from service.inference.predictor import Again, Prediction
+from service.inference.served import ServedModel
 from service.inference.targets import NUM_NEAREST, classes_of, resolve_target
 
 Floats = npt.NDArray[np.float64]

@@ -6,10 +6,11 @@ from model.contract.graph import MAX_MARKS
 from service.decision.beliefs import Belief
 from service.decision.individual import together
 from service.decision.novelty import QUANTILE_DIGITS, judge
+from service.decision.sets import sets_of, taxon_of
 from service.http.api.schemas import ClassifyOptions
 from service.inference.marks import FoundMark, MarkReader
-from service.inference.models import ServedModel
 from service.inference.predictor import Prediction
+from service.inference.served import ServedModel
 from service.inference.targets import marks_of
 
 Answer = dict[str, Any]
@@ -77,6 +78,8 @@ def decision(prediction: Prediction, options: ClassifyOptions, belief: Belief | 
     answer: Answer = {"predictions": scores}
     if options.threshold is not None:
         answer["accepted"] = scores[0]["probability"] >= options.threshold
+    if options.coverage is not None:
+        answer |= set_answer(prediction, options.coverage)
     if belief is not None and belief.prior is not None:
         answer["prior"] = belief.prior
     if belief is not None and belief.among is not None:
@@ -113,6 +116,27 @@ def novelty_answer(prediction: Prediction) -> Answer:
 def unlike_all(num_classes: int) -> str:
     """Return what is said, for people, of a photo that is not known."""
     return f"like none of the {num_classes} classes"
+
+
+def set_answer(prediction: Prediction, coverage: float) -> Answer:
+    """Return the set of classes, and their lowest common taxon where that is known; `schemas.Decision`.
+
+    Args:
+        prediction: of a model with sets.
+        coverage: share of images whose set holds the true class.
+    """
+    manifest = prediction.served.manifest
+    probabilities = prediction.probabilities.tolist()
+    classes = [
+        index
+        for index in sets_of(manifest).of(probabilities, coverage)
+        if probabilities[index] or not prediction.ruled_out
+    ]
+    found: Answer = {"set": [manifest.labels[index] for index in classes]}
+    if manifest.taxonomy is not None:
+        taxon = taxon_of(classes, manifest)
+        found["taxon"] = None if taxon is None else taxon._asdict()
+    return found
 
 
 def marks_answer(prediction: Prediction, count: int) -> Answer:
@@ -196,6 +220,8 @@ def model_info(served: ServedModel) -> Answer:
         "priors": list(served.priors),
         "embedding": None if manifest.embedding is None else manifest.embedding.size,
         "novelty": manifest.novelty is not None,
+        "sets": manifest.sets is not None,
+        "taxonomy": list(manifest.taxonomy.ranks) if manifest.taxonomy else [],
         "precision": manifest.precision,
         "provider": served.engine.provider,
         "metrics": manifest.metrics,

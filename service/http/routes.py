@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from service.decision.beliefs import Belief, belief_of
 from service.decision.novelty import judge
+from service.decision.sets import sets_of
 from service.errors import UndecodableImage
 from service.http.addresses import Routes
 from service.http.answers import RANKS, Answer, classification, first_class, individual_answer, model_info
@@ -23,8 +24,8 @@ from service.http.negotiation import JPEG, JSON, PNG, WEBP, accept_of, choose, w
 from service.http.problems import known_error, problem_document
 from service.http.uploads import PHOTO_FAULTS, Upload, named, read_uploads, recognise
 from service.inference.engine import Question
-from service.inference.models import ServedModel
 from service.inference.predictor import Prediction
+from service.inference.served import ServedModel
 from service.inference.targets import check_contrast, marks_of
 
 ROUTES = Routes()
@@ -45,6 +46,8 @@ async def classify(request: Request, options: Annotated[PhotosOptions, Query()])
     served = context.runtime.models.get(options.model, options.version)
     if options.marks is not None:
         marks_of(served.manifest)
+    if options.coverage is not None:
+        sets_of(served.manifest)
     belief = _belief(options, served)
     uploads = await _uploads(request, context)
     photos: list[Prediction] = []
@@ -92,6 +95,8 @@ async def explain(request: Request, options: Annotated[ExplainOptions, Query()])
     predictor = context.runtime.predictor
     served = context.runtime.models.get(options.model, options.version)
     question = question_of(options, served.manifest)
+    if options.coverage is not None:
+        sets_of(served.manifest)
     belief = _belief(options, served)
     again = None if belief is None else belief.by_class(question)
     uploads = await _uploads(request, context)

@@ -17,12 +17,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from model.contract.manifest import Manifest
 from service.errors import NotReady, UnknownModel
 from service.inference.batcher import WorkerLost
 from service.inference.engine import Engine, OnnxEngine
-from service.inference.files.priors import NO_PRIORS, Priors, PriorsFile, PriorsRejected
+from service.inference.files.priors import NO_PRIORS, PriorsFile, PriorsRejected
 from service.inference.files.versions import Signature, by_number, is_number, scan
+from service.inference.served import ServedModel
 from service.inference.sessions import ModelRejected, read_file
 from service.inference.verified import verify_once
 from service.inference.verify import self_check, verify
@@ -31,30 +31,7 @@ from service.settings import Settings
 
 Load = Callable[[bytes, Settings], Engine]
 logger = logging.getLogger(__name__)
-priors_logger = logging.getLogger("service.inference.files.priors")  # the commands silence the other one alone
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ServedModel:
-    """A model that is loaded, warm and checked.
-
-    Attributes:
-        name: in addresses.
-        version: whole number as text.
-        sha256: of the file, hexadecimal.
-        manifest: of the file.
-        engine: that runs it.
-        loaded_at: UTC.
-        priors: of the table beside the file, by name.
-    """
-
-    name: str
-    version: str
-    sha256: str
-    manifest: Manifest
-    engine: Engine
-    loaded_at: datetime
-    priors: Priors = field(default_factory=dict)
+priors_logger = logging.getLogger("service.inference.files.priors")  # commands silence the other
 
 
 @dataclass(slots=True)

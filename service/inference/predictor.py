@@ -20,7 +20,7 @@ from model.photo.limits import ImageLimits
 from service.errors import of_photo
 from service.inference.batcher import Done
 from service.inference.engine import Outputs, Question
-from service.inference.models import ServedModel
+from service.inference.served import ServedModel
 from service.inference.workers import GpuWork, Workers
 from service.metrics import Interval, Metrics, Timings
 

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+from model.contract.sets import Sets
 from model.explain.fitted import Fitted
 from training.calibration.embedding import embedding_axes
 from training.calibration.marks import calibrate_marks
 from training.calibration.outputs import HELD_OUT, TRAINED, Outputs
+from training.calibration.sets import fit_sets
 from training.data.marks import Marks
 
 
@@ -28,3 +30,17 @@ def fitted_to(run: Path, marks: Marks | None = None) -> Fitted:
     if marks is not None and held is not None:
         calibration = calibrate_marks(held.marks, marks.table[held.labels])
     return Fitted(calibration, None if trained is None else embedding_axes(trained.pooled))
+
+
+def sets_of(run: Path, temperature: float) -> Sets | None:
+    """Return how the prediction sets of a run's model are made; None where it answered no photos in folds.
+
+    Args:
+        run: folder of the run.
+        temperature: of the model's probabilities.
+
+    Raises:
+        CheckpointError: the answers cannot be read.
+    """
+    held = Outputs.read(run / HELD_OUT)
+    return None if held is None else fit_sets(held, temperature)

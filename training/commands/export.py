@@ -16,9 +16,10 @@ from model.export.export import load_fitted, load_network
 from model.export.quality_limits import HeldOut
 from model.network.network import Network
 from training.calibration.embedding import embedding_axes
-from training.calibration.fitted import fitted_to
+from training.calibration.fitted import fitted_to, sets_of
 from training.calibration.individual import individual_of
 from training.checkpoint import Selected, load_selected, network_config
+from training.data.layouts.taxonomy_csv import read_taxonomy
 from training.data.prepared import NUM_PARITY_IMAGES, kept_parity_images, parity_images, prepared_images
 from training.data.samples import Dataset, Sample, hold_out, spread
 from training.data.transforms import Normalise
@@ -57,6 +58,7 @@ def load_source(
     mark_maps: str | None = None,
     placing: str | None = None,
     missing: bool | None = None,
+    taxonomy: Path | None = None,
 ) -> Source:
     """Read a run's folder or an exported file.
 
@@ -69,25 +71,33 @@ def load_source(
         mark_maps: what the maps of marks are, instead of what they are already.
         placing: how class maps are laid on the photo, `evenly` or by their cells' `centres`; likewise.
         missing: whether marks that are not seen may be called missing; likewise.
+        taxonomy: table of the classes' taxa, instead of the one that the data or the file had.
 
     Raises:
         TrainingError: the temperature is not positive, or there are no marks.
         CheckpointError: the run has no selected weights.
+        DatasetError: the table of taxa cannot be used.
         ManifestError: the file is not one of fieldmark's.
     """
     if temperature is not None and temperature <= 0:
         raise TrainingError("the temperature must be positive")
+    run = path if path.is_dir() else path.parent
     if path.suffix == ".onnx":
         network, manifest = load_network(path)
         fitted = load_fitted(path)
     else:
         selected = load_selected(path)
         network, manifest = selected.network(), manifest_of(selected, _model_name(path))
-        run = path if path.is_dir() else path.parent
         fitted = fitted_to(run, selected.marks)
-        individual = individual_of(run, temperature or manifest.temperature)
-        manifest = manifest.model_copy(update={"individual": individual})
     changes: dict[str, Any] = {"name": name or manifest.name, "temperature": temperature or manifest.temperature}
+    if path.suffix != ".onnx":
+        changes["sets"] = sets_of(run, changes["temperature"])
+        changes["individual"] = individual_of(run, changes["temperature"])
+    elif changes["temperature"] != manifest.temperature:
+        # They are fitted to probabilities, and the answers behind these stay with the run.
+        changes["sets"] = changes["individual"] = None
+    if taxonomy is not None:
+        changes["taxonomy"] = read_taxonomy(taxonomy, manifest.labels)
     if placing is not None:
         changes["placed_by_centres"] = placing == "centres"
     of_marks = {name: value for name, value in (("maps", mark_maps), ("missing", missing)) if value is not None}
@@ -148,6 +158,7 @@ def manifest_of(selected: Selected, name: str) -> Manifest:
         # The exporter replaces it with the layers of the graph.
         layers=(Layer(name="last", channels=1, grid=(1, 1)),),
         marks=selected.marks and selected.marks.listed(),
+        taxonomy=selected.taxonomy,
         provenance=Provenance(
             dataset=facts["dataset"],
             num_train=facts["num_train"],

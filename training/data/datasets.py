@@ -10,12 +10,14 @@ from pathlib import Path
 
 from training.data.layouts.aircraft import load_aircraft
 from training.data.layouts.cars import load_cars
+from training.data.layouts.class_tables import table_beside
 from training.data.layouts.cub import load_cub
-from training.data.layouts.files import MARKS
+from training.data.layouts.files import MARKS, TAXONOMY
 from training.data.layouts.folders import load_folder
 from training.data.layouts.listed import load_csv, load_tables
 from training.data.layouts.marks_csv import marks_beside
 from training.data.layouts.places import find_place
+from training.data.layouts.taxonomy_csv import read_taxonomy
 from training.data.samples import Dataset
 from training.errors import DatasetError
 
@@ -46,12 +48,14 @@ def load_dataset(folder: Path, kind: str = "auto", layout: str = "auto") -> Data
     if not folder.is_dir():
         raise DatasetError(f"{folder} is not a folder")
     if layout != "auto":
-        return _checked(load_folder(folder, layout))
+        return _checked(_with_taxonomy(load_folder(folder, layout), folder))
     if kind == "folder":
-        return _checked(load_csv(folder) if (folder / "labels.csv").is_file() else load_folder(folder))
+        dataset = load_csv(folder) if (folder / "labels.csv").is_file() else load_folder(folder)
+        return _checked(_with_taxonomy(dataset, folder))
     place = find_place(folder, kind)
     dataset = LOADERS[place.kind](folder if place.kind == "cars" else place.folder)
-    return _checked(_with_marks(dataset, place.folder) if place.kind in PUBLISHED else dataset)
+    dataset = _with_marks(dataset, place.folder) if place.kind in PUBLISHED else dataset
+    return _checked(_with_taxonomy(dataset, folder))
 
 
 def _with_marks(dataset: Dataset, folder: Path) -> Dataset:
@@ -69,6 +73,17 @@ def _with_marks(dataset: Dataset, folder: Path) -> Dataset:
             f"{folder}: one table of marks is expected, not both {MARKS} and the attributes of the data set"
         )
     return replace(dataset, marks=marks, notices=(*dataset.notices, *gaps))
+
+
+def _with_taxonomy(dataset: Dataset, folder: Path) -> Dataset:
+    """Return a data set with the table of taxa that lies beside its lists or class folders, if any.
+
+    Raises:
+        DatasetError: the table cannot be used, or there are two.
+    """
+    above = {sample.path.parent.parent for sample in (*dataset.train, *dataset.test)}
+    path = table_beside(folder, TAXONOMY, above)
+    return dataset if path is None else replace(dataset, taxonomy=read_taxonomy(path, dataset.labels))
 
 
 def _checked(dataset: Dataset) -> Dataset:

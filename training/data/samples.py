@@ -8,6 +8,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from model.contract.taxonomy import Taxonomy
 from training.data.marks import Marks
 
 Box = tuple[float, float, float, float]
@@ -65,6 +66,7 @@ class Dataset:
         parts: names of the parts that samples refer to.
         attributes: of the classes; None where the data set has none.
         marks: of the classes, with readable names; None where the data set has none.
+        taxonomy: of the classes; None likewise.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Dataset:
     parts: tuple[str, ...] = ()
     attributes: Attributes | None = None
     marks: Marks | None = None
+    taxonomy: Taxonomy | None = None
 
     @property
     def num_classes(self) -> int:

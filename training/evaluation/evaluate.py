@@ -21,6 +21,7 @@ from model.contract.geometry import Resize
 from model.contract.graph import softmax
 from model.contract.manifest import Marks
 from model.contract.placing import Centres, at_centres
+from model.contract.sets import Sets
 from model.explain.marks import MarkCalibration, MarkReader
 from training.checkpoint import Selected
 from training.data.batches import Items, one_thread, served_photos
@@ -58,6 +59,7 @@ class Evaluation:
         placed_by_centres: whether the service draws the class's maps by them.
         marks: that the network was trained on; None: it has none.
         readings: what it says of them; None likewise.
+        sets: how the file makes prediction sets; None: it has no calibration for them.
     """
 
     samples: tuple[Sample, ...]
@@ -72,6 +74,7 @@ class Evaluation:
     placed_by_centres: bool = False
     marks: MarkList | None = None
     readings: Readings | None = None
+    sets: Sets | None = None
 
     @property
     def labels(self) -> Ints:
@@ -238,6 +241,7 @@ def evaluate_file(
         manifest.placed_by_centres,
         marks,
         readings,
+        manifest.sets,
     )
 
 

@@ -18,6 +18,7 @@ from training.evaluation.maps.localisation import best_threshold, localised, max
 from training.evaluation.maps.parts import contrast_score, pointed_part
 from training.evaluation.maps.regions import Floats
 from training.evaluation.scores import accuracy_figures, expected_calibration_error
+from training.evaluation.sets import set_figures
 
 SHARES = ("pointing", "pointing_tolerant", "part_pointing", "box_acc")
 """Measures that are yes or no for a photo."""
@@ -83,6 +84,8 @@ def figures_of(evaluation: Evaluation, rows: list[MapRow]) -> dict[str, Value]:
     figures |= classification_figures(evaluation.probabilities, labels)
     figures["ece_uncalibrated"] = statistic(lambda i: expected_calibration_error(logits[i], labels[i]), len(labels))
     figures["temperature"] = evaluation.temperature
+    if evaluation.sets is not None:
+        figures |= set_figures(evaluation.sets, evaluation.probabilities, labels)
     best = {row.name: row.figures for row in reversed(rows) if row.photos == "all"}  # the last layer comes first
     for name, (kind, measure) in HEADLINES.items():
         if measure in best.get(kind, {}):

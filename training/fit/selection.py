@@ -47,7 +47,8 @@ def measure(job: Job, parts: Parts, learner: Learner, loaders: Loaders, epoch: i
     # Copied to the CPU, because training changes the weights before these are written.
     state = {name: tensor.detach().to("cpu", copy=True) for name, tensor in learner.evaluated.state_dict().items()}
     facts = run_facts(job, len(parts.train))
-    return Selected(job.recipe, job.dataset.labels, state, epoch, temperature, metrics, facts, learner.marks)
+    given = job.dataset
+    return Selected(job.recipe, given.labels, state, epoch, temperature, metrics, facts, learner.marks, given.taxonomy)
 
 
 def select(best: Selected | None, present: Selected) -> Selected:

@@ -14,8 +14,8 @@ from service.commands.demo.folder import Folder, names_of
 from service.commands.demo.pictures import Painter, Subject, missed_words
 from service.commands.photos import read
 from service.errors import FieldmarkError
-from service.inference.models import ServedModel
 from service.inference.runtime import Runtime
+from service.inference.served import ServedModel
 from service.samples.plates import PLATES, Plate
 from service.settings import BUNDLED_MODEL, Settings
 

@@ -12,8 +12,8 @@ from service.drawing.stack import stack
 from service.http.answers import classification, score
 from service.http.api.schemas import ExplainOptions
 from service.http.explain import draw, question_of
-from service.inference.models import ServedModel
 from service.inference.predictor import Prediction, Predictor
+from service.inference.served import ServedModel
 from service.samples.plates import Plate
 
 MARKS = 3

@@ -41,6 +41,9 @@ all images together. Its probabilities are fitted on photos of one class; those 
 A model whose `novelty` in [/models](models) is true says of every image whether it is `known`: like photos of some
 class. Where it is not, the classes are only the nearest ones.
 
+A model that has `sets` answers `coverage=0.9` with the `set` of classes that holds the true one for 90% of images like
+those it was trained on; one class where it is sure, and never none.
+
 Errors are `application/problem+json` (RFC 9457) with a stable `code`, explained at [/errors](errors). Every answer
 carries `X-Request-Id` and `Server-Timing`.
 """

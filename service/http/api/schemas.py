@@ -49,6 +49,12 @@ class ClassifyOptions(ModelChoice):
         None, ge=0, le=1, allow_inf_nan=False,
         description="Adds `accepted`: whether the first class is at least this likely, else none of these.",
     )  # fmt: skip
+    coverage: float | None = Field(
+        None, gt=0, lt=1, allow_inf_nan=False,
+        description="JSON only: adds `set`, the classes that hold the true one for so large a share of images like the "
+        "model's training photos, and their `taxon`.",
+        examples=[0.9],
+    )  # fmt: skip
     marks: int | None = Field(
         None, ge=1, le=MAX_MARKS, description="Adds `marks`: at most so many field marks of the class that are seen, "
         "in words and in place.",
@@ -134,6 +140,15 @@ class MissingMark(BaseModel):
     )
 
 
+class Taxon(BaseModel):
+    """A group of classes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    rank: str = Field(description="One of `taxonomy` in `/models`; `class` for a single class.", examples=["genus"])
+    name: str = Field(examples=["Phoebastria"])
+
+
 class FieldMark(MissingMark):
     """A field mark of the class that is seen, and where; one that cannot be located has no `at` and no `evidence`."""
 
@@ -164,6 +179,14 @@ class Decision(BaseModel):
     accepted: bool | None = Field(
         None, description="Present with `threshold`: whether the first class reaches it.", examples=[True]
     )
+    set: list[str] | None = Field(
+        None, min_length=1, description="With `coverage`: labels, the likeliest first.",
+        examples=[[_LABEL, "Laysan Albatross"]],
+    )  # fmt: skip
+    taxon: Taxon | None = Field(
+        None, description="With `coverage`, where the model has a taxonomy: the lowest taxon of all classes in `set`; "
+        "null where even the widest rank differs.",
+    )  # fmt: skip
     prior: str | None = Field(None, description="With `prior`: its name.", examples=["May"])
     among: list[str] | None = Field(
         None, description="With `among`: labels of these classes, in the model's order.", examples=[[_LABEL]]
@@ -298,6 +321,10 @@ class ModelInfo(ModelId):
     priors: list[str] = Field(description="Names that `prior` takes; empty where it has none.", examples=[["May"]])
     embedding: int | None = Field(description="Length of its embedding; null where it has none.", examples=[256])
     novelty: bool = Field(description="Whether it says how unlike its training photos an image is.", examples=[False])
+    sets: bool = Field(description="Whether it answers `coverage`.", examples=[True])
+    taxonomy: list[str] = Field(
+        description="Ranks from narrow to wide; empty where it has none.", examples=[["genus", "family", "order"]]
+    )
     precision: str = Field(examples=["fp32"])
     provider: str = Field(description="What runs it.", examples=["CPUExecutionProvider"])
     metrics: dict[str, float] = Field(description="As measured at export.", examples=[{"top1": 0.85}])

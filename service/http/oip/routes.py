@@ -31,8 +31,8 @@ from service.http.oip.schemas import (
 )
 from service.http.oip.tensors import Job, answer, inputs_of, outputs_of, read_job
 from service.http.uploads import recognise
-from service.inference.models import ServedModel
 from service.inference.predictor import Prediction
+from service.inference.served import ServedModel
 from service.inference.targets import check_contrast
 from service.metrics import service_version
 

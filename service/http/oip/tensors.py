@@ -26,8 +26,8 @@ from service.http.answers import first_class
 from service.http.negotiation import JSON
 from service.http.oip.schemas import HEADER_LENGTH, OCTETS, InferRequest, RequestedOutput, TensorIn
 from service.inference.engine import Question
-from service.inference.models import ServedModel
 from service.inference.predictor import Prediction
+from service.inference.served import ServedModel
 from service.inference.targets import checked_layer
 
 _DTYPES: dict[str, np.dtype[Any]] = {

@@ -6,12 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from model.contract.sets import SetGroup, Sets, write_missed
+from model.contract.taxonomy import Taxonomy
 from service.cli import main
 from service.http.api.schemas import Classification, Explanation, Individual
-from tests.service.tiny_model import LABELS, tiny_model
+from tests.service.tiny_model import LABELS, tiny_manifest, tiny_model
 
 
 def test_classify_prints_the_likeliest_first(model: str, photo: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -300,3 +303,31 @@ def test_photos_of_one_individual(
     assert (2, 2, "May") == (answer.photos, len(answer.results), answer.prior)
     assert main(["classify", photos[1], *options]) == 1
     assert "" == capsys.readouterr().out
+
+
+def test_sets_are_printed_with_their_taxon(photo: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The classes of the set in a line, and what they have in common; one class needs no taxon; in JSON as served."""
+    group = SetGroup(num_photos=9, missed=write_missed(np.array([0.5, 0.03, 0.01])))
+    taxonomy = Taxonomy(ranks=("genus",), rows=(("Ruber",), ("Viridis",), ("Caerulus",), ("Ruber",)))
+    model = tmp_path / "sets.onnx"
+    model.write_bytes(tiny_model(tiny_manifest(sets=Sets(groups=(group,)), taxonomy=taxonomy)))
+    shown = []
+    for coverage in ("0.5", "0.8", "0.999"):
+        assert main(["classify", photo, "--model", str(model), "--coverage", coverage]) == 0
+        shown.append(capsys.readouterr().out.splitlines()[-1])
+    assert [
+        "  set: Red bird",
+        "  set: Red bird, Grey bird; genus Ruber",
+        "  set: Red bird, Grey bird, Green bird, Blue bird; no common taxon",
+    ] == shown
+    picture = str(tmp_path / "out.png")
+    assert main(["explain", photo, "-o", picture, "--model", str(model), "--coverage", "0.8", "--json"]) == 0
+    assert ["Red bird", "Grey bird"] == json.loads(capsys.readouterr().out)["set"]
+
+
+def test_sets_of_a_model_without_are_refused(model: str, photo: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """In one line, as are coverages that are none."""
+    assert main(["classify", photo, "--model", model, "--coverage", "0.9"]) == 1
+    assert "fieldmark: The model tiny has no calibration for sets.\n" == capsys.readouterr().err
+    assert main(["classify", photo, "--model", model, "--coverage", "1"]) == 2
+    assert "fieldmark: --coverage: input should be less than 1, not '1'\n" == capsys.readouterr().err

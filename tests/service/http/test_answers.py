@@ -1,17 +1,21 @@
-"""Field marks and novelty in the answers of `/classify` and `/models`, over a real connection."""
+"""Marks, novelty and sets in the answers of `/classify` and `/models`, and their refusals, over real connections."""
 
 import io
+from collections.abc import Iterator
 
 import httpx
+import numpy as np
 import pytest
 from PIL import Image
 
+from model.contract.sets import SetGroup, Sets, write_missed
+from model.contract.taxonomy import Taxonomy
 from service.http.answers import mark_note, mark_shares
 from service.http.api.schemas import Classification, Classifications, Explanation, Models
 from tests.service.conftest import encoded
 from tests.service.http.test_routes import RAW, problem
 from tests.service.running import Running, running, tiny_settings
-from tests.service.tiny_model import MARKS, marked_manifest, tiny_model
+from tests.service.tiny_model import MARKS, marked_manifest, tiny_manifest, tiny_model, tiny_self_check
 
 
 def test_classes_come_with_their_marks(marked_client: httpx.Client, spotted: bytes) -> None:
@@ -137,3 +141,63 @@ def test_words_of_a_mark(changes: dict[str, float | None], versus: str, shares: 
     """What people read of a mark, and what keeps it honest."""
     mark = {"name": "yellow crown", "seen": 0.97, "typical": 0.93, "at": [1.0, 2.0], "evidence": 1.0} | changes
     assert (shares, note) == (mark_shares(mark, versus), mark_note(mark))
+
+
+@pytest.fixture(scope="module")
+def set_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """Return a client of a model that makes sets and knows taxa: of nine photos, six are named rightly."""
+    folder = tmp_path_factory.mktemp("sets")
+    settings = tiny_settings(folder)
+    group = SetGroup(num_photos=9, missed=write_missed(np.array([0.5, 0.03, 0.01])))
+    rows = (("Ruber", "Aves"), ("Viridis", "Aves"), ("Viridis", "Pisces"), ("Ruber", "Aves"))
+    manifest = tiny_manifest(
+        sets=Sets(groups=(group,)),
+        taxonomy=Taxonomy(ranks=("genus", "phylum"), rows=rows),
+        self_check=tiny_self_check(),
+    )
+    (folder / "tiny" / "1.onnx").write_bytes(tiny_model(manifest))
+    with running(settings) as server, server.client() as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("coverage", "labels", "taxon"),
+    [
+        (0.5, ["Red bird"], {"rank": "class", "name": "Red bird"}),
+        (0.8, ["Red bird", "Grey bird"], {"rank": "genus", "name": "Ruber"}),
+        (0.999, ["Red bird", "Grey bird", "Green bird", "Blue bird"], None),
+    ],
+)
+def test_sets_and_their_taxa(
+    set_client: httpx.Client, red_png: bytes, coverage: float, labels: list[str], taxon: dict[str, str] | None
+) -> None:
+    """`coverage` adds the set, the likeliest first, and the lowest taxon that all of it shares, to both answers."""
+    plain = set_client.post("/classify", content=red_png, headers=RAW).raise_for_status().json()
+    for address, schema in (("/classify", Classification), ("/explain", Explanation)):
+        headers = RAW | {"Accept": "application/json"}
+        answer = set_client.post(f"{address}?coverage={coverage}", content=red_png, headers=headers).raise_for_status()
+        schema.model_validate(answer.json())
+        assert {"set": labels, "taxon": taxon} == {name: answer.json()[name] for name in ("set", "taxon")}
+    assert not {"set", "taxon"} & set(plain)
+
+
+def test_without_taxonomy_a_set_has_no_taxon(marked_client: httpx.Client, set_client: httpx.Client) -> None:
+    """`/models` says what there is."""
+    found = [one.get("/models").raise_for_status().json()["models"][0] for one in (marked_client, set_client)]
+    assert [(False, []), (True, ["genus", "phylum"])] == [(one["sets"], one["taxonomy"]) for one in found]
+
+
+@pytest.mark.parametrize("coverage", ["0", "1", "-0.1", "1.5", "nan", "inf", "x", ""])
+def test_coverages_out_of_range(set_client: httpx.Client, red_png: bytes, coverage: str) -> None:
+    """Between 0 and 1, else the parameter is named."""
+    for address in ("/classify", "/explain"):
+        answer = set_client.post(f"{address}?coverage={coverage}", content=red_png, headers=RAW)
+        assert ["coverage"] == [one.name for one in problem(answer, 422, "invalid_option").invalid or []]
+
+
+@pytest.mark.parametrize("address", ["/classify", "/explain"])
+def test_a_model_without_sets_says_so(tiny_server: Running, client: httpx.Client, red_png: bytes, address: str) -> None:
+    """A model without calibration is asked in vain, before it runs; for a picture, too."""
+    runs = tiny_server.runs()
+    document = problem(client.post(f"{address}?coverage=0.9", content=red_png, headers=RAW), 422, "no_sets")
+    assert ("The model tiny has no calibration for sets.", runs) == (document.detail, tiny_server.runs())

@@ -12,8 +12,8 @@ from model.contract.geometry import Resize
 from model.contract.manifest import Manifest
 from service.inference.engine import OnnxEngine, Question
 from service.inference.marks import MarkReader
-from service.inference.models import ServedModel
 from service.inference.predictor import Prediction
+from service.inference.served import ServedModel
 from tests.service.inference.conftest import ON_CPU
 from tests.service.tiny_model import SIDE, marked_manifest, tiny_model
 

@@ -5,16 +5,21 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from model.contract.manifest import Manifest
+from model.contract.taxonomy import Taxonomy
 from model.explain.fitted import NOTHING
 from model.export.export import read
+from training.calibration.fitted import sets_of
 from training.calibration.outputs import TRAINED, Outputs
+from training.commands import export as module
 from training.commands.export import load_source, pooled_vectors
-from training.errors import TrainingError
+from training.errors import DatasetError, TrainingError
+from training.fit.folds import fit_folds
 from training.fit.job import Job
 from training.fit.loop import fit
 
@@ -64,6 +69,40 @@ def test_maps_of_marks_that_are_not_there_are_refused(make_job: Callable[..., Jo
         load_source(job.out, missing=True)
     assert load_source(job.out, placing="centres").manifest.placed_by_centres
     assert not load_source(job.out).manifest.placed_by_centres
+
+
+def test_taxa_travel_from_the_data_or_are_given_at_export(make_job: Callable[..., Job], tmp_path: Path) -> None:
+    """A run keeps those of its data; a finished run, or a file, takes those of a table instead."""
+    taxonomy = Taxonomy(ranks=("genus",), rows=(("Ruber",), ("Viridis",), ("Caerulus",)))
+    job = make_job()
+    fit(job)
+    assert None is load_source(job.out).manifest.taxonomy
+    named = make_job("named", dataset=dataclasses.replace(job.dataset, taxonomy=taxonomy))
+    fit(named)
+    assert taxonomy == load_source(named.out).manifest.taxonomy
+    table = tmp_path / "taxa.csv"
+    table.write_text("class,order\nGreen Bird,B\nRed Bird,A\nBlue Bird,B\n")
+    given = Taxonomy(ranks=("order",), rows=(("A",), ("B",), ("B",)))
+    assert [given] * 2 == [load_source(one.out, taxonomy=table).manifest.taxonomy for one in (job, named)]
+    table.write_text("class,order\nGreen Bird,B\n")
+    with pytest.raises(DatasetError, match=r"taxa\.csv: 2 of 3 classes have no row: 'Red Bird', 'Blue Bird'"):
+        load_source(job.out, taxonomy=table)
+
+
+def test_sets_follow_the_temperature(make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run with folds makes them for any; a file of another temperature has none, as its answers stay with the run."""
+    job = make_job()
+    fit_folds(job, 2)
+    source = load_source(job.out)
+    assert source.manifest.sets == sets_of(job.out, source.manifest.temperature)
+    assert source.manifest.sets is not None
+    assert len(job.dataset.train) == source.manifest.sets.num_photos
+    assert load_source(job.out, temperature=3.0).manifest.sets == sets_of(job.out, 3.0) != source.manifest.sets
+    monkeypatch.setattr(module, "load_network", lambda _: (source.network, source.manifest))
+    monkeypatch.setattr(module, "load_fitted", lambda _: source.fitted)
+    file = Path("1.onnx")
+    assert source.manifest.sets == load_source(file, name="other").manifest.sets
+    assert None is load_source(file, temperature=3.0).manifest.sets
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from model.contract.geometry import Resize
+from model.contract.sets import SetGroup, Sets
 from training.data.samples import Attributes, Sample
 from training.evaluation.evaluate import Evaluation
 from training.evaluation.figures import Figure
@@ -191,3 +192,14 @@ def test_maps_of_random_weights_are_placed_as_those_of_the_trained_ones() -> Non
     assert (
         row(rows, "random_weights", layer="").figures["energy"] == row(rows, "gradcam", layer="last").figures["energy"]
     )
+
+
+def test_sets_are_measured_where_the_file_makes_them() -> None:
+    """Nine of twelve photos have their class in a set of one; a model without sets has no such figures."""
+    answers = evaluation()
+    assert not any(name.startswith("set") for name in figures_of(answers, []))
+    figures = figures_of(replace(answers, sets=Sets(groups=(SetGroup(num_photos=30),))), [])
+    coverage, size = figures["set_coverage"], figures["set_size"]
+    assert isinstance(coverage, Figure)
+    assert isinstance(size, Figure)
+    assert (0.75, 12, 1.0) == (coverage.value, coverage.n, size.value)

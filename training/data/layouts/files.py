@@ -35,6 +35,8 @@ HEAD = 512
 """Bytes that are read to recognise a format."""
 MARKS = "marks.csv"
 """Table of the classes' marks, beside the class folders; read by itself."""
+TAXONOMY = "taxonomy.csv"
+"""Table of the taxa to which the classes belong, likewise."""
 _SYSTEM = {"__macosx", "__pycache__", "lost+found", "system volume information", "thumbnails", "thumbnail"}
 _SYSTEM_STARTS = (".", "@", "$", "~", "#recycle", "#snapshot")
 
@@ -99,7 +101,7 @@ def read_tree(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> 
                 folders.append(read_tree(path, above | {here}))
         elif not path.is_file():
             tree.others["broken links"] += 1
-        elif path.name == MARKS:
+        elif path.name in (MARKS, TAXONOMY):
             continue
         elif is_system(path.name):
             if is_picture(suffix := path.suffix.lower()):  # other hidden files are of no interest

@@ -4,16 +4,15 @@ A cell is the share of observers, 0 to 1, who see the mark on the class; an empt
 """
 
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
 
 from model.contract.labels import label_fault
+from training.data.layouts.class_tables import class_rows, table_beside
 from training.data.layouts.files import MARKS
 from training.data.layouts.labels import display_label, label_key
 from training.data.layouts.places import CLASS_COLUMNS, column
-from training.data.layouts.splits import IMAGE_WORDS
 from training.data.layouts.tables import read_rows
 from training.data.marks import Mark, Marks
 from training.errors import DatasetError
@@ -33,13 +32,8 @@ def marks_beside(
     Raises:
         DatasetError: there are two tables, or the one cannot be used; names row and column.
     """
-    places = {folder} | ({folder.resolve().parent} if folder.name.lower() in IMAGE_WORDS else set())
-    for path in above:
-        places |= {place for place in (path, *path.parents) if place.is_relative_to(folder)}
-    found = sorted({path.resolve(): path for place in places if (path := place / MARKS).is_file()}.values())
-    if len(found) > 1:
-        raise DatasetError(f"{found[0]} and {found[1]}: one table of marks is expected, not two")
-    return read_marks(found[0], names, labels) if found else (None, ())
+    path = table_beside(folder, MARKS, above)
+    return (None, ()) if path is None else read_marks(path, names, labels)
 
 
 def read_marks(path: Path, names: Sequence[str], labels: Sequence[str]) -> tuple[Marks, tuple[str, ...]]:
@@ -61,7 +55,7 @@ def read_marks(path: Path, names: Sequence[str], labels: Sequence[str]) -> tuple
     columns = [index for index in range(len(header)) if index != header.index(title)]
     marks = _marks(path, header, columns)
     table = np.full((len(labels), len(columns)), np.nan)
-    found = _rows(path, rows, header.index(title), names, labels)
+    found = class_rows(path, rows, header.index(title), names, labels)
     for index, (number, cells) in found.items():
         for place, at in enumerate(columns):
             where = f"{path}, row {number}, column {at + 1} ({header[at].strip()})"
@@ -72,39 +66,6 @@ def read_marks(path: Path, names: Sequence[str], labels: Sequence[str]) -> tuple
     missing = [label for index, label in enumerate(labels) if index not in found]
     notices = [f"{path} lacks {len(missing)} classes, whose marks are unknown: {', '.join(missing[:5])}"]
     return Marks(marks, table), tuple(notices if missing else ())
-
-
-def _rows(
-    path: Path, rows: Sequence[Sequence[str]], at: int, names: Sequence[str], labels: Sequence[str]
-) -> dict[int, tuple[int, list[str]]]:
-    """Return the row of each class that has one: its number, and as many cells as the header.
-
-    Args:
-        path: of the table.
-        rows: of it, the header first.
-        at: index of the column of classes.
-        names: of the K classes, as the data set writes them.
-        labels: of the same classes, as shown to people.
-    """
-    header = rows[0]
-    classes = {display_label(name): index for index, name in enumerate(names)}
-    classes |= {label: index for index, label in enumerate(labels)}
-    found: dict[int, tuple[int, list[str]]] = {}
-    for number, row in enumerate(rows[1:], 2):
-        if not any(cell.strip() for cell in row):
-            continue
-        if len(row) > len(header):
-            beyond = f"{path}, row {number}, column {len(header) + 1}"
-            raise DatasetError(f"{beyond}: {len(row)} cells, but {len(header)} columns in row 1")
-        cells = [*row, *[""] * (len(header) - len(row))]
-        where = f"{path}, row {number}, column {at + 1} ({header[at].strip()})"
-        index = _class(where, cells[at], classes)
-        if index in found:
-            raise DatasetError(f"{where}: the class {labels[index]!r} is also in row {found[index][0]}")
-        found[index] = number, cells
-    if not found:
-        raise DatasetError(f"{path}: there is no row of a class below the header")
-    return found
 
 
 def _marks(path: Path, header: Sequence[str], columns: Sequence[int]) -> tuple[Mark, ...]:
@@ -126,19 +87,6 @@ def _marks(path: Path, header: Sequence[str], columns: Sequence[int]) -> tuple[M
             raise DatasetError(f"{where}: the same mark as in column {other + 1}")
         marks.append(Mark(name, part, value, f"{part}: {value}"))
     return tuple(marks)
-
-
-def _class(where: str, written: str, classes: dict[str, int]) -> int:
-    """Return the number of the class that a row is of."""
-    name = display_label(written)
-    if not name.strip():
-        raise DatasetError(f"{where}: the name of the class is empty")
-    if name in classes:
-        return classes[name]
-    near = get_close_matches(name, classes, n=1)
-    raise DatasetError(
-        f"{where}: the data has no class {written.strip()!r}{f'; did you mean {near[0]!r}?' if near else ''}"
-    )
 
 
 def _share(where: str, text: str, *, decimal_comma: bool) -> float:

@@ -129,7 +129,7 @@ def test_parts_and_inner_folders_have_their_table_above(photo: Photo, tmp_path: 
     write(root / "archive", table)
     assert isinstance(load_dataset(root).marks, Marks)
     write(root, table)
-    with pytest.raises(DatasetError, match=r"one table of marks is expected, not two"):
+    with pytest.raises(DatasetError, match=r"one marks\.csv is expected, not two"):
         load_dataset(root)
 
 
