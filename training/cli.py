@@ -109,7 +109,8 @@ def _job(options: argparse.Namespace, recipe: Recipe, dataset: Dataset | None = 
 def evaluate_command(options: argparse.Namespace) -> int:
     """Evaluate a run or an exported file on every image of a part."""
     from training.checkpoint import load_selected
-    from training.commands.evaluate import Question, add_to_card, as_text, evaluate, write
+    from training.commands.evaluate import add_to_card, as_text, evaluate, write
+    from training.commands.question import Question
     from training.evaluation.report.card import check_card
 
     if options.out:
@@ -134,6 +135,7 @@ def evaluate_command(options: argparse.Namespace) -> int:
             sanity=options.sanity,
             blur=options.blur,
             placings=options.placings,
+            unknown=tuple(options.unknown),
         )
     )
     if options.out:

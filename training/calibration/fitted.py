@@ -5,15 +5,16 @@ from pathlib import Path
 from model.explain.fitted import Fitted
 from training.calibration.embedding import embedding_axes
 from training.calibration.marks import calibrate_marks
+from training.calibration.novelty import fit_novelty
 from training.calibration.outputs import HELD_OUT, TRAINED, Outputs
 from training.data.marks import Marks
 
 
 def fitted_to(run: Path, marks: Marks | None = None) -> Fitted:
-    """Return the calibration of the marks and the axes of the embedding, each only where the run kept what it needs.
+    """Return the marks' calibration, the embedding's axes and the score of novelty, each where the run kept enough.
 
-    The marks are fitted to answers for held-out photos, of the folds where there were any; the embedding is made of
-    training photos.
+    The marks and the scale of novelty are fitted to answers for held-out photos, of the folds where there were any; the
+    embedding and the classes' means are made of training photos.
 
     Args:
         run: folder of the run.
@@ -27,4 +28,7 @@ def fitted_to(run: Path, marks: Marks | None = None) -> Fitted:
     calibration = None
     if marks is not None and held is not None:
         calibration = calibrate_marks(held.marks, marks.table[held.labels])
-    return Fitted(calibration, None if trained is None else embedding_axes(trained.pooled))
+    if trained is None:
+        return Fitted(calibration)
+    novelty = None if held is None else fit_novelty(trained, held)
+    return Fitted(calibration, embedding_axes(trained.pooled), novelty)

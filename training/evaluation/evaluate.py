@@ -19,9 +19,11 @@ from tqdm import tqdm
 
 from model.contract.geometry import Resize
 from model.contract.graph import softmax
-from model.contract.manifest import Marks
+from model.contract.manifest import Marks, Novelty
 from model.contract.placing import Centres, at_centres
-from model.explain.marks import MarkCalibration, MarkReader
+from model.explain.fitted import NOTHING, Fitted
+from model.explain.marks import MarkReader
+from model.explain.novelty import NoveltyScore
 from training.checkpoint import Selected
 from training.data.batches import Items, one_thread, served_photos
 from training.data.features import FeatureCache, StageMaps, as_floats, cached_step
@@ -58,6 +60,7 @@ class Evaluation:
         placed_by_centres: whether the service draws the class's maps by them.
         marks: that the network was trained on; None: it has none.
         readings: what it says of them; None likewise.
+        novelty: threshold and quantiles of its novelty; None where it has none.
     """
 
     samples: tuple[Sample, ...]
@@ -72,6 +75,7 @@ class Evaluation:
     placed_by_centres: bool = False
     marks: MarkList | None = None
     readings: Readings | None = None
+    novelty: Novelty | None = None
 
     @property
     def labels(self) -> Ints:
@@ -136,7 +140,7 @@ def evaluate_run(
     visible: bool,
     cache: Path | None = None,
     marks: Marks | None = None,
-    calibration: MarkCalibration | None = None,
+    fitted: Fitted = NOTHING,
 ) -> Evaluation:
     """Evaluate a run's network, in torch.
 
@@ -149,7 +153,7 @@ def evaluate_run(
         visible: show progress.
         cache: keep decoded photos (and features of a frozen part) there, to evaluate many networks on them.
         marks: of the network, as its file would list them; without, they are not read.
-        calibration: of the marks.
+        fitted: what the export would add to the network.
 
     Raises:
         DatasetError: the data set has a class that the network does not know.
@@ -173,8 +177,9 @@ def evaluate_run(
     if marks is not None and network.mark_head is not None:
         listed = MarkList.of_manifest(marks, len(selected.labels))
         head = copy.deepcopy(network.mark_head).cpu()  # the graph it is written for has no device
-        reader = MarkReader(head, marks, len(selected.labels), calibration)
-    answers = _predict(torch_predictor(network, normalise, stage_maps, reader), annotated, workers, visible)
+        reader = MarkReader(head, marks, len(selected.labels), fitted.marks)
+    score = None if fitted.novelty is None else NoveltyScore(fitted.novelty).to(device)
+    answers = _predict(torch_predictor(network, normalise, stage_maps, reader, score), annotated, workers, visible)
     prediction, annotations, readings = _kept(answers, listed, len(dataset.parts), data.resize.crop)
     return Evaluation(
         tuple(samples),
@@ -187,6 +192,7 @@ def evaluate_run(
         with_classes(selected.labels, dataset),
         marks=listed,
         readings=readings,
+        novelty=None if score is None else score.facts,
     )
 
 
@@ -238,6 +244,7 @@ def evaluate_file(
         manifest.placed_by_centres,
         marks,
         readings,
+        manifest.novelty,
     )
 
 
