@@ -52,8 +52,8 @@ def test_scores_of_changed_vectors(bank: Bank, asked: torch.Tensor) -> None:
 def test_scores_of_a_residual(bank: Bank, asked: torch.Tensor) -> None:
     """ViM, on vectors whose principal space ends clearly, for its peer computes in single floats."""
     rng = np.random.default_rng(2)
-    mixed = rng.random((PRINCIPAL, CHANNELS)) / PRINCIPAL
-    vectors = np.abs(rng.normal(size=(PHOTOS, PRINCIPAL))) @ mixed + rng.random((PHOTOS, CHANNELS)) / 1000
+    axes = np.linalg.qr(rng.normal(size=(CHANNELS, PRINCIPAL)))[0].T
+    vectors = rng.normal(size=(PHOTOS, PRINCIPAL)) @ axes + rng.normal(size=(PHOTOS, CHANNELS)) / 30
     peer = ViM(None, PRINCIPAL, torch.from_numpy(bank.weight), torch.from_numpy(bank.bias))
     peer.fit_features(torch.from_numpy(vectors), torch.from_numpy(bank.labels))
     found = vim(replace(bank, vectors=vectors))(asked.numpy())
