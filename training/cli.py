@@ -174,6 +174,8 @@ def _export_network(options: argparse.Namespace) -> dict[str, float]:
         _say("note: without photos parity is checked on synthetic images; --data DIR uses photos")
     if source.fitted.embedding is None:
         _say("note: without training photos the file has no embedding; --data DIR uses photos")
+    if source.fitted.novelty is None:
+        _say("note: without answers for held-out photos, which a run keeps, the file has no novelty")
     report = export(
         source.network,
         source.manifest,
