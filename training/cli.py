@@ -108,7 +108,8 @@ def evaluate_command(options: argparse.Namespace) -> int:
 
         return report(options)
     from training.checkpoint import load_selected
-    from training.commands.evaluate import Question, add_to_card, as_text, evaluate, write
+    from training.commands.evaluate import add_to_card, as_text, evaluate, write
+    from training.commands.question import Question
     from training.evaluation.report.card import check_card
 
     if options.out:
@@ -133,6 +134,7 @@ def evaluate_command(options: argparse.Namespace) -> int:
             sanity=options.sanity,
             blur=options.blur,
             placings=options.placings,
+            unknown=tuple(options.unknown),
         )
     )
     if options.out:
@@ -173,6 +175,8 @@ def _export_network(options: argparse.Namespace) -> dict[str, float]:
         say("note: without training photos the file has no embedding; --data DIR uses photos")
     if source.manifest.sets is None:
         say("note: without the answers of folds the file makes no sets; export a run of fit --folds K")
+    if source.fitted.novelty is None:
+        say("note: without answers for held-out photos, which a run keeps, the file has no novelty")
     report = export(
         source.network,
         source.manifest,

@@ -102,6 +102,15 @@ def _evaluate_options(parser: argparse.ArgumentParser) -> None:
         help="also measure on N photos what is lost when the place of a mark is blurred",
     )
     add(
+        "--unknown",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="also measure how well novelty distinguishes the photos in this folder, of what the model does not know; "
+        "may be repeated",
+    )
+    add(
         "--placings",
         type=_count,
         default=0,

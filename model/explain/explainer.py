@@ -13,6 +13,7 @@ from model.contract.graph import UNKNOWN, inputs_of, outputs_of
 from model.contract.manifest import Manifest
 from model.explain.embedding import Embedding
 from model.explain.marks import MarkReader
+from model.explain.novelty import NoveltyScore
 from model.network.marks import MarkReading
 from model.network.network import Network
 
@@ -147,6 +148,7 @@ class Explainer(nn.Module):
         manifest: for the labels, normalisation and temperature.
         marks: what reads the classifier's marks; None where it has none.
         embedding: of what the classifier pools; None where there is none.
+        novelty: of its logits and of what it pools; None where there is none.
     """
 
     scale: Tensor
@@ -158,10 +160,11 @@ class Explainer(nn.Module):
         manifest: Manifest,
         marks: MarkReader | None = None,
         embedding: Embedding | None = None,
+        novelty: NoveltyScore | None = None,
     ) -> None:
         super().__init__()
         self.classifier = classifier
-        self.marks, self.embedding = marks, embedding
+        self.marks, self.embedding, self.novelty = marks, embedding, novelty
         self.num_classes = manifest.num_classes
         self.temperature = manifest.temperature
         deviation = torch.tensor(manifest.std, dtype=torch.float64)[:, None, None]
@@ -180,7 +183,7 @@ class Explainer(nn.Module):
         return outputs_of(
             attention=self.classifier.has_attention,
             embedding=self.embedding is not None,
-            novelty=False,
+            novelty=self.novelty is not None,
             marks=self.marks is not None,
         )
 
@@ -218,6 +221,8 @@ class Explainer(nn.Module):
         found += [last, torch.where(valid, target, UNKNOWN)]
         if self.embedding is not None:
             found.append(self.embedding(passed.pooled))
+        if self.novelty is not None:
+            found.append(self.novelty(passed.logits, passed.pooled))
         if self.marks is not None:
             found += self.marks(passed.reading, cotangent[:, 0], named[:, 0], mark)
         return *found, *others, *passed.maps[1:], *copies
@@ -228,7 +233,7 @@ class Explainer(nn.Module):
         yield from self.classifier.network.named_buffers()
         yield "normalise.scale", self.scale
         yield "normalise.shift", self.shift
-        for name, part in (("marks", self.marks), ("embedding", self.embedding)):
+        for name, part in (("marks", self.marks), ("embedding", self.embedding), ("novelty", self.novelty)):
             if part is not None:
                 yield from ((f"{name}.{own}", tensor) for own, tensor in part.named_buffers(recurse=False))
 

@@ -25,6 +25,7 @@ from model.explain.explainer import ExplainableClassifier, ExplainableNetwork, E
 from model.explain.fitted import NOTHING, Fitted
 from model.explain.foreign import ExplainableModule, check_separates
 from model.explain.marks import MarkCalibration, MarkReader
+from model.explain.novelty import NoveltyFit, NoveltyScore
 from model.export.parity import ParityReport, check_parity
 from model.export.peers import compare_with_peers
 from model.export.running import run, session
@@ -42,6 +43,7 @@ TRAINING_ONLY = ("mark_head.local.", "mark_head.local_reader.")
 """Beginnings of the names of weights that no answer depends on: a file does not hold them."""
 TABLE, SCALE, SHIFT = "marks.table", "marks.scale", "marks.shift"
 MEAN, AXES = "embedding.mean", "embedding.axes"
+NEAR, FACTOR, OFFSET = "novelty.means", "novelty.scale", "novelty.offset"
 """Names of the tensors that a file holds beside the network's."""
 
 
@@ -75,7 +77,7 @@ def export(
         weights_dtype: of the stored weights; fp16 halves the file, computes in float32, and is compared with
             torch on the same rounded weights.
         peers: compare with captum, torchcam and pytorch-grad-cam too, as far as they are installed.
-        fitted: calibration of the marks, and the axes of the embedding.
+        fitted: calibration of the marks, the axes of the embedding, and what a score of novelty is made of.
 
     Raises:
         ExportError: network, manifest and images do not fit together.
@@ -87,7 +89,7 @@ def export(
     explainer = explainer_of(network, manifest, layer, weights_dtype, fitted)
     model = trace(explainer, manifest.input_size)
     if weights_dtype == "fp16":
-        store_as_fp16(model, {*network.state_dict(), TABLE, AXES})
+        store_as_fp16(model, {*network.state_dict(), TABLE, AXES, NEAR})
     runtime = session(model.SerializeToString())
     report = check_parity(runtime, explainer, images)
     if peers:
@@ -128,13 +130,19 @@ def explainer_of(
         raise ExportError(
             f"{manifest.num_classes} labels for logits of the shape (N, {', '.join(map(str, logits.shape[1:]))})"
         )
-    embedding = None
+    if (fitted.embedding or fitted.novelty) and not isinstance(frozen, Network):
+        raise ExportError("only a network of this project has an embedding, or novelty")
+    embedding = novelty = None
     if fitted.embedding is not None:
-        if not isinstance(frozen, Network):
-            raise ExportError("only a network of this project has an embedding")
-        axes = fitted.embedding.axes
-        embedding = Embedding(fitted.embedding._replace(axes=axes.half().float() if weights_dtype == "fp16" else axes))
-    return Explainer(classifier, manifest, _mark_reader(frozen, manifest, fitted), embedding)
+        embedding = Embedding(fitted.embedding._replace(axes=_stored(fitted.embedding.axes, weights_dtype)))
+    if fitted.novelty is not None:
+        novelty = NoveltyScore(fitted.novelty._replace(means=_stored(fitted.novelty.means, weights_dtype)))
+    return Explainer(classifier, manifest, _mark_reader(frozen, manifest, fitted), embedding, novelty)
+
+
+def _stored(matrix: torch.Tensor, weights_dtype: WeightsDtype) -> torch.Tensor:
+    """Return a matrix rounded as it will be stored."""
+    return matrix.half().float() if weights_dtype == "fp16" else matrix
 
 
 def _mark_reader(network: nn.Module, manifest: Manifest, fitted: Fitted) -> MarkReader | None:
@@ -196,6 +204,7 @@ def load_fitted(path: Path) -> Fitted:
     return Fitted(
         MarkCalibration(tensor(SCALE), tensor(SHIFT)) if manifest.marks else None,
         PrincipalAxes(tensor(MEAN), tensor(AXES), manifest.embedding.num_photos) if manifest.embedding else None,
+        NoveltyFit(tensor(NEAR), tensor(FACTOR), tensor(OFFSET), manifest.novelty) if manifest.novelty else None,
     )
 
 
@@ -275,7 +284,7 @@ def complete(
     found = {
         "schema_version": SCHEMA_VERSION,
         "embedding": embedding and EmbeddingFacts(size=len(embedding.axes), num_photos=embedding.num_photos),
-        "novelty": None,
+        "novelty": explainer.novelty and explainer.novelty.facts,
         "marks": manifest.marks and reader and manifest.marks.model_copy(update={"grid": reader.grid}),
         "has_attention": explainer.classifier.has_attention,
         "layers": _layers(explainer, manifest.input_size),

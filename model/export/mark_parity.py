@@ -1,4 +1,4 @@
-"""Do marks and embedding come out of the graph as torch in float64 computes them?"""
+"""Do marks, embedding and novelty come out of the graph as torch in float64 computes them?"""
 
 from typing import NamedTuple
 
@@ -54,6 +54,14 @@ def compare_embedding(reference: Explainer, passed: Passed, row: Row) -> dict[st
     if reference.embedding is None or passed.pooled is None:
         return {}
     return {"embedding": largest_difference(row["embedding"], reference.embedding(passed.pooled.detach()))}
+
+
+def compare_novelty(reference: Explainer, passed: Passed, row: Row) -> dict[str, float]:
+    """Return the error of the score, relative to it or 1; nothing where there is none."""
+    if reference.novelty is None or passed.pooled is None:
+        return {}
+    expected = reference.novelty(passed.logits.detach(), passed.pooled.detach())
+    return {"novelty": largest_difference(row["novelty"], expected) / max(1.0, float(expected.abs().max()))}
 
 
 def compare_marks(reference: Explainer, passed: Passed, asked: MarkRow) -> dict[str, float]:

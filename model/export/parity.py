@@ -12,7 +12,7 @@ from torch import Tensor
 
 from model.contract.graph import Images, no_class
 from model.explain.explainer import Explainer, Passed, activation_maps, gradient_scale
-from model.export.mark_parity import MarkRow, ask_marks, compare_embedding, compare_marks
+from model.export.mark_parity import MarkRow, ask_marks, compare_embedding, compare_marks, compare_novelty
 from model.export.running import (
     Array,
     ParityError,
@@ -43,7 +43,7 @@ class ParityReport:
         images: how many were compared.
         errors: name → error. `logits`: relative to the largest logit or 1; `probabilities` and `attention`:
             absolute; `gradcam.LAYER`: relative to the largest sum of its absolute terms, for the map is a sum
-            whose terms cancel; of marks and embedding as `model.export.mark_parity` says.
+            whose terms cancel; of marks, embedding and novelty as `model.export.mark_parity` says.
         tolerance: that no error exceeds, except where `limits` names another.
         limits: name → the limit of an error that cannot be held to the tolerance in float32; see `check_parity`.
         peers: name of another implementation → largest difference from its maps, both scaled to [0, 1].
@@ -222,7 +222,7 @@ def _compare_classes(reference: Explainer, passed: Passed, row: Row) -> dict[str
     }
     if passed.attention is not None:
         errors["attention"] = largest_difference(row["attention"], passed.attention.detach())
-    return errors | compare_embedding(reference, passed, row)
+    return errors | compare_embedding(reference, passed, row) | compare_novelty(reference, passed, row)
 
 
 def _compare_map(exact: _Answer, layer: int, row: Row) -> dict[str, float]:

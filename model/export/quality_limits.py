@@ -9,6 +9,9 @@ import onnxruntime
 from model.contract.graph import codes_of_best
 from model.export.running import Array, Row, Runnable, run, session
 
+ACCEPTED = 0.95
+"""Share of photos below the value at which the shift of novelty is measured."""
+
 
 class QualityError(RuntimeError):
     """The variant loses more than its limits allow; nothing was written."""
@@ -23,17 +26,30 @@ class QualityLimits:
         spearman: least rank correlation of raw map cells with fp32.
         marks_change: mean absolute change of the probability that a mark is seen.
         embedding_cosine: least mean cosine between a photo's vector and its vector in fp32.
+        novelty_spearman: least rank correlation of photos' novelty with fp32.
+        novelty_shift: of the share of photos above the value that a twentieth exceeds in fp32, percentage points.
     """
 
     top1_drop: float
     spearman: float
     marks_change: float
     embedding_cosine: float
+    novelty_spearman: float
+    novelty_shift: float
 
 
 QUALITY_LIMITS = {
-    "fp16": QualityLimits(top1_drop=0.1, spearman=0.999, marks_change=0.002, embedding_cosine=0.999),
-    "int8": QualityLimits(top1_drop=0.5, spearman=0.95, marks_change=0.02, embedding_cosine=0.97),
+    "fp16": QualityLimits(
+        top1_drop=0.1,
+        spearman=0.999,
+        marks_change=0.002,
+        embedding_cosine=0.999,
+        novelty_spearman=0.999,
+        novelty_shift=0.5,
+    ),
+    "int8": QualityLimits(
+        top1_drop=0.5, spearman=0.95, marks_change=0.02, embedding_cosine=0.97, novelty_spearman=0.95, novelty_shift=3.0
+    ),
 }
 
 
@@ -64,7 +80,8 @@ def measure(reference: Runnable, variant: Runnable, held_out: HeldOut) -> dict[s
         `spearman_per_image`, its mean over single maps; `zero_maps` and `zero_maps_fp32`, how many maps are all
         zero, which are in neither correlation; `images`. Of marks, as far as there are any, `marks_change`, the mean
         absolute change of a probability, and `marks_spearman`, of the cells of the map of the mark that fp32 ranks
-        first; of an embedding `embedding_cosine`, the mean over photos.
+        first; of an embedding `embedding_cosine`, the mean over photos; of novelty `novelty_spearman`, and
+        `novelty_shift` in percentage points.
     """
     first, second = session(reference), session(variant)
     answers = [_answer(first, second, image) for image in held_out.images]
@@ -89,6 +106,7 @@ def measure(reference: Runnable, variant: Runnable, held_out: HeldOut) -> dict[s
         "zero_maps": float((~other.any(1)).sum()),
         **_of_marks(ours, theirs),
         **_of_embedding(ours, theirs),
+        **_of_novelty(ours, theirs),
     }
 
 
@@ -105,6 +123,15 @@ def _of_embedding(ours: Row, theirs: Row) -> dict[str, float]:
         return {}
     first, second = ours["embedding"].astype(float), theirs["embedding"].astype(float)
     return {"embedding_cosine": float((first * second).sum(1).mean())}
+
+
+def _of_novelty(ours: Row, theirs: Row) -> dict[str, float]:
+    if "novelty" not in ours:
+        return {}
+    first, second = ours["novelty"].astype(float), theirs["novelty"].astype(float)
+    threshold = np.quantile(first, ACCEPTED)
+    shift = abs(float((second > threshold).mean() - (first > threshold).mean()))
+    return {"novelty_spearman": _rank_correlation(first, second), "novelty_shift": 100 * shift}
 
 
 def check(figures: dict[str, float], precision: str) -> None:
@@ -130,6 +157,14 @@ def check(figures: dict[str, float], precision: str) -> None:
         cosine = figures["embedding_cosine"]
         kept[f"cosine of embeddings {cosine:.4f} (at least {limits.embedding_cosine})"] = (
             cosine >= limits.embedding_cosine
+        )
+    if "novelty_shift" in figures:
+        order, shift = figures["novelty_spearman"], figures["novelty_shift"]
+        kept[f"rank correlation of novelty {order:.4f} (at least {limits.novelty_spearman})"] = (
+            order >= limits.novelty_spearman
+        )
+        kept[f"shift of unlike photos {shift:.2f} points (at most {limits.novelty_shift})"] = (
+            shift <= limits.novelty_shift + 1e-9
         )
     if not all(kept.values()):
         raise QualityError(

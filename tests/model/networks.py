@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from model.contract.geometry import Resize
-from model.contract.manifest import Layer, Manifest, synthetic_images
+from model.contract.manifest import Layer, Manifest, Novelty, synthetic_images
 from model.contract.marks import write_table
 from model.explain.embedding import PrincipalAxes
 from model.explain.fitted import Fitted
 from model.explain.marks import MarkCalibration
+from model.explain.novelty import METHOD, NoveltyFit, root
 from model.export.parity import ParityReport
 from model.network.network import Network, NetworkConfig, build_network
 
@@ -59,7 +60,7 @@ MARK_GRID, EMBEDDING = 12, 29
 def make_marked(
     num_marks: int = len(MARKS), maps: str = "weights", **options: object
 ) -> tuple[Network, Manifest, Fitted]:
-    """Return a network with marks and an embedding, all random, and what its export needs."""
+    """Return a network with marks, an embedding and novelty, all random, and what its export needs."""
     names = MARKS[:num_marks]
     network = make_network(marks=names, mark_grid=MARK_GRID, mark_values=(0, 1), **options)
     table = np.random.default_rng(5).random((CLASSES, num_marks))
@@ -71,7 +72,10 @@ def make_marked(
     calibration = MarkCalibration(torch.rand(num_marks) + 0.5, torch.rand(num_marks) - 0.5)
     directions = torch.linalg.qr(torch.randn(network.in_channels, EMBEDDING)).Q.T
     axes = PrincipalAxes(torch.rand(network.in_channels), directions, num_photos=30)
-    return network, make_manifest(marks=marks), Fitted(calibration, axes)
+    facts = Novelty(method=METHOD, threshold=1.5, quantiles=(-4.0, 0.5, 6.0), num_photos=30)
+    means = root(torch.rand(CLASSES, network.in_channels))
+    novelty = NoveltyFit(means, torch.tensor([0.8, 20.0]), torch.tensor([21.0]), facts)
+    return network, make_manifest(marks=marks), Fitted(calibration, axes, novelty)
 
 
 def textbook_map(score: Tensor, feature_map: Tensor) -> Tensor:

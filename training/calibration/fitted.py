@@ -6,16 +6,17 @@ from model.contract.sets import Sets
 from model.explain.fitted import Fitted
 from training.calibration.embedding import embedding_axes
 from training.calibration.marks import calibrate_marks
+from training.calibration.novelty import fit_novelty
 from training.calibration.outputs import HELD_OUT, TRAINED, Outputs
 from training.calibration.sets import fit_sets
 from training.data.marks import Marks
 
 
 def fitted_to(run: Path, marks: Marks | None = None) -> Fitted:
-    """Return the calibration of the marks and the axes of the embedding, each only where the run kept what it needs.
+    """Return the marks' calibration, the embedding's axes and the score of novelty, each where the run kept enough.
 
-    The marks are fitted to answers for held-out photos, of the folds where there were any; the embedding is made of
-    training photos.
+    The marks and the scale of novelty are fitted to answers for held-out photos, of the folds where there were any; the
+    embedding and the classes' means are made of training photos.
 
     Args:
         run: folder of the run.
@@ -29,7 +30,10 @@ def fitted_to(run: Path, marks: Marks | None = None) -> Fitted:
     calibration = None
     if marks is not None and held is not None:
         calibration = calibrate_marks(held.marks, marks.table[held.labels])
-    return Fitted(calibration, None if trained is None else embedding_axes(trained.pooled))
+    if trained is None:
+        return Fitted(calibration)
+    novelty = None if held is None else fit_novelty(trained, held)
+    return Fitted(calibration, embedding_axes(trained.pooled), novelty)
 
 
 def sets_of(run: Path, temperature: float) -> Sets | None:

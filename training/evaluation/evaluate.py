@@ -19,10 +19,12 @@ from tqdm import tqdm
 
 from model.contract.geometry import Resize
 from model.contract.graph import softmax
-from model.contract.manifest import Marks
+from model.contract.manifest import Marks, Novelty
 from model.contract.placing import Centres, at_centres
 from model.contract.sets import Sets
-from model.explain.marks import MarkCalibration, MarkReader
+from model.explain.fitted import NOTHING, Fitted
+from model.explain.marks import MarkReader
+from model.explain.novelty import NoveltyScore
 from training.checkpoint import Selected
 from training.data.batches import Items, one_thread, served_photos
 from training.data.features import FeatureCache, StageMaps, as_floats, cached_step
@@ -60,6 +62,7 @@ class Evaluation:
         marks: that the network was trained on; None: it has none.
         readings: what it says of them; None likewise.
         sets: how the file makes prediction sets; None: it has no calibration for them.
+        novelty: threshold and quantiles of its novelty; None where it has none.
     """
 
     samples: tuple[Sample, ...]
@@ -75,6 +78,7 @@ class Evaluation:
     marks: MarkList | None = None
     readings: Readings | None = None
     sets: Sets | None = None
+    novelty: Novelty | None = None
 
     @property
     def labels(self) -> Ints:
@@ -139,7 +143,7 @@ def evaluate_run(
     visible: bool,
     cache: Path | None = None,
     marks: Marks | None = None,
-    calibration: MarkCalibration | None = None,
+    fitted: Fitted = NOTHING,
 ) -> Evaluation:
     """Evaluate a run's network, in torch.
 
@@ -152,7 +156,7 @@ def evaluate_run(
         visible: show progress.
         cache: keep decoded photos (and features of a frozen part) there, to evaluate many networks on them.
         marks: of the network, as its file would list them; without, they are not read.
-        calibration: of the marks.
+        fitted: what the export would add to the network.
 
     Raises:
         DatasetError: the data set has a class that the network does not know.
@@ -176,8 +180,9 @@ def evaluate_run(
     if marks is not None and network.mark_head is not None:
         listed = MarkList.of_manifest(marks, len(selected.labels))
         head = copy.deepcopy(network.mark_head).cpu()  # the graph it is written for has no device
-        reader = MarkReader(head, marks, len(selected.labels), calibration)
-    answers = _predict(torch_predictor(network, normalise, stage_maps, reader), annotated, workers, visible)
+        reader = MarkReader(head, marks, len(selected.labels), fitted.marks)
+    score = None if fitted.novelty is None else NoveltyScore(fitted.novelty).to(device)
+    answers = _predict(torch_predictor(network, normalise, stage_maps, reader, score), annotated, workers, visible)
     prediction, annotations, readings = _kept(answers, listed, len(dataset.parts), data.resize.crop)
     return Evaluation(
         tuple(samples),
@@ -190,6 +195,7 @@ def evaluate_run(
         with_classes(selected.labels, dataset),
         marks=listed,
         readings=readings,
+        novelty=None if score is None else score.facts,
     )
 
 
@@ -242,6 +248,7 @@ def evaluate_file(
         marks,
         readings,
         manifest.sets,
+        manifest.novelty,
     )
 
 

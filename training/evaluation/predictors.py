@@ -13,6 +13,7 @@ from model.contract.graph import BEST, LAST_LAYER, Codes, feeds, no_class, no_ma
 from model.contract.manifest import MANIFEST_KEY, Manifest, ManifestError
 from model.explain.gradcam import activation_map, channel_gradients
 from model.explain.marks import MarkReader
+from model.explain.novelty import NoveltyScore
 from model.network.marks import MarkReading
 from model.network.network import Network
 from training.checkpoint import load_selected
@@ -38,6 +39,7 @@ class Prediction:
         attention: (n, h, w), or None where the arm has no map.
         marks: with the maps of all of them, of a few photos at a time; None where the network has none, and in the
             answers for all photos.
+        novelty: (n,), or None where the network has none.
     """
 
     logits: Floats
@@ -45,6 +47,7 @@ class Prediction:
     contrast: dict[str, Floats]
     attention: Floats | None
     marks: MarkAnswer | None = None
+    novelty: Floats | None = None
 
 
 Predict = Callable[[Tensor], Prediction]
@@ -61,6 +64,9 @@ def joined(parts: list[Prediction]) -> Prediction:
         None
         if first.attention is None
         else np.concatenate([part.attention for part in parts if part.attention is not None]),
+        novelty=None
+        if first.novelty is None
+        else np.concatenate([part.novelty for part in parts if part.novelty is not None]),
     )
 
 
@@ -69,6 +75,7 @@ def torch_predictor(
     normalise: Callable[[Tensor], Tensor],
     stage_maps: StageMaps | None = None,
     reader: MarkReader | None = None,
+    score: NoveltyScore | None = None,
 ) -> Predict:
     """Return a function that classifies and explains with a torch network, at its last layer.
 
@@ -77,6 +84,7 @@ def torch_predictor(
         normalise: from the images, or the features, to floats.
         stage_maps: makes the maps of the backbone's stages of cached features; None: images are the input.
         reader: of the network's marks; None: they are not read.
+        score: of novelty, on the network's device; None: it has none.
     """
     layer = network.backbone.stages[-1].name
     maps_of = stage_maps or StageMaps(network)
@@ -86,16 +94,17 @@ def torch_predictor(
             stages = maps_of(network, normalise(images))
             attended = network.attend(stages[-1])
             features = attended.feature_map
-            logits = network.forward_head(features)
+            pooled = network.pool(features)
+            logits = network.classify(pooled)
+            novelty = None if score is None else score(logits, pooled).cpu().numpy()
             marks = None if reader is None else _read(reader, network.read_marks(stages))
             likeliest = logits.topk(min(2, logits.shape[1]), dim=1).indices
             alpha = channel_gradients(network, attended, likeliest[:, 0])
             other = channel_gradients(network, attended, likeliest[:, -1])
             gradcam, contrast = activation_map(alpha, features), activation_map(alpha - other, features)
         attention = None if attended.attention is None else attended.attention.cpu().numpy()
-        return Prediction(
-            logits.cpu().numpy(), {layer: gradcam.cpu().numpy()}, {layer: contrast.cpu().numpy()}, attention, marks
-        )
+        maps = ({layer: gradcam.cpu().numpy()}, {layer: contrast.cpu().numpy()})
+        return Prediction(logits.cpu().numpy(), *maps, attention, marks, novelty)
 
     return predict
 
@@ -123,6 +132,7 @@ def onnx_predictor(path: Path, threads: int = 0, *, every_layer: bool = False) -
     count = manifest.marks.num_marks if manifest.marks is not None and not every_layer else 0
     outputs = ["gradcam", "logits", *(["attention"] if manifest.has_attention else [])]
     outputs += ["marks", "mark_maps"] if count else []
+    outputs += ["novelty"] if manifest.novelty else []
     names = [layer.name for layer in manifest.layers[: None if every_layer else 1]]
     # Two maps a photo: of the likeliest class, and of it against the next.
     target, versus = [[BEST, BEST]], [[no_class(manifest.num_classes), SECOND if manifest.num_classes > 1 else BEST]]
@@ -138,7 +148,7 @@ def onnx_predictor(path: Path, threads: int = 0, *, every_layer: bool = False) -
         gradcam = {name: values[:, 0] for name, values in zip(names, maps, strict=True)}
         contrast = {name: values[:, 1] for name, values in zip(names, maps, strict=True)}
         marks = MarkAnswer(found["marks"], found["mark_maps"]) if count else None
-        return Prediction(found["logits"], gradcam, contrast, found.get("attention"), marks)
+        return Prediction(found["logits"], gradcam, contrast, found.get("attention"), marks, found.get("novelty"))
 
     return predict, manifest
 

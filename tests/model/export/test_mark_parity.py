@@ -1,4 +1,4 @@
-"""Marks and embedding of an exported file: the contract, the table, and that the parity check sees every fault."""
+"""Marks, embedding and novelty of an exported file: the contract, and that the parity check sees every fault."""
 
 import numpy as np
 import numpy.typing as npt
@@ -59,15 +59,16 @@ def test_inputs_and_outputs_are_the_contracts(marked: Exported, capfd: pytest.Ca
 
 
 def test_manifest_says_what_there_is(marked: Exported) -> None:
-    """The grid of the maps is filled in, names and table are the caller's, there is no novelty yet."""
-    manifest, given = load_network(marked.path)[1], make_marked()[1]
+    """The grid of the maps is filled in, names and table are the caller's, threshold and quantiles, too."""
+    (_, given, fitted), manifest = make_marked(), load_network(marked.path)[1]
     assert manifest.marks is not None
     assert given.marks is not None
     assert given.marks.model_copy(update={"grid": (MARK_GRID, MARK_GRID)}) == manifest.marks
     assert manifest.embedding is not None
     assert (EMBEDDING, 30) == (manifest.embedding.size, manifest.embedding.num_photos)
-    assert manifest.novelty is None
-    assert {"marks", "mark_ranks", "mark_maps", "embedding"} <= manifest.parity.keys()
+    assert fitted.novelty is not None
+    assert fitted.novelty.facts == manifest.novelty
+    assert {"marks", "mark_ranks", "mark_maps", "embedding", "novelty"} <= manifest.parity.keys()
 
 
 def test_the_table_in_the_graph_is_the_manifests(marked: Exported) -> None:
@@ -136,7 +137,7 @@ def test_any_number_of_images_gives_each_the_same_answer(marked: Exported, count
     codes = [-1, 0, NONE, -2, 5, 3, -3, 1]
     for asked in (codes[:1], codes[:3], codes):
         together, all_of_them = _ask(marked, asked, count=count), _ask(marked, codes)
-        for name in ("marks", "mark_maps", "marked", "embedding"):
+        for name in ("marks", "mark_maps", "marked", "embedding", "novelty"):
             expected = all_of_them[name][:count]
             expected = expected[:, : len(asked)] if name.startswith("mark") and name != "marks" else expected
             np.testing.assert_allclose(together[name], expected, atol=1e-5)
@@ -155,6 +156,11 @@ def test_the_file_gives_back_what_was_fitted(marked: Exported) -> None:
     # Made anew here, on other threads perhaps: a value between two halves may be stored as either.
     torch.testing.assert_close(found.embedding.axes, given.embedding.axes.half().float(), rtol=2e-3, atol=1e-6)
     assert found.embedding.num_photos == given.embedding.num_photos
+    assert given.novelty is not None
+    assert found.novelty is not None
+    torch.testing.assert_close(found.novelty[1:3], given.novelty[1:3], rtol=0, atol=0)
+    torch.testing.assert_close(found.novelty.means, given.novelty.means.half().float(), rtol=2e-3, atol=1e-6)
+    assert given.novelty.facts == found.novelty.facts
     report = check_parity(marked.path.read_bytes(), _explainer(marked), marked.images)
     assert max(report.errors.values()) < 1e-5
 
@@ -165,7 +171,11 @@ def test_a_file_without_them_gives_nothing(tiny: Exported) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["marks.table", "marks.scale", "marks.shift", "embedding.mean", "embedding.axes", "mark_head.bias"]
+    "name",
+    [
+        *("marks.table", "marks.scale", "marks.shift", "embedding.mean", "embedding.axes", "mark_head.bias"),
+        *("novelty.means", "novelty.scale", "novelty.offset"),
+    ],
 )
 def test_one_changed_constant_is_noticed(marked: Exported, name: str) -> None:
     """A graph with another table, calibration or axis is refused."""
@@ -178,7 +188,7 @@ def test_one_changed_constant_is_noticed(marked: Exported, name: str) -> None:
         check_parity(model.SerializeToString(), _explainer(marked), marked.images)
 
 
-@pytest.mark.parametrize("output", ["marks", "mark_maps", "embedding", "marked"])
+@pytest.mark.parametrize("output", ["marks", "mark_maps", "embedding", "novelty", "marked"])
 def test_a_wrong_output_is_noticed(marked: Exported, output: str) -> None:
     """Each output is compared."""
     model = read(marked.path)
@@ -199,7 +209,7 @@ def test_maps_of_contributions_are_compared_too() -> None:
     explainer.classifier.layers = explainer.classifier.layers[:1]
     report = check_parity(trace(explainer, SIZE).SerializeToString(), explainer, synthetic_images(4, 2, SIZE))
     assert 0 < report.errors["mark_maps"] < 1e-5
-    assert "embedding" not in explainer.outputs
+    assert {"embedding", "novelty"}.isdisjoint(explainer.outputs)
 
 
 @pytest.mark.parametrize("listed", [0, 3])
@@ -210,7 +220,9 @@ def test_a_manifest_of_other_marks_is_refused(listed: int) -> None:
         explainer_of(make_marked()[0], manifest)
 
 
-def test_a_foreign_module_has_no_embedding() -> None:
+@pytest.mark.parametrize("part", ["embedding", "novelty"])
+def test_a_foreign_module_has_no_embedding(part: str) -> None:
     """What it pools is unknown."""
+    fitted = Fitted(**{part: getattr(make_marked()[2], part)})
     with pytest.raises(ExportError, match="only a network of this project has an embedding"):
-        explainer_of(make_small(), make_manifest(), "last", fitted=Fitted(embedding=make_marked()[2].embedding))
+        explainer_of(make_small(), make_manifest(), "last", fitted=fitted)

@@ -47,6 +47,7 @@ def test_fp16_keeps_head_and_sums_in_float(marked: Exported, held_out: HeldOut, 
     assert figures["spearman"] >= 0.999
     assert 0 < figures["marks_change"] < 0.002
     assert 0.999 < figures["embedding_cosine"] < 1
+    assert 0.999 <= figures["novelty_spearman"]
     manifest, stored = _manifest(path), initializers(read(path))
     assert (manifest.precision, manifest.weights_dtype, len(manifest.layers)) == ("fp16", "fp16", 4)
     assert manifest.metrics["gate.spearman"] == figures["spearman"]
@@ -95,6 +96,7 @@ def test_int8_reads_marks_and_embedding_in_float(marked: Exported, held_out: Hel
     )
     assert 0 < figures["marks_change"] < 0.02
     assert 0.97 < figures["embedding_cosine"] < 1
+    assert 0.95 <= figures["novelty_spearman"] < 1
     stored, runtime = initializers(read(path)), session(path.read_bytes())
     quantised = sum(tensor.data_type == 3 and len(tensor.dims) == 4 for tensor in stored.values())
     assert sum(isinstance(module, nn.Conv2d) for module in marked.network.backbone.modules()) == quantised
@@ -130,10 +132,13 @@ def test_a_graph_equals_itself(tiny: Exported, held_out: HeldOut) -> None:
         ("int8", {"marks_change": 0.021}, False),
         ("fp16", {"embedding_cosine": 0.99}, False),
         ("fp16", {"marks_change": float("nan")}, False),
+        ("int8", {"novelty_spearman": 0.95, "novelty_shift": 3.0}, True),
+        ("int8", {"novelty_spearman": 0.94, "novelty_shift": 0.0}, False),
+        ("fp16", {"novelty_spearman": 1.0, "novelty_shift": 0.6}, False),
     ],
 )
 def test_limits_are_the_projects(precision: str, figures: dict[str, float], passes: bool) -> None:
-    """fp16 may lose 0.1 points and int8 0.5; map cells, marks and vectors have limits of their own."""
+    """fp16 may lose 0.1 points and int8 0.5; map cells, marks, vectors and novelty have limits of their own."""
     if passes:
         check(FIGURES | figures, precision)
     else:

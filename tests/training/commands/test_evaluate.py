@@ -5,11 +5,15 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
-from training.checkpoint import SELECTED
-from training.commands.evaluate import Question, Result, as_text, evaluate, write
+from training.calibration.outputs import HELD_OUT, TRAINED, Outputs
+from training.checkpoint import SELECTED, load_selected
+from training.commands.evaluate import Result, as_text, evaluate, write
+from training.commands.question import Question
 from training.data.samples import Dataset
 from training.errors import DatasetError, TrainingError
 from training.evaluation.figures import Figure
@@ -94,6 +98,30 @@ def test_text_shows_value_interval_and_number(result: Result) -> None:
     top1 = result.figures["top1"]
     assert isinstance(top1, Figure)
     assert f"{top1.value:.4f}  ({top1.low:.4f} … {top1.high:.4f}, n = {top1.n})" == as_text(result)["top1"]
+
+
+def test_unknown_photos_stand_beside_the_known(asked: Question, tmp_path: Path) -> None:
+    """A run without held-out answers has the baselines alone; with them novelty comes first, and its threshold."""
+    Image.effect_noise((64, 64), 90).save(tmp_path / "noise.png")
+    asked = replace(asked, faithfulness=0, sanity=0, unknown=(tmp_path,))
+    (bare,) = evaluate(asked).unknown
+    assert (1, ["max_probability", "max_logit"], None) == (bare.photos, [*bare.rows], bare.above)
+    rng, classes = np.random.default_rng(0), len(asked.dataset.labels)
+    channels, names = load_selected(asked.model).network().in_channels, np.array([str(index) for index in range(60)])
+    for path, fold in ((TRAINED, 0), (HELD_OUT, 1)):
+        labels = np.arange(60) % classes
+        answers = rng.normal(size=(60, classes)), rng.random((60, channels)), np.zeros((60, 0))
+        Outputs(*answers, labels, np.full(60, fold), names, names).write(asked.model / path)
+    result = evaluate(asked)
+    for path in (TRAINED, HELD_OUT):
+        (asked.model / path).unlink()
+    found = result.to_dict()["unknown"][0]
+    assert ["novelty", "max_probability", "max_logit"] == [*found["scores"]]
+    assert {"value", "low", "high", "n"} == found["scores"]["novelty"]["auroc"].keys()
+    assert (1, len(asked.dataset.test)) == (found["above"]["n"], found["known_above"]["n"])
+    assert f"novelty_auroc {tmp_path.name}" in as_text(result)
+    with pytest.raises(DatasetError, match="is not a folder"):
+        evaluate(replace(asked, unknown=(tmp_path / "absent",)))
 
 
 def test_data_without_places_have_no_maps(asked: Question, birds: Dataset) -> None:

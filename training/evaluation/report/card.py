@@ -10,8 +10,10 @@ from training.evaluation.figures import Figure
 from training.evaluation.mark_tables import MarkResult
 from training.evaluation.report.grids import Grid, map_grids
 from training.evaluation.report.mark_grids import mark_grids
+from training.evaluation.report.unknown_grids import unknown_grids
 from training.evaluation.report.words import FIGURES, KNOWING, NAMING, SEEING, Word, interval, number
 from training.evaluation.tables import MapRow, Value
+from training.evaluation.unknown import UnknownResult
 
 START, END = "<!-- evaluation -->", "<!-- /evaluation -->"
 HEADING = "## Measured"
@@ -24,6 +26,7 @@ def summary(
     provenance: Mapping[str, Any],
     photos: str,
     marks: MarkResult | None = None,
+    unknown: Sequence[UnknownResult] = (),
 ) -> str:
     """Return the summary, Markdown.
 
@@ -33,6 +36,7 @@ def summary(
         provenance: with `command`, `commit`, `date` and `model_sha256`.
         photos: which they are, in words.
         marks: what was found of the marks; None where the network has none.
+        unknown: what was found of photos of unknown things.
     """
     made = f"Commit `{provenance['commit']}`, {provenance['date']}, model `{provenance['model_sha256'][:12]}…`"
     parts = [f"{photos}; every figure with its 95% interval. {made}:", f"```sh\n{provenance['command']}\n```"]
@@ -44,6 +48,8 @@ def summary(
         parts += ["Field marks, those that at least half of the observers see on the class:", _list(figures, SEEING)]
         for grid in mark_grids(marks, figures):
             parts += [f"{grid.title} ({'; '.join(map(_meaning, grid.columns.values()))}):", _table(grid)]
+    for grid in unknown_grids(unknown):
+        parts += [f"{grid.title} ({'; '.join(map(_meaning, grid.columns.values()))}):", _table(grid)]
     return "\n\n".join(parts)
 
 

@@ -16,7 +16,9 @@ from training.evaluation.mark_tables import MarkResult
 from training.evaluation.report import grids, plots, words
 from training.evaluation.report.mark_grids import mark_grids
 from training.evaluation.report.photos import SHOWN, Album, PairMaps, best, undecided, worst
+from training.evaluation.report.unknown_grids import unknown_grids
 from training.evaluation.tables import HEADLINES, MapRow, Value
+from training.evaluation.unknown import UnknownResult
 
 TEMPLATE = Path(__file__).with_name("report.html")
 CONFUSED = 15
@@ -37,6 +39,7 @@ class Contents:
         provenance: what makes the figures repeatable: a value, or values by name.
         recipe: of the network; None where it is unknown.
         banner: rows cropped off the bottom of every photo, pixels.
+        unknown: what was found of photos of unknown things.
     """
 
     title: str
@@ -48,6 +51,7 @@ class Contents:
     recipe: Mapping[str, Any] | None = None
     banner: int = 0
     marks: MarkResult | None = None
+    unknown: Sequence[UnknownResult] = ()
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,7 @@ def render(contents: Contents) -> str:
         seeing=list(_cards(words.SEEING, figures, {})),
         marks=mark_grids(contents.marks, figures),
         marked=[album.marked(index) for index in spread(range(len(labels)), SHOWN)] if contents.marks else [],
+        unknown=unknown_grids(contents.unknown),
         faithfulness=grids.faithfulness_grid(figures),
         sanity=grids.sanity_grid(figures),
         further=grids.further_grid(figures),

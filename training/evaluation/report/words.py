@@ -185,6 +185,19 @@ SIGHT = {
 }
 """Columns of the table of blurred parts."""
 
+UNKNOWN = {
+    "auroc": Word(
+        "AUROC", "Share of pairs in which the unknown photo has the higher score; 0.5 is chance.", percent=False
+    ),
+    "fpr95": Word("FPR95", "Share of the unknown photos that pass where 95% of the known ones do: low is good."),
+    "above": Word("called unknown", "Share of the unknown photos above the model's threshold."),
+    "known_above": Word("known called unknown", "The same of the photos of known classes; meant to be 5%."),
+}
+"""Columns of the tables of unknown photos."""
+
+SCORES = {"novelty": "novelty", "max_probability": "largest probability", "max_logit": "largest logit"}
+"""Lines of these tables."""
+
 MAPS = {
     "gradcam": "Grad-CAM",
     "contrast": "“A, not B”",
