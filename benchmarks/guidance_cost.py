@@ -15,7 +15,7 @@ import torch
 
 from model.network.network import build_network
 from training.checkpoint import network_config
-from training.fit.losses import Objective
+from training.fit.losses.objective import Objective
 from training.fit.optim import create_optimizer, set_learning_rate
 from training.recipe import Recipe
 

@@ -189,17 +189,19 @@ class GuidanceRecipe:
 
 @dataclass(frozen=True, config=STRICT)
 class MarkRecipe:
-    """How marks are learnt, where the data set has a table of them: loss = … + weight · (places + seen · marks).
+    """How marks are learnt, where the data set has a table of them: loss = … + weight · all of it.
 
     Attributes:
         weight: of all of it; 0 builds a network without marks.
-        seen: of the cross-entropy of the marks as they are read, beside the loss of the places.
+        seen: of the cross-entropy of the marks as they are read, beside the loss of the places, whose weight is 1.
         apart: of the penalty on parts that lie in one place.
+        evidence: of the loss that draws the map of "A, not B" to the parts in which A and B differ.
     """
 
     weight: NonNegativeFloat = 0.3
     seen: NonNegativeFloat = 5.0
     apart: NonNegativeFloat = 3.0
+    evidence: NonNegativeFloat = 0.0
 
 
 @dataclass(frozen=True, config=STRICT)

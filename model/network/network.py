@@ -56,13 +56,18 @@ class NetworkConfig(NetworkOptions):
         """
         try:
             # A manifest's lists stand for tuples.
-            plain: dict[str, Any] = {
-                name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
-            }
-            return cls(**plain)
+            return cls(**_with_tuples(values))
         except ValidationError as error:
             faults = [": ".join([*map(str, each["loc"]), each["msg"]]) for each in error.errors()]
             raise ValueError(f"not a network's config: {'; '.join(faults)}") from error
+
+
+def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values with tuples for the lists of a manifest."""
+    return {
+        name: tuple(value) if isinstance(value, list) else _with_tuples(value) if isinstance(value, dict) else value
+        for name, value in values.items()
+    }
 
 
 class Network(nn.Module):

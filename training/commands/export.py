@@ -157,7 +157,7 @@ def manifest_of(selected: Selected, name: str) -> Manifest:
         attention=recipe.network.attention,
         # The exporter replaces it with the layers of the graph.
         layers=(Layer(name="last", channels=1, grid=(1, 1)),),
-        marks=selected.marks and selected.marks.listed(),
+        marks=selected.marks and selected.marks.listed(recipe.network.mark_between),
         taxonomy=selected.taxonomy,
         provenance=Provenance(
             dataset=facts["dataset"],

@@ -111,7 +111,7 @@ def answers(asked: Question, samples: Sequence[Sample]) -> Evaluation:
         pick_device(asked.device),
         asked.workers,
         asked.visible,
-        marks=None if selected.marks is None else selected.marks.listed(),
+        marks=None if selected.marks is None else selected.marks.listed(selected.recipe.network.mark_between),
         fitted=_fitted(asked.model, selected),
     )
 
@@ -124,8 +124,8 @@ def asker(asked: Question) -> Ask:
     network, data = selected.network(), selected.recipe.data
     if selected.marks is None or network.mark_head is None:
         raise TrainingError(f"{asked.model} reads no marks")
-    calibration = _fitted(asked.model, selected).marks
-    reader = MarkReader(network.mark_head, selected.marks.listed(), len(selected.labels), calibration)
+    marks = selected.marks.listed(selected.recipe.network.mark_between)
+    reader = MarkReader(network.mark_head, marks, len(selected.labels), _fitted(asked.model, selected).marks)
     return network_asker(network, Normalise(data.mean, data.std, torch.device("cpu")), reader)
 
 

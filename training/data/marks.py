@@ -1,7 +1,7 @@
 """Field marks of the classes: which are distinguished, and how often each is seen on each class."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -58,12 +58,14 @@ class Marks:
         if doubled := next((name for name, times in names.items() if times > 1), None):
             raise DatasetError(f"two marks are named {doubled!r}")
 
-    @property
-    def located(self) -> npt.NDArray[np.bool_]:
-        """Whether the place of each mark's part can be learnt from the table, (A,).
+    def located(self, between: Mapping[str, Sequence[str]] | None = None) -> npt.NDArray[np.bool_]:
+        """Return whether the place of each mark's part can be learnt from the table, (A,).
 
         It can where the part has several of the values that most parts have, and these differ enough between the
         classes: the mean of the rows has more entropy than the rows. Eyes that are black in almost every row have none.
+
+        Args:
+            between: part → parts between which it is declared to lie; it is located where those of the table are.
         """
         from scipy.stats import entropy  # takes a second to import, and lists of commands need none
 
@@ -77,13 +79,22 @@ class Marks:
             if name != OVERALL and shares.shape[1] >= 2 and len(rows):
                 rows = rows / rows.sum(1, keepdims=True)
                 found[own] = entropy(rows.mean(0)) - entropy(rows, axis=1).mean() >= LOCATED
+        of_part = {name: bool(found[part_of.index(part)]) for part, name in enumerate(parts)}
+        for name, others in (between or {}).items():
+            beside = [of_part[other] for other in others if other in of_part]
+            if name in parts and beside:
+                found[np.asarray(part_of) == parts.index(name)] = all(beside)
         return found
 
-    def listed(self) -> Listed:
-        """Return them as the manifest of a file lists them; the exporter replaces the grid with the head's."""
+    def listed(self, between: Mapping[str, Sequence[str]] | None = None) -> Listed:
+        """Return them as the manifest of a file lists them; the exporter replaces the grid with the head's.
+
+        Args:
+            between: as for `located`.
+        """
         marks = tuple(
             ListedMark(name=mark.name, part=mark.part, source=mark.source, located=bool(located))
-            for mark, located in zip(self.marks, self.located, strict=True)
+            for mark, located in zip(self.marks, self.located(between), strict=True)
         )
         return Listed(marks=marks, table=write_table(self.table), grid=(1, 1))
 

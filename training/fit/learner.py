@@ -16,7 +16,7 @@ from training.data.batches import step_seed
 from training.data.features import StageMaps, as_floats, cached_step, frozen_step
 from training.data.marks import Marks
 from training.data.transforms import Normalise, batch_mixing
-from training.fit.losses import Losses, Objective
+from training.fit.losses.objective import Losses, Objective
 from training.fit.optim import averaged_model, create_optimizer, learning_rate_factor, set_learning_rate
 from training.fit.processes import ProcessGroup
 from training.recipe import Recipe

@@ -18,7 +18,7 @@ from training.errors import CheckpointError, Diverged
 from training.fit.job import Job
 from training.fit.journal import METRICS
 from training.fit.learner import Learner
-from training.fit.losses import Losses
+from training.fit.losses.objective import Losses
 from training.fit.processes import ProcessGroup
 from training.recipe import Recipe
 

@@ -1,11 +1,13 @@
 """The mark head: a mark's logit is a sum over places, and the places are true."""
 
+import json
+
 import pytest
 import torch
 from torch import Tensor
 
 from model.network.backbone import STAGES, create_backbone
-from model.network.marks import grid_matrix, input_size
+from model.network.marks import cell_mass, grid_matrix, input_size
 from model.network.network import Network, NetworkConfig, build_network
 
 MARKS = ("crown: yellow", "crown: black", "wing: yellow", "wing: striped", "tail: forked")
@@ -30,6 +32,40 @@ def test_logit_is_a_sum_over_places() -> None:
     assert reading.weights.shape == (2, 3, 18, 18)
     assert reading.weights.min() >= 0
     torch.testing.assert_close(reading.weights.sum((2, 3)), torch.ones(2, 3))
+
+
+def test_a_part_between_others_has_their_mean_scores() -> None:
+    """Its weights are the geometric mean of theirs, a config survives JSON with it, and what is absent is left out."""
+    between = {"tail": ("crown", "wing", "beak"), "eye": ("crown",)}
+    head = _network(mark_between=between).mark_head
+    assert head is not None
+    assert head.between == {2: (0, 1)}
+    maps = [torch.rand(2, stage.channels, 96 // stage.stride, 96 // stage.stride) for stage in head._stages]
+    with torch.no_grad():
+        weights = head.weights(maps)
+    expected = (weights[:, 0] * weights[:, 1]).sqrt()
+    torch.testing.assert_close(weights[:, 2], expected / expected.sum((1, 2), keepdim=True))
+    config = NetworkConfig("mobilenet_v2", num_classes=4, marks=MARKS, mark_between=between)
+    assert NetworkConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_a_part_cannot_lie_beside_one_that_lies_between_others() -> None:
+    """Places that need each other are refused."""
+    with pytest.raises(ValueError, match="wing cannot lie beside tail"):
+        _network(mark_between={"wing": ("tail",), "tail": ("crown",)})
+
+
+def test_cells_hold_what_lies_in_them() -> None:
+    """All weight is kept, and its middle stays where it is."""
+    stage = STAGES["mobilenet_v2"][-1]
+    weights = torch.rand(2, 3, 18, 18)
+    weights[:, :, :4] = weights[:, :, -4:] = weights[..., :4] = weights[..., -4:] = 0
+    mass = cell_mass(weights, stage, 9)
+    torch.testing.assert_close(mass.sum((2, 3)), weights.sum((2, 3)))
+    pixels = (torch.arange(18) + 0.5) * 16 - 0.5
+    centres = torch.arange(9) * stage.stride + stage.centre
+    found, expected = (mass.sum(2) * centres).sum(2), (weights.sum(2) * pixels).sum(2)
+    torch.testing.assert_close(found / mass.sum((2, 3)), expected / weights.sum((2, 3)), rtol=0, atol=1e-3)
 
 
 def test_parts_share_the_reading_of_a_value() -> None:
@@ -113,3 +149,18 @@ def test_evaluation_folds_the_norms_away(grid: int) -> None:
         for part in (head.where, head.what):
             part.training = True  # takes the way of training, with norms that still evaluate
         torch.testing.assert_close(folded, head(maps), rtol=1e-4, atol=1e-4)
+
+
+def test_copies_are_averaged_as_one_layer() -> None:
+    """The served scores are the mean of the copies', in training and after it; each copy has places of its own."""
+    head = _network(mark_copies=3, mark_between={"tail": ("crown", "wing")}).mark_head
+    assert head is not None
+    maps = [torch.rand(2, stage.channels, 96 // stage.stride, 96 // stage.stride) for stage in head._stages]
+    for training in (False, True):
+        head.train(training)
+        with torch.no_grad():
+            copies = torch.stack(head.copies_of_weights(maps))
+            weights = head.weights(maps)
+        expected = copies.log().mean(0).exp()
+        torch.testing.assert_close(weights, expected / expected.sum((2, 3), keepdim=True), rtol=1e-4, atol=1e-6)
+        assert (copies[0] - copies[1]).abs().max() > 1e-4

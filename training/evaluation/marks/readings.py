@@ -16,6 +16,8 @@ from training.evaluation.scores import Ints
 
 TYPICAL = 0.5
 """Least share of observers who see a mark on a class for which the mark counts as typical."""
+FOREGROUND = 1e-3
+"""Sum of the parts' shares in a place at which half of the difference is expected; parts' shares sum to 1 a photo."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,8 +97,8 @@ class Readings:
     Attributes:
         seen: calibrated probability that each mark is seen, (n, A).
         spots: where each mark is read.
-        contrast: sum over the marks of seen × how much more typical of the likeliest class than of the next × the
-            mark's map, over the located marks that speak for the likeliest: (n, h, w).
+        contrast: how much the likeliest class and the next may be expected to differ at each place, (n, h, w): see
+            `expected_difference`.
     """
 
     seen: Floats
@@ -118,10 +120,33 @@ def read(
         size: side of the input, pixels.
     """
     order = np.argsort(-logits, axis=1, kind="stable")
-    gains = np.maximum(marks.difference(order[:, 0], order[:, min(1, order.shape[1] - 1)]), 0)
-    weights = (answer.seen * gains * marks.located).astype(np.float32)
-    contrast = np.einsum("na,nahw->nhw", weights, np.nan_to_num(answer.maps))
+    differences = np.abs(marks.difference(order[:, 0], order[:, min(1, order.shape[1] - 1)]))
+    contrast = expected_difference(answer.maps, differences, marks)
     return Readings(answer.seen, spots_of(answer.maps, points_of(annotations, parts), size), contrast)
+
+
+def expected_difference(maps: Floats, differences: Floats, marks: MarkList) -> Floats:
+    """Return how much two classes may be expected to differ at each place: a map composed of marks alone.
+
+    It is the mean of the parts' differences, weighted by how surely each part is there. A part differs by its mark that
+    differs most. Where no part is, nothing differs.
+
+    Args:
+        maps: of the marks, (n, A, h, w).
+        differences: of the two classes in each mark, (n, A).
+        marks: their parts, and which are located; the others are left out.
+    """
+    places, by_part = [], []
+    for part in dict.fromkeys(name for name, located in zip(marks.parts, marks.located, strict=True) if located):
+        own = [index for index, name in enumerate(marks.parts) if name == part]
+        places.append(np.nan_to_num(maps[:, own]).max(axis=1))
+        by_part.append(differences[:, own].max(axis=1))
+    if not places:
+        return np.zeros((len(maps), *maps.shape[2:]), np.float32)
+    there = np.stack(places, axis=1)
+    there /= np.maximum(there.sum(axis=(2, 3), keepdims=True), np.finfo(np.float32).tiny)
+    expected = np.einsum("np,nphw->nhw", np.stack(by_part, axis=1), there) / (there.sum(axis=1) + FOREGROUND)
+    return np.asarray(expected, np.float32)
 
 
 def joined_readings(parts: Sequence[Readings]) -> Readings:

@@ -7,7 +7,7 @@ import torch
 
 from model.network.network import Network, NetworkConfig, build_network
 from training.arms import ARMS, apply_arm
-from training.fit.losses import Objective, divergence, guidance_target
+from training.fit.losses.objective import Objective, divergence, guidance_target
 from training.recipe import GuidanceRecipe, Recipe
 
 EVIDENCE = torch.tensor([[0.0, 1e-4, 3e-4, -2e-4]])

@@ -17,7 +17,7 @@ from training.data.samples import Dataset
 from training.fit.job import Job
 from training.fit.journal import read_metrics
 from training.fit.loop import fit
-from training.fit.marks import MarkLoss, local_answers, overlap
+from training.fit.losses.marks import MarkLoss, local_answers, overlap
 from training.recipe import MarkRecipe
 
 STAGES = (Stage("fine", 3, 4), Stage("coarse", 6, 8))

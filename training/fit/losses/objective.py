@@ -14,7 +14,8 @@ from model.network.attention import Attended
 from model.network.network import Network
 from training.data.features import StageMaps
 from training.data.marks import Marks
-from training.fit.marks import MarkLoss
+from training.fit.losses.evidence import EvidenceLoss
+from training.fit.losses.marks import MarkLoss, ramp
 from training.recipe import GuidanceRecipe, Recipe
 
 SMALLEST = 1e-12
@@ -63,9 +64,12 @@ class Objective(nn.Module):
         self.guidance = recipe.guidance
         self.weight = recipe.guidance.weight * (processes if recipe.guidance.reduction == "sum" else 1)
         self.mark_weight = recipe.marks.weight
-        self.marks = None
+        self.evidence_weight = recipe.marks.evidence
+        self.marks = self.evidence = None
         if marks is not None and network.mark_head is not None:
             self.marks = MarkLoss(network.mark_head, marks, recipe.marks)
+            if self.evidence_weight:
+                self.evidence = EvidenceLoss(network.mark_head, marks)
         self.cross_entropy = nn.CrossEntropyLoss(label_smoothing=recipe.optim.label_smoothing)
 
     def forward(self, inputs: Tensor, targets: Tensor, progress: float = 1.0) -> Losses:
@@ -88,6 +92,9 @@ class Objective(nn.Module):
         if self.marks is not None and self.network.mark_head is not None:
             shares = targets if targets.ndim == 2 else functional.one_hot(targets, logits.shape[1]).float()
             marks = self.marks(self.network.mark_head, maps, shares, progress)
+            if self.evidence is not None:
+                evidence = self.evidence(self.network, attended, maps, logits, shares)
+                marks = marks + self.evidence_weight * ramp(progress) * evidence
             total = total + self.mark_weight * marks
         return Losses(total, cross_entropy.detach(), guidance.detach(), marks.detach(), logits.detach())
 

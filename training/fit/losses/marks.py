@@ -27,7 +27,7 @@ SMALLEST = 1e-4
 LOWEST = -30.0
 """Least logarithm of odds against the likeliest value."""
 FOUND = 0.3
-"""Share of the training after which the penalty on parts in one place rises from 0."""
+"""Share of the training after which what needs the places of parts rises from 0."""
 
 
 class MarkLoss(nn.Module):
@@ -45,6 +45,7 @@ class MarkLoss(nn.Module):
     likely: Tensor
     possible: Tensor
     located: Tensor
+    derived: Tensor
 
     def __init__(self, head: MarkHead, marks: Marks, settings: MarkRecipe) -> None:
         super().__init__()
@@ -58,8 +59,12 @@ class MarkLoss(nn.Module):
         self.register_buffer("local", local, persistent=False)
         self.register_buffer("likely", likely, persistent=False)
         self.register_buffer("possible", possible, persistent=False)
-        # A part with less than two of the common values has no place to be learnt by them.
-        self.register_buffer("located", possible.sum(1) >= 2, persistent=False)
+        # A part with less than two of the common values has no place to be learnt by them; one between others has
+        # its place by theirs.
+        derived = torch.zeros(len(head.parts), dtype=torch.bool)
+        derived[list(head.between)] = True
+        self.register_buffer("located", (possible.sum(1) >= 2) & ~derived, persistent=False)
+        self.register_buffer("derived", derived, persistent=False)
 
     def forward(self, head: MarkHead, maps: Sequence[Tensor], targets: Tensor, progress: float = 1.0) -> Tensor:
         """Return the loss of a batch, scalar.
@@ -72,22 +77,38 @@ class MarkLoss(nn.Module):
         """
         weights, features = head.weights(maps), head.features(maps)
         # What is read does not move the places, except those that nothing else teaches.
-        fixed = torch.where(self.located[:, None, None], weights.detach(), weights)
+        fixed = torch.where((self.located | self.derived)[:, None, None], weights.detach(), weights)
         logits = head.logits(fixed, features)
         known = targets @ self.known
         shares = targets @ self.shares / known.clamp_min(SMALLEST)
         each = functional.binary_cross_entropy_with_logits(logits.float(), shares, reduction="none")
         seen = (each * known).sum() / known.sum().clamp_min(1)
 
-        answers = local_answers(weights, head.local_scores(maps), self.possible)
-        log_answers = (answers + SMALLEST).log()
+        copies = zip(head.copies_of_weights(maps), head.local_scores(maps), strict=True)
+        places = [self._place(weights, scores, targets, progress) for weights, scores in copies]
+        return self.settings.seen * seen + torch.stack(places).mean()
+
+    def _place(self, weights: Tensor, scores: Tensor, targets: Tensor, progress: float) -> Tensor:
+        """Return the loss of one reading of the places, scalar.
+
+        Args:
+            weights: where each part is, (N, P, h, w).
+            scores: of each local value at each place, (N, L, h, w).
+            targets: shares of the classes, (N, K).
+            progress: share of the training that is done.
+        """
+        weights = torch.where(self.derived[:, None, None], weights.detach(), weights)
+        log_answers = (local_answers(weights, scores, self.possible) + SMALLEST).log()
         taught = torch.einsum("nk,kpv->npv", targets, self.local)
-        value = -(taught * log_answers)[:, self.located].sum(2).mean() if self.located.any() else seen.new_zeros(())
+        value = -(taught * log_answers)[:, self.located].sum(2).mean() if self.located.any() else scores.new_zeros(())
         likelihood = torch.einsum("kpv,npv->nk", self.likely, log_answers)
         joint = functional.cross_entropy(likelihood, targets)
-        apart = self.settings.apart * max(0.0, (progress - FOUND) / (1 - FOUND))
-        place = value + joint + apart * overlap(weights[:, self.located])
-        return self.settings.seen * seen + place
+        return value + joint + self.settings.apart * ramp(progress) * overlap(weights[:, self.located])
+
+
+def ramp(progress: float) -> float:
+    """Return the factor of a loss that needs the places of parts, from 0 until they are found to 1 at the end."""
+    return max(0.0, (progress - FOUND) / (1 - FOUND))
 
 
 def local_table(table: Tensor, head: MarkHead) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,1 @@
+"""The loss of a run: classes, guidance of the attention, marks and their places, evidence at these places."""
