@@ -137,22 +137,54 @@ def _chosen(options: argparse.Namespace) -> dict[str, Any]:
     return {name.removeprefix(_OPTION): value for name, value in given if name.startswith(_OPTION)}
 
 
+def _add_photos(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "photos", nargs="*", metavar="PATH",
+        help="an image file, a folder with all that is in it, a glob or an address; `-` reads a photo from the "
+        "standard input",
+    )  # fmt: skip
+    parser.set_defaults(usage=parser)
+    parser.add_argument(
+        "--files-from", metavar="FILE", help="read further names from a file, one a line; `-` reads the standard input"
+    )
+
+
+def _given(options: argparse.Namespace) -> Any:
+    from service.commands.folder.command import Given
+
+    if not options.photos and options.files_from is None:
+        options.usage.error("give a PATH, or names in `--files-from`")
+    return Given(
+        options.photos, options.files_from, options.out, getattr(options, "format", None), as_json=options.json
+    )
+
+
 def _add_classify(parser: argparse.ArgumentParser) -> None:
     from service.http.api.schemas import ClassifyOptions
 
-    parser.description = "Print the classes of photos, the likeliest first."
-    parser.add_argument("photos", nargs="+", metavar="PHOTO", help="an image file; `-` reads the standard input")
+    parser.description = "Print the classes of photos, the likeliest first, or write them to a table."
+    _add_photos(parser)
+    parser.add_argument(
+        "-o", "--out", metavar="FILE",
+        help="write a table, .csv, .jsonl or .parquet, a row a photo; the same command goes on where it stopped",
+    )  # fmt: skip
+    parser.add_argument(
+        "--format", choices=("csv", "jsonl", "parquet"), help="of the table, where its name does not say"
+    )
     _add_model(parser)
     _add_fields(parser, ClassifyOptions, ("top_k", "threshold", "marks"), prefix=_OPTION)
     parser.set_defaults(run=_classify)
 
 
 def _classify(options: argparse.Namespace) -> int:
-    from service.commands.photos import classify
+    from service.commands import photos
+    from service.commands.folder import command as folder
     from service.http.api.schemas import ClassifyOptions
 
-    wanted = ClassifyOptions(**_chosen(options))
-    return classify(options.photos, wanted, _settings(options), as_json=options.json)
+    given, wanted, settings = _given(options), ClassifyOptions(**_chosen(options)), _settings(options)
+    if given.is_many:
+        return folder.classify(given, wanted, settings)
+    return photos.classify(options.photos, wanted, settings, as_json=options.json)
 
 
 def _number(text: str) -> str:

@@ -2,18 +2,17 @@
 
 import asyncio
 import json
-import logging
 import os
 import re
 import sys
 import uuid
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from model.files import WriteError, check_target, write_whole
 from model.terminal import one_line, plain
+from service.commands.running import PICTURE_TYPES, started
 from service.errors import EmptyInput, FieldmarkError, InvalidOption, MalformedRequest
 from service.http.answers import RANKS, classification, mark_note, mark_shares, score
 from service.http.api.schemas import ClassifyOptions, ExplainOptions
@@ -21,11 +20,9 @@ from service.http.explain import DRAWN_MARKS, draw, explanation, question_of
 from service.inference.engine import Question
 from service.inference.models import ServedModel
 from service.inference.predictor import Predictor
-from service.inference.runtime import Runtime
 from service.inference.targets import check_contrast, marks_of
 from service.settings import Settings
 
-PICTURE_TYPES = {".png": "image/png", ".webp": "image/webp", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _BAR = 20
 """Characters of a bar for the probability 1."""
@@ -41,22 +38,8 @@ def explain(photo: str, out: Path, options: ExplainOptions, settings: Settings, 
     return asyncio.run(_explain(photo, out, options, settings, as_json))
 
 
-@asynccontextmanager
-async def _service(settings: Settings) -> AsyncIterator[Runtime]:
-    """Run a runtime for the duration of a command."""
-    # The user reads its reasons in ModelRejected.
-    logging.getLogger("service.inference.models").setLevel(logging.CRITICAL)
-    runtime = Runtime(settings)
-    await runtime.start()
-    try:
-        await runtime.models.wait_ready()
-        yield runtime
-    finally:
-        await runtime.stop()
-
-
 async def _classify(photos: Sequence[str], options: ClassifyOptions, settings: Settings, as_json: bool) -> int:
-    async with _service(settings) as runtime:
+    async with started(settings) as runtime:
         served, predictor = runtime.models.get(options.model, options.version), runtime.predictor
         at_once = asyncio.Semaphore(2 * served.engine.concurrency * served.engine.max_batch_size)
         if options.marks is not None:
@@ -107,7 +90,7 @@ async def _explain(photo: str, out: Path, options: ExplainOptions, settings: Set
         data = read(photo)
     except FieldmarkError as error:
         raise type(error)(f"{photo}: {error.detail}") from error
-    async with _service(settings) as runtime:
+    async with started(settings) as runtime:
         served, predictor = runtime.models.get(options.model, options.version), runtime.predictor
         question = question_of(options, served.manifest)
         prediction = await predictor.predict(served, data, question, lane="explain", keep_image=True)

@@ -1,0 +1,212 @@
+"""`fieldmark classify` and `explain` of many photos."""
+
+import asyncio
+import glob
+import io
+import json
+import os
+import sys
+import threading
+from collections.abc import Coroutine, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from PIL import Image
+
+from model.terminal import one_line, plain, reason_of
+from service.commands.folder.columns import columns_of, row_of
+from service.commands.folder.header import Header
+from service.commands.folder.job import Answering, Job, Stop, Table
+from service.commands.folder.names import to_text
+from service.commands.folder.printed import Printed
+from service.commands.folder.progress import Progress
+from service.commands.folder.reading import Reader
+from service.commands.folder.remote import is_address
+from service.commands.folder.sources import Photo, Sources, places
+from service.commands.folder.tables import check_output, format_of, opened
+from service.commands.running import started
+from service.errors import InvalidOption
+from service.http.answers import RANKS, Answer, classification, model_id
+from service.http.api.schemas import ClassifyOptions
+from service.inference.engine import Question
+from service.inference.models import ServedModel
+from service.inference.targets import marks_of
+from service.settings import Settings
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the command line says about photos and results.
+
+    Attributes:
+        paths: files, folders, globs, addresses.
+        files_from: list of further names; `-` is the standard input.
+        out: table or folder to write; None prints.
+        format: of the table; None goes by its name.
+        as_json: print JSON.
+    """
+
+    paths: Sequence[str]
+    files_from: str | None = None
+    out: str | None = None
+    format: str | None = None
+    as_json: bool = False
+
+    @property
+    def is_many(self) -> bool:
+        """Whether this is more than some photos by their names, whose answers are printed in full."""
+        return (
+            self.out is not None
+            or self.files_from is not None
+            or any(os.path.isdir(path) or _is_glob(path) or _is_store(path) for path in self.paths)
+        )
+
+
+def _is_glob(path: str) -> bool:
+    return glob.has_magic(path) and not os.path.lexists(path) and not is_address(path)
+
+
+def _is_store(path: str) -> bool:
+    return is_address(path) and not path.startswith(("http://", "https://"))
+
+
+def classify(given: Given, options: ClassifyOptions, settings: Settings) -> int:
+    """Classify many photos.
+
+    Returns:
+        The exit code: 0 all are classified, 1 some are not, 2 refused, 130 interrupted.
+    """
+    return _refusing(_classify(given, options, settings))
+
+
+def _refusing(command: Coroutine[Any, Any, int]) -> int:
+    """Run a command; what it refuses is wrong usage, and apart from the exit code of bad photos."""
+    try:
+        return asyncio.run(command)
+    except InvalidOption as error:
+        print(f"fieldmark: {one_line(error.detail)}", file=sys.stderr)  # noqa: T201 - the command's answer
+        return 2
+
+
+async def _classify(given: Given, options: ClassifyOptions, settings: Settings) -> int:
+    sources = Sources(given.paths, given.files_from)
+    sources.check()
+    format_ = "" if given.out is None else format_of(given.out, given.format)
+    if given.out is not None:
+        check_output(given.out, format_)
+    with Stop().heard() as stop:
+        async with started(settings) as runtime:
+            served, predictor = runtime.models.get(options.model, options.version), runtime.predictor
+            if options.marks is not None:
+                marks_of(served.manifest)
+            question = Question.about(served.manifest, marks=RANKS if options.marks else ())
+
+            async def answer(photo: Photo, data: bytes) -> Answer:
+                prediction = await predictor.predict(served, data, question)
+                return row_of(photo.name, classification(prediction, options, filename=None, request_id=""))
+
+            if given.out is None:
+                return await _run(given, sources, Printed(as_json=given.as_json), answer, served, settings, stop)
+            # The answer for a grey picture shows which members the answers of this run have.
+            sample = await answer(Photo("", "", is_named=True), _grey_picture())
+            columns = columns_of(sample, options, served.manifest.num_classes)
+            with opened(given.out, format_, _header(sources, format_, served, options), columns) as table:
+                return await _run(given, sources, table, answer, served, settings, stop)
+
+
+async def _run(
+    given: Given, sources: Sources, table: Table, answer: Answering, served: ServedModel, settings: Settings, stop: Stop
+) -> int:  # fmt: skip
+    """Answer all photos, and report how many there are; returns the exit code."""
+    unreadable: list[str] = []
+
+    def refuse(name: str, error: OSError) -> None:
+        unreadable.append(name)
+        print(f"{name}: {reason_of(error)}", file=sys.stderr)  # noqa: T201 - an error of the command
+
+    out = given.out
+    own = places([] if out is None else [out, f"{out}.json", f"{out}.parts"])
+    progress = Progress()
+    _count(replace(sources, own=own), progress)
+    reader = Reader(replace(sources, own=own, refuse=refuse).photos(), table.done, settings.max_decode_bytes, progress)
+    engine = served.engine
+    job = Job(reader, table, answer, 2 * engine.concurrency * engine.max_batch_size, progress, stop)
+    try:
+        await job.run()
+        if not stop:
+            table.finish()
+    except BrokenPipeError:
+        raise  # `| head` has read enough
+    except OSError as error:
+        safe = f"; {table.rows:,} photos are safe, and the same command goes on" if out is not None else ""
+        raise OSError(f"{reason_of(error)}{safe}") from error
+    finally:
+        progress.end()
+    if not (table.rows or stop):
+        others = f", and {progress.skipped:,} other files" if progress.skipped else ""
+        raise InvalidOption(f"{' '.join(map(to_text, given.paths)) or given.files_from}: no photos{others}.")
+    _report(given, table, progress, unreadable, stop)
+    return 128 + stop.signal if stop else int(bool(table.bad or unreadable))
+
+
+def _report(given: Given, table: Table, progress: Progress, unreadable: Sequence[str], stop: Stop) -> None:
+    """Print how many photos there are now."""
+    if given.as_json and given.out is not None:
+        found = {
+            "out": given.out,
+            "photos": table.rows,
+            "bad": table.bad,
+            "other_files": progress.skipped,
+            "unreadable_folders": len(unreadable),
+            "complete": not stop,
+        }
+        print(json.dumps(found, ensure_ascii=False), flush=True)  # noqa: T201 - the command's result
+        return
+    parts = [
+        f"{table.rows:,} photo{'s' if table.rows != 1 else ''}",
+        f"{table.bad:,} of them bad" if table.bad else "",
+        f"{progress.skipped:,} other files" if progress.skipped else "",
+        f"{len(unreadable):,} folders that cannot be read" if unreadable else "",
+    ]
+    text = ", ".join(filter(None, parts))
+    if stop:
+        text = f"stopped: {text}" + ("" if given.out is None else "; the same command goes on")
+    where = sys.stderr if given.out is None else sys.stdout
+    print(plain(text if given.out is None else f"{given.out}: {text}"), file=where, flush=True)
+
+
+def _count(sources: Sources, progress: Progress) -> None:
+    """Count the photos meanwhile, for the time that is left."""
+
+    def count() -> None:
+        with suppress(Exception):  # an error is the reader's to report
+            progress.total = sum(1 for _ in sources.photos())
+
+    if sources.can_be_counted:
+        threading.Thread(target=count, name="fieldmark-count", daemon=True).start()
+
+
+def _header(sources: Sources, format_: str, served: ServedModel, options: ClassifyOptions) -> Header:
+    """Return what a table is of."""
+    return {
+        "fieldmark": _version(),
+        "format": format_,
+        "root": sources.root,
+        "model": model_id(served),
+        "options": options.model_dump(exclude_none=True, mode="json"),
+    }
+
+
+def _version() -> str:
+    try:
+        return version("fieldmark")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _grey_picture() -> bytes:
+    picture = io.BytesIO()
+    Image.new("RGB", (16, 16), (128, 128, 128)).save(picture, "PNG")
+    return picture.getvalue()
