@@ -16,16 +16,16 @@ from typing import Any
 from PIL import Image
 
 from model.terminal import one_line, plain, reason_of
-from service.commands.folder.columns import columns_of, row_of
-from service.commands.folder.header import Header
-from service.commands.folder.job import Answering, Job, Stop, Table
+from service.commands.folder.job import Answering, Job, Stop
 from service.commands.folder.names import to_text
-from service.commands.folder.printed import Printed
 from service.commands.folder.progress import Progress
 from service.commands.folder.reading import Reader
 from service.commands.folder.remote import is_address
 from service.commands.folder.sources import Photo, Sources, places
-from service.commands.folder.tables import check_output, format_of, opened
+from service.commands.folder.table.columns import columns_of, row_of
+from service.commands.folder.table.header import Header
+from service.commands.folder.table.opening import Table, check_output, format_of, opened
+from service.commands.folder.table.printed import Printed
 from service.commands.running import started
 from service.errors import InvalidOption
 from service.http.answers import RANKS, Answer, classification, model_id

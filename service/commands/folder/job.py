@@ -7,15 +7,15 @@ that two runs give the same file; a photo that takes long holds back a bounded n
 import asyncio
 import signal
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Protocol
 
-from service.commands.folder.columns import problem_row
 from service.commands.folder.progress import Progress
 from service.commands.folder.reading import Read, Reader
 from service.commands.folder.sources import Photo
+from service.commands.folder.table.columns import problem_row
+from service.commands.folder.table.opening import Table
 from service.errors import FieldmarkError, InternalError, NotReady, Overloaded
 from service.http.answers import Answer
 
@@ -26,29 +26,6 @@ _RETRIES = 60
 """Seconds to wait for a lost GPU; the service restarts its worker by itself."""
 
 Answering = Callable[[Photo, bytes], Awaitable[Answer]]
-
-
-class Table(Protocol):
-    """Where rows go."""
-
-    done: set[bytes]
-    rows: int
-    bad: int
-
-    def add(self, rows: Sequence[Answer]) -> None:
-        """Write rows."""
-
-    def sync(self) -> None:
-        """Bring all rows to the disk, so that a loss of power does not lose them."""
-
-    def finish(self) -> None:
-        """Complete the table: all photos are done."""
-
-    def close(self) -> None:
-        """Let go of it."""
-
-    def remove(self) -> None:
-        """Delete it."""
 
 
 class Stop:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from service.cli import main
-from service.commands.folder.lines import GrowingTable
+from service.commands.folder.table.lines import GrowingTable
 from tests.service.commands.folder.conftest import BAD, GOOD
 
 FORMATS = ("csv", "jsonl", "parquet")
@@ -89,7 +89,8 @@ def test_kills_lose_nothing(many: Path, model: str, here: Path, format_: str) ->
     chance, killed = random.Random(format_), 0  # noqa: S311 - moments, no secrets
     script = (
         "import os, signal, sys\n"
-        "from service.commands.folder import job, parts\n"
+        "from service.commands.folder import job\n"
+        "from service.commands.folder.table import parts\n"
         "parts._ROWS, after = 20, int(sys.argv.pop(1))\n"
         "import threading, time\n"
         "add, rows = job.Job._write, 0\n"
@@ -220,7 +221,7 @@ def test_a_full_disk_stops_with_what_is_safe(
 
 def test_one_command_a_table(many: Path, model: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two at the same time would write every row twice."""
-    from service.commands.folder.header import locked
+    from service.commands.folder.table.header import locked
 
     with locked(Path("birds.csv.json")):
         assert main(["classify", str(many), "--model", model, "--out", "birds.csv"]) == 2
@@ -303,7 +304,7 @@ def test_memory_does_not_grow_with_the_rows(model: str, many: Path, here: Path) 
 
 def test_a_table_that_was_edited_is_refused(tmp_path: Path) -> None:
     """A line that is no row is named."""
-    from service.commands.folder.rows import JsonLines
+    from service.commands.folder.table.rows import JsonLines
     from service.errors import InvalidOption
 
     (tmp_path / "t.jsonl").write_text('{"path": "a.png"}\n{"path": 3}\n')

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from pydantic_core import to_json
 
-from service.commands.folder.columns import CODE, PATH, Column
+from service.commands.folder.table.columns import CODE, PATH, Column
 from service.http.answers import Answer
 
 _FORMULA = "=+-@'"

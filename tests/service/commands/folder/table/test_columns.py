@@ -1,6 +1,6 @@
 """Columns follow from the answer's members."""
 
-from service.commands.folder.columns import columns_of
+from service.commands.folder.table.columns import columns_of
 from service.http.api.schemas import ClassifyOptions
 
 _MARK = {"name": "red crown", "part": "crown", "seen": 0.9, "typical": None, "at": [3.0, 4.5], "evidence": 2.0}

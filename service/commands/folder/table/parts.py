@@ -9,9 +9,9 @@ step; parts that a kill left behind after that are known by their first row, whi
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Protocol
 
-from service.commands.folder.rows import Lines
 from service.commands.folder.sources import digest
-from service.commands.folder.stores import Store
+from service.commands.folder.table.rows import Lines
+from service.commands.folder.table.stores import Store
 from service.errors import InvalidOption
 from service.http.answers import Answer
 
@@ -39,7 +39,7 @@ class Format(Protocol):
 
 
 class PartedTable:
-    """A table in parts; see `job.Table`.
+    """A table in parts; see `opening.Table`.
 
     Args:
         store: where.

@@ -8,8 +8,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from service.commands.folder.rows import Lines
 from service.commands.folder.sources import digest
+from service.commands.folder.table.rows import Lines
 from service.errors import InvalidOption
 from service.http.answers import Answer
 

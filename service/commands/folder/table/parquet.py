@@ -7,9 +7,9 @@ import io
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
-from service.commands.folder.columns import CODE, PATH, Column
-from service.commands.folder.header import Header, encode
-from service.commands.folder.parts import Opener
+from service.commands.folder.table.columns import CODE, PATH, Column
+from service.commands.folder.table.header import Header, encode
+from service.commands.folder.table.parts import Opener
 from service.errors import InvalidOption
 from service.http.answers import Answer
 

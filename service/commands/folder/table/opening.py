@@ -4,22 +4,46 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from model.files import check_target
-from service.commands.folder.columns import Column
-from service.commands.folder.header import Header, check_same, encode, locked, sidecar_of
-from service.commands.folder.job import Table
-from service.commands.folder.lines import GrowingTable
-from service.commands.folder.parquet import Parquet, check_installed
-from service.commands.folder.parts import PartedTable, PartsOfLines
 from service.commands.folder.remote import is_address
-from service.commands.folder.rows import Csv, JsonLines, Lines
-from service.commands.folder.stores import LocalStore, RemoteStore, Store
+from service.commands.folder.table.columns import Column
+from service.commands.folder.table.header import Header, check_same, encode, locked, sidecar_of
+from service.commands.folder.table.lines import GrowingTable
+from service.commands.folder.table.parquet import Parquet, check_installed
+from service.commands.folder.table.parts import PartedTable, PartsOfLines
+from service.commands.folder.table.rows import Csv, JsonLines, Lines
+from service.commands.folder.table.stores import LocalStore, RemoteStore, Store
 from service.errors import InvalidOption
+from service.http.answers import Answer
 
 SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 FORMATS = ("csv", "jsonl", "parquet")
 """Of one file."""
+
+
+class Table(Protocol):
+    """Where rows go."""
+
+    done: set[bytes]
+    rows: int
+    bad: int
+
+    def add(self, rows: Sequence[Answer]) -> None:
+        """Write rows."""
+
+    def sync(self) -> None:
+        """Bring all rows to the disk, so that a loss of power does not lose them."""
+
+    def finish(self) -> None:
+        """Complete the table: all photos are done."""
+
+    def close(self) -> None:
+        """Let go of it."""
+
+    def remove(self) -> None:
+        """Delete it."""
 
 
 def format_of(out: str, named: str | None) -> str:

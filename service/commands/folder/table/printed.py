@@ -5,12 +5,12 @@ import sys
 from collections.abc import Sequence
 
 from model.terminal import one_line, plain
-from service.commands.folder.columns import CODE, DETAIL, PATH
+from service.commands.folder.table.columns import CODE, DETAIL, PATH
 from service.http.answers import Answer
 
 
 class Printed:
-    """Prints rows as they come; see `job.Table`.
+    """Prints rows as they come; see `opening.Table`.
 
     Args:
         as_json: a JSON object a line instead of text.
