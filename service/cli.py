@@ -182,15 +182,15 @@ def _classify(options: argparse.Namespace) -> int:
     from service.http.api.schemas import ClassifyOptions
 
     given, wanted, settings = _given(options), ClassifyOptions(**_chosen(options)), _settings(options)
-    if given.is_many:
+    if given.has_many or given.out is not None:
         return folder.classify(given, wanted, settings)
     return photos.classify(options.photos, wanted, settings, as_json=options.json)
 
 
 def _number(text: str) -> str:
-    """Return the N of `--marks N` unchanged; a photo that follows `--marks` would be taken for it."""
+    """Return the N of `--marks N` unchanged; a path that follows `--marks` would be taken for it."""
     if not re.fullmatch(r"-?[0-9]+", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number; write PHOTO before `--marks`")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number; write PATH before `--marks`")
     return text
 
 
@@ -198,8 +198,12 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
     from service.http.api.schemas import ExplainOptions
 
     parser.description = "Draw why a photo is of its class, or of another, or of one and not another."
-    parser.add_argument("photo", metavar="PHOTO", help="an image file; `-` reads the standard input")
-    parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT.png", help="PNG, WebP or JPEG to write")
+    _add_photos(parser)
+    parser.add_argument(
+        "-o", "--out", required=True, metavar="OUT",
+        help="PNG, WebP or JPEG to write; of several photos a folder, which mirrors theirs and goes on where it "
+        "stopped",
+    )  # fmt: skip
     _add_model(parser)
     names = ("target", "versus", "mark", "view", "layer", "colormap", "opacity", "size")
     _add_fields(parser, ExplainOptions, names, prefix=_OPTION)
@@ -211,11 +215,14 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    from service.commands.photos import explain
+    from service.commands import photos
+    from service.commands.folder import command as folder
     from service.http.api.schemas import ExplainOptions
 
-    wanted = ExplainOptions(**_chosen(options))
-    return explain(options.photo, options.out, wanted, _settings(options), as_json=options.json)
+    given, wanted, settings = _given(options), ExplainOptions(**_chosen(options)), _settings(options)
+    if given.is_one_picture:
+        return photos.explain(options.photos[0], Path(options.out), wanted, settings, as_json=options.json)
+    return folder.explain(given, wanted, settings)
 
 
 def _inspect(options: argparse.Namespace) -> int:

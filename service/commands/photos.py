@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import re
 import sys
 import uuid
@@ -133,13 +132,11 @@ def read(photo: str) -> bytes:
     """Return a photo's bytes; `-` is the standard input.
 
     Raises:
-        MalformedRequest: there is no such file, it cannot be read, or it is a folder or an address.
+        MalformedRequest: there is no such file, it cannot be read, or it is an address.
         EmptyInput: it has no bytes.
     """
     if _ADDRESS.match(photo):
         raise MalformedRequest("This is an address: fetch it first, as by `curl -L ADDRESS | fieldmark classify -`.")
-    if photo != "-" and os.path.isdir(photo):
-        raise MalformedRequest("This is a folder: give the photos in it, as by `FOLDER/*.jpg`.")
     try:
         data = sys.stdin.buffer.read() if photo == "-" else Path(photo).read_bytes()
     except (OSError, ValueError) as error:

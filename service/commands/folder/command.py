@@ -11,13 +11,16 @@ from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from model.files import check_folder
 from model.terminal import one_line, plain, reason_of
 from service.commands.folder.job import Answering, Job, Stop
 from service.commands.folder.names import to_text
+from service.commands.folder.pictures import ROWS, explaining
 from service.commands.folder.progress import Progress
 from service.commands.folder.reading import Reader
 from service.commands.folder.remote import is_address
@@ -26,10 +29,11 @@ from service.commands.folder.table.columns import columns_of, row_of
 from service.commands.folder.table.header import Header
 from service.commands.folder.table.opening import Table, check_output, format_of, opened
 from service.commands.folder.table.printed import Printed
-from service.commands.running import started
+from service.commands.running import PICTURE_TYPES, started
 from service.errors import InvalidOption
 from service.http.answers import RANKS, Answer, classification, model_id
-from service.http.api.schemas import ClassifyOptions
+from service.http.api.schemas import ClassifyOptions, ExplainOptions
+from service.http.explain import DRAWN_MARKS
 from service.inference.engine import Question
 from service.inference.models import ServedModel
 from service.inference.targets import marks_of
@@ -55,13 +59,18 @@ class Given:
     as_json: bool = False
 
     @property
-    def is_many(self) -> bool:
+    def has_many(self) -> bool:
         """Whether this is more than some photos by their names, whose answers are printed in full."""
-        return (
-            self.out is not None
-            or self.files_from is not None
-            or any(os.path.isdir(path) or _is_glob(path) or _is_store(path) for path in self.paths)
+        return self.files_from is not None or any(
+            os.path.isdir(path) or _is_glob(path) or _is_store(path) for path in self.paths
         )
+
+    @property
+    def is_one_picture(self) -> bool:
+        """Whether one photo is explained in one picture, by the name of it."""
+        suffix = os.path.splitext(str(self.out))[1].lower()
+        into_folder = suffix not in PICTURE_TYPES and (not suffix or os.path.isdir(str(self.out)))
+        return len(self.paths) == 1 and not self.has_many and not into_folder
 
 
 def _is_glob(path: str) -> bool:
@@ -113,6 +122,31 @@ async def _classify(given: Given, options: ClassifyOptions, settings: Settings) 
             sample = await answer(Photo("", "", is_named=True), _grey_picture())
             columns = columns_of(sample, options, served.manifest.num_classes)
             with opened(given.out, format_, _header(sources, format_, served, options), columns) as table:
+                return await _run(given, sources, table, answer, served, settings, stop)
+
+
+def explain(given: Given, options: ExplainOptions, settings: Settings) -> int:
+    """Write the explanations of many photos as pictures into a folder; returns the exit code, as `classify`."""
+    return _refusing(_explain(given, str(given.out), options, settings))
+
+
+async def _explain(given: Given, out: str, options: ExplainOptions, settings: Settings) -> int:
+    sources = Sources(given.paths, given.files_from)
+    sources.check()
+    if is_address(out) or os.path.splitext(out)[1].lower() in PICTURE_TYPES:
+        raise InvalidOption(f"{out}: the pictures of many photos go into a folder of this machine.")
+    check_folder(Path(out))
+    if options.view == "marks" and options.marks is None:
+        options = options.model_copy(update={"marks": DRAWN_MARKS})
+    table_name = os.path.join(out, ROWS)
+    if os.path.isdir(out):
+        check_output(table_name, "jsonl")
+    with Stop().heard() as stop:
+        async with started(settings) as runtime:
+            served = runtime.models.get(options.model, options.version)
+            answer = explaining(served, runtime.predictor, options, Path(out))
+            os.makedirs(out, exist_ok=True)
+            with opened(table_name, "jsonl", _header(sources, "pictures", served, options), ()) as table:
                 return await _run(given, sources, table, answer, served, settings, stop)
 
 
