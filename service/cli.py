@@ -154,9 +154,8 @@ def _given(options: argparse.Namespace) -> Any:
 
     if not options.photos and options.files_from is None:
         options.usage.error("give a PATH, or names in `--files-from`")
-    return Given(
-        options.photos, options.files_from, options.out, getattr(options, "format", None), as_json=options.json
-    )
+    names = ("files_from", "out", "format", "deployment", "timezone", "location")
+    return Given(options.photos, **{name: getattr(options, name, None) for name in names}, as_json=options.json)
 
 
 def _add_classify(parser: argparse.ArgumentParser) -> None:
@@ -169,8 +168,13 @@ def _add_classify(parser: argparse.ArgumentParser) -> None:
         help="write a table, .csv, .jsonl or .parquet, a row a photo; the same command goes on where it stopped",
     )  # fmt: skip
     parser.add_argument(
-        "--format", choices=("csv", "jsonl", "parquet"), help="of the table, where its name does not say"
-    )
+        "--format", choices=("csv", "jsonl", "parquet", "camtrap-dp"),
+        help="of the table, where its name does not say; camtrap-dp writes a data package into a folder",
+    )  # fmt: skip
+    package = parser.add_argument_group("Camtrap DP")
+    package.add_argument("--deployment", metavar="ID", help="that the photos are of")
+    package.add_argument("--timezone", metavar="ZONE", help="of the camera's clock: Europe/Berlin, +02:00")
+    package.add_argument("--location", metavar="LAT,LON", help="of the camera, degrees")
     _add_model(parser)
     _add_fields(parser, ClassifyOptions, ("top_k", "threshold", "marks"), prefix=_OPTION)
     parser.set_defaults(run=_classify)

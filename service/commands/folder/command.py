@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -18,6 +18,8 @@ from PIL import Image
 
 from model.files import check_folder
 from model.terminal import one_line, plain, reason_of
+from service.commands.folder import camtrap
+from service.commands.folder.camtrap import Deployment, Package, deployment_of, facts_of, write_package
 from service.commands.folder.job import Answering, Job, Stop
 from service.commands.folder.names import to_text
 from service.commands.folder.pictures import ROWS, explaining
@@ -36,8 +38,11 @@ from service.http.api.schemas import ClassifyOptions, ExplainOptions
 from service.http.explain import DRAWN_MARKS
 from service.inference.engine import Question
 from service.inference.models import ServedModel
+from service.inference.predictor import Predictor
 from service.inference.targets import marks_of
 from service.settings import Settings
+
+CAMTRAP = "camtrap-dp"
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,9 @@ class Given:
         out: table or folder to write; None prints.
         format: of the table; None goes by its name.
         as_json: print JSON.
+        deployment: of Camtrap DP: its ID; this and the following None where not given.
+        timezone: of the camera's clock.
+        location: latitude and longitude, with a comma between.
     """
 
     paths: Sequence[str]
@@ -57,6 +65,9 @@ class Given:
     out: str | None = None
     format: str | None = None
     as_json: bool = False
+    deployment: str | None = None
+    timezone: str | None = None
+    location: str | None = None
 
     @property
     def has_many(self) -> bool:
@@ -102,20 +113,17 @@ def _refusing(command: Coroutine[Any, Any, int]) -> int:
 async def _classify(given: Given, options: ClassifyOptions, settings: Settings) -> int:
     sources = Sources(given.paths, given.files_from)
     sources.check()
+    if given.format == CAMTRAP:
+        return await _classify_deployment(given, sources, options, settings)
+    if given.out is None and given.format is not None:
+        raise InvalidOption("`--format` is of a table: `--out` says where to write it.")
     format_ = "" if given.out is None else format_of(given.out, given.format)
     if given.out is not None:
         check_output(given.out, format_)
     with Stop().heard() as stop:
         async with started(settings) as runtime:
-            served, predictor = runtime.models.get(options.model, options.version), runtime.predictor
-            if options.marks is not None:
-                marks_of(served.manifest)
-            question = Question.about(served.manifest, marks=RANKS if options.marks else ())
-
-            async def answer(photo: Photo, data: bytes) -> Answer:
-                prediction = await predictor.predict(served, data, question)
-                return row_of(photo.name, classification(prediction, options, filename=None, request_id=""))
-
+            served = runtime.models.get(options.model, options.version)
+            answer = _classifying(served, runtime.predictor, options)
             if given.out is None:
                 return await _run(given, sources, Printed(as_json=given.as_json), answer, served, settings, stop)
             # The answer for a grey picture shows which members the answers of this run have.
@@ -123,6 +131,61 @@ async def _classify(given: Given, options: ClassifyOptions, settings: Settings) 
             columns = columns_of(sample, options, served.manifest.num_classes)
             with opened(given.out, format_, _header(sources, format_, served, options), columns) as table:
                 return await _run(given, sources, table, answer, served, settings, stop)
+
+
+def _classifying(served: ServedModel, predictor: Predictor, options: ClassifyOptions) -> Answering:
+    """Return what classifies a photo."""
+    if options.marks is not None:
+        marks_of(served.manifest)
+    question = Question.about(served.manifest, marks=RANKS if options.marks else ())
+
+    async def answer(photo: Photo, data: bytes) -> Answer:
+        prediction = await predictor.predict(served, data, question)
+        return row_of(photo.name, classification(prediction, options, filename=None, request_id=""))
+
+    return answer
+
+
+async def _classify_deployment(given: Given, sources: Sources, options: ClassifyOptions, settings: Settings) -> int:
+    """Classify the photos of a deployment into a Camtrap DP package."""
+    deployment = deployment_of(given.deployment, given.timezone, given.location)
+    if given.out is None or is_address(given.out):
+        raise InvalidOption("`--format camtrap-dp` needs `--out DIR`, a folder of this machine.")
+    folder = Path(given.out)
+    check_folder(folder)
+    rows = str(folder / camtrap.ROWS)
+    if folder.is_dir():
+        check_output(rows, "jsonl")
+    with Stop().heard() as stop:
+        async with started(settings) as runtime:
+            served = runtime.models.get(options.model, options.version)
+            answer = _classifying(served, runtime.predictor, options)
+            folder.mkdir(parents=True, exist_ok=True)
+            header = _header(sources, CAMTRAP, served, options)
+            header["deployment"] = {"id": given.deployment, "timezone": given.timezone}
+
+            def complete() -> None:
+                _report_package(write_package(folder, deployment, model_id(served)), deployment)
+
+            with opened(rows, "jsonl", header, ()) as table:
+                return await _run(
+                    given, sources, table, answer, served, settings, stop, facts_of(deployment.zone), complete
+                )
+
+
+def _report_package(package: Package, deployment: Deployment) -> None:
+    """Name what is not in the tables, on the standard error."""
+    for count, names, why in (
+        (package.num_untimed, package.untimed, "without a time in EXIF"),
+        (package.num_unnamed, package.unnamed, "with a path that Camtrap DP does not allow"),
+    ):
+        if count:
+            more = ", …" if count > len(names) else ""
+            text = f"{count:,} photos {why} are in {camtrap.ROWS} alone: {', '.join(names)}{more}"
+            print(text, file=sys.stderr)  # noqa: T201 - an error of the command
+    if deployment.place is None:
+        text = "deployments.csv lacks latitude and longitude, which the standard requires: give --location LAT,LON"
+        print(text, file=sys.stderr)  # noqa: T201 - likewise
 
 
 def explain(given: Given, options: ExplainOptions, settings: Settings) -> int:
@@ -151,7 +214,8 @@ async def _explain(given: Given, out: str, options: ExplainOptions, settings: Se
 
 
 async def _run(
-    given: Given, sources: Sources, table: Table, answer: Answering, served: ServedModel, settings: Settings, stop: Stop
+    given: Given, sources: Sources, table: Table, answer: Answering, served: ServedModel, settings: Settings,
+    stop: Stop, facts: Callable[[bytes], Answer] | None = None, complete: Callable[[], None] | None = None,
 ) -> int:  # fmt: skip
     """Answer all photos, and report how many there are; returns the exit code."""
     unreadable: list[str] = []
@@ -164,13 +228,17 @@ async def _run(
     own = places([] if out is None else [out, f"{out}.json", f"{out}.parts"])
     progress = Progress()
     _count(replace(sources, own=own), progress)
-    reader = Reader(replace(sources, own=own, refuse=refuse).photos(), table.done, settings.max_decode_bytes, progress)
+    reader = Reader(
+        replace(sources, own=own, refuse=refuse).photos(), table.done, settings.max_decode_bytes, progress, facts
+    )
     engine = served.engine
     job = Job(reader, table, answer, 2 * engine.concurrency * engine.max_batch_size, progress, stop)
     try:
         await job.run()
         if not stop:
             table.finish()
+            if complete is not None and table.rows:
+                complete()
     except BrokenPipeError:
         raise  # `| head` has read enough
     except OSError as error:

@@ -131,7 +131,7 @@ class Job:
         try:
             if isinstance(data, FieldmarkError):
                 raise data
-            return await self._patiently(photo, data)
+            return {**await self._patiently(photo, data), **read.facts}
         except (NotReady, Overloaded):
             raise
         except FieldmarkError as error:

@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Container, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO
 
 from model.photo.formats import sniff
 from service.commands.folder.progress import Progress
 from service.commands.folder.sources import Photo, digest, open_regular
 from service.errors import EmptyInput, FieldmarkError, MalformedRequest, TooLarge
+from service.http.answers import Answer
 
 _AT_ONCE, _BYTES_AT_ONCE = 8, 8 << 20
 _HEAD_BYTES = 256
@@ -25,10 +26,12 @@ class Read:
     Attributes:
         photo: which.
         data: its bytes; or why there are none.
+        facts: further members of its row.
     """
 
     photo: Photo
     data: bytes | FieldmarkError
+    facts: Answer = field(default_factory=dict)
 
 
 class Reader:
@@ -39,9 +42,18 @@ class Reader:
         done: digests of those that have a row.
         max_bytes: of one file.
         progress: counts what is done already, and what is no photo.
+        facts: returns further members of a photo's row, from its bytes.
     """
 
-    def __init__(self, photos: Iterator[Photo], done: Container[bytes], max_bytes: int, progress: Progress) -> None:
+    def __init__(
+        self,
+        photos: Iterator[Photo],
+        done: Container[bytes],
+        max_bytes: int,
+        progress: Progress,
+        facts: Callable[[bytes], Answer] | None = None,
+    ) -> None:
+        self._facts = facts
         self._photos = photos
         self._done = done
         self._max_bytes = max_bytes
@@ -104,7 +116,9 @@ class Reader:
             return [Read(photo, MalformedRequest(f"{getattr(error, 'strerror', None) or error}."))]
         if len(data) > self._max_bytes:
             return [Read(photo, TooLarge(f"The file has more than {self._max_bytes >> 20:,} MiB."))]
-        return [Read(photo, data or EmptyInput("The file is empty."))]
+        if not data:
+            return [Read(photo, EmptyInput("The file is empty."))]
+        return [Read(photo, data, self._facts(data) if self._facts else {})]
 
 
 def _rest(file: IO[bytes], most: int) -> bytes:
