@@ -77,6 +77,8 @@ def check_output(out: str, format_: str) -> None:
         check_target(path)
         if not path.parent.is_dir():
             raise InvalidOption(f"{path.parent}: there is no such folder.")
+        if path.exists() and not path.is_file():
+            raise InvalidOption(f"{out} is no plain file, which can be read again to go on.")
         is_there = path.exists() and path.stat().st_size > 0
         is_ours = sidecar.is_file() and sidecar.stat().st_size > 0
     if is_there and not is_ours:

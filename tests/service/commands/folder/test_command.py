@@ -189,6 +189,7 @@ def test_what_is_refused_before_the_work(
         (["photos", "--out", "none/no/birds.csv"], 2, "there is no such folder"),
         (["photos", "--out", "none"], 2, "must end in"),
         (["photos", "--out", "/proc/birds.csv"], 1, "could not be written"),
+        (["photos", "--out", "/dev/full", "--format", "csv"], 2, "is no plain file"),
         (["photso", "--out", "birds.csv"], 1, "photso: no such file or directory"),
         (["photos", "-", "--out", "birds.csv"], 2, "`--files-from -`"),
         (["none", "--out", "birds.csv"], 2, "none: no photos, and 1 other files."),
