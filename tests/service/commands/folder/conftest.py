@@ -7,27 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from service.cli import main
-from tests.service.tiny_model import marked_manifest, tiny_model
-
 GOOD = ("=1+1.png", "a.png", "b\\x0Ac.png", "caf\\xE9.png", "deep/er/d.jpg", "deep/e.dat", "z.png")
 BAD = ("broken.jpg", "empty.JPG", "gone.jpg", "round.jpg")
-
-
-@pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return the path of a tiny model file."""
-    path = tmp_path_factory.mktemp("model") / "tiny.onnx"
-    path.write_bytes(tiny_model())
-    return str(path)
-
-
-@pytest.fixture(scope="session")
-def marked_model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return the path of a tiny model file with marks."""
-    path = tmp_path_factory.mktemp("model") / "marked.onnx"
-    path.write_bytes(tiny_model(marked_manifest()))
-    return str(path)
 
 
 @pytest.fixture
@@ -70,6 +51,3 @@ def here(tmp_path: Path) -> Iterator[Path]:
     os.chdir(tmp_path)
     yield tmp_path
     os.chdir(before)
-
-
-__all__ = ["BAD", "GOOD", "main"]
