@@ -164,11 +164,44 @@ def _chosen(options: argparse.Namespace) -> dict[str, Any]:
     return {name.removeprefix(_OPTION): value for name, value in given if name.startswith(_OPTION)}
 
 
+def _add_photos(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "photos", nargs="*", metavar="PATH",
+        help="an image file, a folder with all that is in it, a glob or an address; `-` reads a photo from the "
+        "standard input",
+    )  # fmt: skip
+    parser.set_defaults(usage=parser)
+    parser.add_argument(
+        "--files-from", metavar="FILE", help="read further names from a file, one a line; `-` reads the standard input"
+    )
+
+
+def _given(options: argparse.Namespace) -> Any:
+    from service.commands.folder.command import Given
+
+    if not options.photos and options.files_from is None:
+        options.usage.error("give a PATH, or names in `--files-from`")
+    names = ("files_from", "out", "format", "deployment", "timezone", "location")
+    return Given(options.photos, **{name: getattr(options, name, None) for name in names}, as_json=options.json)
+
+
 def _add_classify(parser: argparse.ArgumentParser) -> None:
     from service.http.api.schemas import PhotosOptions
 
-    parser.description = "Print the classes of photos, the likeliest first."
-    parser.add_argument("photos", nargs="+", metavar="PHOTO", help="an image file; `-` reads the standard input")
+    parser.description = "Print the classes of photos, the likeliest first, or write them to a table."
+    _add_photos(parser)
+    parser.add_argument(
+        "-o", "--out", metavar="FILE",
+        help="write a table, .csv, .jsonl or .parquet, a row a photo; the same command goes on where it stopped",
+    )  # fmt: skip
+    parser.add_argument(
+        "--format", choices=("csv", "jsonl", "parquet", "camtrap-dp"),
+        help="of the table, where its name does not say; camtrap-dp writes a data package into a folder",
+    )  # fmt: skip
+    package = parser.add_argument_group("Camtrap DP")
+    package.add_argument("--deployment", metavar="ID", help="that the photos are of")
+    package.add_argument("--timezone", metavar="ZONE", help="of the camera's clock: Europe/Berlin, +02:00")
+    package.add_argument("--location", metavar="LAT,LON", help="of the camera, degrees")
     _add_model(parser)
     _add_fields(parser, PhotosOptions, ("top_k", "threshold", "coverage", "marks"), prefix=_OPTION)
     _add_belief(parser)
@@ -179,17 +212,20 @@ def _add_classify(parser: argparse.ArgumentParser) -> None:
 
 
 def _classify(options: argparse.Namespace) -> int:
-    from service.commands.photos import classify
+    from service.commands import photos
+    from service.commands.folder import command as folder
     from service.http.api.schemas import PhotosOptions
 
-    wanted = PhotosOptions(**_chosen(options))
-    return classify(options.photos, wanted, _settings(options), as_json=options.json)
+    given, wanted, settings = _given(options), PhotosOptions(**_chosen(options)), _settings(options)
+    if given.has_many or given.out is not None:
+        return folder.classify(given, wanted, settings)
+    return photos.classify(options.photos, wanted, settings, as_json=options.json)
 
 
 def _number(text: str) -> str:
-    """Return the N of `--marks N` unchanged; a photo that follows `--marks` would be taken for it."""
+    """Return the N of `--marks N` unchanged; a path that follows `--marks` would be taken for it."""
     if not re.fullmatch(r"-?[0-9]+", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number; write PHOTO before `--marks`")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number; write PATH before `--marks`")
     return text
 
 
@@ -197,8 +233,12 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
     from service.http.api.schemas import ExplainOptions
 
     parser.description = "Draw why a photo is of its class, or of another, or of one and not another."
-    parser.add_argument("photo", metavar="PHOTO", help="an image file; `-` reads the standard input")
-    parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT.png", help="PNG, WebP or JPEG to write")
+    _add_photos(parser)
+    parser.add_argument(
+        "-o", "--out", required=True, metavar="OUT",
+        help="PNG, WebP or JPEG to write; of several photos a folder, which mirrors theirs and goes on where it "
+        "stopped",
+    )  # fmt: skip
     _add_model(parser)
     names = ("target", "versus", "mark", "view", "layer", "colormap", "opacity", "size", "coverage")
     _add_fields(parser, ExplainOptions, names, prefix=_OPTION)
@@ -211,11 +251,14 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    from service.commands.photos import explain
+    from service.commands import photos
+    from service.commands.folder import command as folder
     from service.http.api.schemas import ExplainOptions
 
-    wanted = ExplainOptions(**_chosen(options))
-    return explain(options.photo, options.out, wanted, _settings(options), as_json=options.json)
+    given, wanted, settings = _given(options), ExplainOptions(**_chosen(options)), _settings(options)
+    if given.is_one_picture:
+        return photos.explain(options.photos[0], Path(options.out), wanted, settings, as_json=options.json)
+    return folder.explain(given, wanted, settings)
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:

@@ -2,19 +2,17 @@
 
 import asyncio
 import json
-import logging
-import os
 import re
 import sys
 import uuid
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from model.files import WriteError, check_target, write_whole
 from model.terminal import one_line, plain
-from service.decision.beliefs import Belief, belief_of
+from service.commands.running import PICTURE_TYPES, started, stated
+from service.decision.beliefs import Belief
 from service.decision.sets import sets_of
 from service.errors import EmptyInput, FieldmarkError, InvalidOption, MalformedRequest
 from service.http.answers import RANKS, classification, individual_answer, mark_note, mark_shares, score, unlike_all
@@ -22,12 +20,10 @@ from service.http.api.schemas import ClassifyOptions, ExplainOptions, PhotosOpti
 from service.http.explain import DRAWN_MARKS, draw, explanation, question_of
 from service.inference.engine import Question
 from service.inference.predictor import Prediction, Predictor
-from service.inference.runtime import Runtime
 from service.inference.served import ServedModel
 from service.inference.targets import check_contrast, marks_of
 from service.settings import Settings
 
-PICTURE_TYPES = {".png": "image/png", ".webp": "image/webp", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _BAR = 20
 """Characters of a bar for the probability 1."""
@@ -43,22 +39,8 @@ def explain(photo: str, out: Path, options: ExplainOptions, settings: Settings, 
     return asyncio.run(_explain(photo, out, options, settings, as_json))
 
 
-@asynccontextmanager
-async def _service(settings: Settings) -> AsyncIterator[Runtime]:
-    """Run a runtime for the duration of a command."""
-    # The user reads its reasons in ModelRejected.
-    logging.getLogger("service.inference.models").setLevel(logging.CRITICAL)
-    runtime = Runtime(settings, once=True)
-    await runtime.start()
-    try:
-        await runtime.models.wait_ready()
-        yield runtime
-    finally:
-        await runtime.stop()
-
-
 async def _classify(photos: Sequence[str], options: PhotosOptions, settings: Settings, as_json: bool) -> int:
-    async with _service(settings) as runtime:
+    async with started(settings) as runtime:
         served, predictor = runtime.models.get(options.model, options.version), runtime.predictor
         at_once = asyncio.Semaphore(2 * served.engine.concurrency * served.engine.max_batch_size)
         if options.marks is not None:
@@ -66,7 +48,7 @@ async def _classify(photos: Sequence[str], options: PhotosOptions, settings: Set
         if options.coverage is not None:
             sets_of(served.manifest)
         question = Question.about(served.manifest, marks=RANKS if options.marks else ())
-        belief = _belief(options, served)
+        belief = stated(options, served)
         jobs = [
             asyncio.ensure_future(_one(photo, options, served, question, belief, predictor, at_once))
             for photo in photos
@@ -87,12 +69,6 @@ async def _classify(photos: Sequence[str], options: PhotosOptions, settings: Set
     elif as_json:
         _print_json(results[0] if len(results) == 1 else {"results": results})
     return int(any("code" in result for result in results))
-
-
-def _belief(options: ClassifyOptions, served: ServedModel) -> Belief | None:
-    """Return what the options say of the classes that may be there; None where they say nothing."""
-    says = options.prior is not None or options.among
-    return belief_of(options.prior, options.among, served) if says else None
 
 
 async def _one(
@@ -133,10 +109,10 @@ async def _explain(photo: str, out: Path, options: ExplainOptions, settings: Set
         data = read(photo)
     except FieldmarkError as error:
         raise type(error)(f"{photo}: {error.detail}") from error
-    async with _service(settings) as runtime:
+    async with started(settings) as runtime:
         served, predictor = runtime.models.get(options.model, options.version), runtime.predictor
         question = question_of(options, served.manifest)
-        belief = _belief(options, served)
+        belief = stated(options, served)
         again = None if belief is None else belief.by_class(question)
         prediction = await predictor.predict(served, data, question, lane="explain", keep_image=True, again=again)
         if belief is not None:
@@ -192,13 +168,11 @@ def read(photo: str) -> bytes:
     """Return a photo's bytes; `-` is the standard input.
 
     Raises:
-        MalformedRequest: there is no such file, it cannot be read, or it is a folder or an address.
+        MalformedRequest: there is no such file, it cannot be read, or it is an address.
         EmptyInput: it has no bytes.
     """
     if _ADDRESS.match(photo):
         raise MalformedRequest("This is an address: fetch it first, as by `curl -L ADDRESS | fieldmark classify -`.")
-    if photo != "-" and os.path.isdir(photo):
-        raise MalformedRequest("This is a folder: give the photos in it, as by `FOLDER/*.jpg`.")
     try:
         data = sys.stdin.buffer.read() if photo == "-" else Path(photo).read_bytes()
     except (OSError, ValueError) as error:

@@ -129,7 +129,6 @@ def test_explain_names_the_error(
 @pytest.mark.parametrize(
     ("photo", "said"),
     [
-        (".", ".: This is a folder: give the photos in it, as by `FOLDER/*.jpg`."),
         ("https://example.org/a.jpg", "https://example.org/a.jpg: This is an address: fetch it first"),
         ("no/such\n.jpg", "no/such .jpg: No such file or directory."),
         (b"caf\xe9.jpg".decode("utf-8", "surrogateescape"), "caf\\udce9.jpg: No such file or directory."),
@@ -246,7 +245,7 @@ def test_a_photo_is_not_the_number_of_marks(
     """Behind `--marks` without its number the photo would be taken for it; the error says what to do."""
     with pytest.raises(SystemExit):
         main(["explain", "--marks", photo, "-o", str(tmp_path / "o.png"), "--model", marked_model])
-    assert f"{photo!r} is not a whole number; write PHOTO before `--marks`" in capsys.readouterr().err
+    assert f"{photo!r} is not a whole number; write PATH before `--marks`" in capsys.readouterr().err
 
 
 def test_a_model_without_marks_says_so(
