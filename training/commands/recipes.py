@@ -88,6 +88,8 @@ def meanings_of(kind: type) -> dict[str, str]:
 
 def _toml(value: Any) -> str:
     """Return a value as TOML, which writes strings, numbers, lists and truth as JSON does."""
+    if isinstance(value, dict):  # an inline table
+        return "{" + ", ".join(f"{json.dumps(name)} = {_toml(inner)}" for name, inner in value.items()) + "}"
     return json.dumps(value, ensure_ascii=False)
 
 
