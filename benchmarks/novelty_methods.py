@@ -44,6 +44,8 @@ SUMS = (
     ("max_logit", "neighbour_pooled"),
     ("max_logit", "class_means"),
     ("max_logit", "class_means_root"),
+    ("max_logit", "class_means_root", "outside"),
+    ("max_logit", "class_means", "outside"),
     ("max_probability", "class_means_root"),
     ("max_probability", "neighbour_pooled"),
 )
@@ -80,7 +82,12 @@ def scores_of(bank: Bank) -> dict[str, Score]:
     def embedded(vectors: Floats) -> Floats:
         return (vectors - mean) @ axes.T
 
+    def outside(vectors: Floats) -> Floats:
+        centred, along = vectors - mean, embedded(vectors)
+        return np.sqrt(np.maximum((centred**2).sum(axis=1) - (along**2).sum(axis=1), 0))
+
     return {
+        "outside": outside,
         # Hendrycks & Gimpel 2017, arXiv:1610.02136; Hendrycks et al. 2022, arXiv:1911.11132; Liu et al. 2020,
         # arXiv:2010.03759
         "max_probability": lambda vectors: -softmax(bank.logits(vectors), axis=1).max(axis=1),
@@ -179,9 +186,9 @@ def spread_of(scores: Floats) -> tuple[float, float]:
 
 
 def with_sums(scores: Mapping[str, Floats], spreads: Mapping[str, tuple[float, float]]) -> dict[str, Floats]:
-    """Return the scores, and sums of two, each on the scale of held-out photos."""
+    """Return the scores, and sums of some, each on the scale of held-out photos."""
     scaled = {name: (values - spreads[name][0]) / spreads[name][1] for name, values in scores.items()}
-    return dict(scores) | {" + ".join(pair): scaled[pair[0]] + scaled[pair[1]] for pair in SUMS}
+    return dict(scores) | {" + ".join(names): sum((scaled[name] for name in names), np.float64(0)) for names in SUMS}
 
 
 class Answers:

@@ -40,6 +40,14 @@ class Embedding(nn.Module):
 
     def forward(self, pooled: Tensor) -> Tensor:
         """Return the vectors, (N, D), of pooled ones, (N, C)."""
-        y = (pooled - self.mean) @ self.axes.T
+        y = self._along(pooled)
         # Torch's own function is exported in twice as many steps.
         return y / (y * y).sum(1, keepdim=True).sqrt().clamp_min(SMALLEST)
+
+    def outside(self, pooled: Tensor) -> Tensor:
+        """Return the length of what the axes leave out of pooled vectors, (N, C) → (N,)."""
+        centred, y = pooled - self.mean, self._along(pooled)
+        return ((centred * centred).sum(1) - (y * y).sum(1)).clamp_min(0).sqrt()
+
+    def _along(self, pooled: Tensor) -> Tensor:
+        return (pooled - self.mean) @ self.axes.T

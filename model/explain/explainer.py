@@ -148,7 +148,7 @@ class Explainer(nn.Module):
         manifest: for the labels, normalisation and temperature.
         marks: what reads the classifier's marks; None where it has none.
         embedding: of what the classifier pools; None where there is none.
-        novelty: of its logits and of what it pools; None where there is none.
+        novelty: of its logits and of what it pools, for which it needs the embedding; None where there is none.
     """
 
     scale: Tensor
@@ -221,8 +221,8 @@ class Explainer(nn.Module):
         found += [last, torch.where(valid, target, UNKNOWN)]
         if self.embedding is not None:
             found.append(self.embedding(passed.pooled))
-        if self.novelty is not None:
-            found.append(self.novelty(passed.logits, passed.pooled))
+        if self.novelty is not None and self.embedding is not None and passed.pooled is not None:
+            found.append(self.novelty(passed.logits, passed.pooled, self.embedding.outside(passed.pooled)))
         if self.marks is not None:
             found += self.marks(passed.reading, cotangent[:, 0], named[:, 0], mark)
         return *found, *others, *passed.maps[1:], *copies

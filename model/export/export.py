@@ -136,6 +136,8 @@ def explainer_of(
     if fitted.embedding is not None:
         embedding = Embedding(fitted.embedding._replace(axes=_stored(fitted.embedding.axes, weights_dtype)))
     if fitted.novelty is not None:
+        if embedding is None:
+            raise ExportError("novelty needs an embedding")
         novelty = NoveltyScore(fitted.novelty._replace(means=_stored(fitted.novelty.means, weights_dtype)))
     return Explainer(classifier, manifest, _mark_reader(frozen, manifest, fitted), embedding, novelty)
 

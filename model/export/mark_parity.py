@@ -58,9 +58,10 @@ def compare_embedding(reference: Explainer, passed: Passed, row: Row) -> dict[st
 
 def compare_novelty(reference: Explainer, passed: Passed, row: Row) -> dict[str, float]:
     """Return the error of the score, relative to it or 1; nothing where there is none."""
-    if reference.novelty is None or passed.pooled is None:
+    if reference.novelty is None or reference.embedding is None or passed.pooled is None:
         return {}
-    expected = reference.novelty(passed.logits.detach(), passed.pooled.detach())
+    logits, pooled = passed.logits.detach(), passed.pooled.detach()
+    expected = reference.novelty(logits, pooled, reference.embedding.outside(pooled))
     return {"novelty": largest_difference(row["novelty"], expected) / max(1.0, float(expected.abs().max()))}
 
 

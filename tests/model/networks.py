@@ -74,7 +74,7 @@ def make_marked(
     axes = PrincipalAxes(torch.rand(network.in_channels), directions, num_photos=30)
     facts = Novelty(method=METHOD, threshold=1.5, quantiles=(-4.0, 0.5, 6.0), num_photos=30)
     means = root(torch.rand(CLASSES, network.in_channels))
-    novelty = NoveltyFit(means, torch.tensor([0.8, 20.0]), torch.tensor([21.0]), facts)
+    novelty = NoveltyFit(means, torch.tensor([0.8, 20.0, 1.5]), torch.tensor([21.0]), facts)
     return network, make_manifest(marks=marks), Fitted(calibration, axes, novelty)
 
 

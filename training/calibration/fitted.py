@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from model.contract.sets import Sets
 from model.explain.fitted import Fitted
 from training.calibration.embedding import embedding_axes
 from training.calibration.marks import calibrate_marks
 from training.calibration.novelty import fit_novelty
-from training.calibration.outputs import HELD_OUT, TRAINED, Outputs
+from training.calibration.outputs import FOLDS, HELD_OUT, TRAINED, Outputs
 from training.calibration.sets import fit_sets
 from training.data.marks import Marks
 
@@ -32,8 +34,15 @@ def fitted_to(run: Path, marks: Marks | None = None) -> Fitted:
         calibration = calibrate_marks(held.marks, marks.table[held.labels])
     if trained is None:
         return Fitted(calibration)
-    novelty = None if held is None else fit_novelty(trained, held)
-    return Fitted(calibration, embedding_axes(trained.pooled), novelty)
+    axes = embedding_axes(trained.pooled)
+    if held is None:
+        return Fitted(calibration, axes)
+    answered = [
+        (own, axes if own is trained else embedding_axes(own.pooled), held.of_fold(fold))
+        for fold in np.unique(held.fold).tolist()
+        if (own := Outputs.read(run / FOLDS / str(fold) / TRAINED) if fold else trained) is not None
+    ]
+    return Fitted(calibration, axes, fit_novelty(trained, axes, answered))
 
 
 def sets_of(run: Path, temperature: float) -> Sets | None:

@@ -1,16 +1,19 @@
 """The scale of novelty, its threshold and its quantiles: fitted to photos that the answering network did not train on.
 
 Networks of folds differ from each other and from the one that is exported: in the scale of their logits, and in their
-vectors. So a fold's photos are compared with means of that fold's photos alone, each without the photo itself, and
-its figures are set to median 0 and spread 1 before they are joined with other folds'. The exported network takes the
-folds' mean median and mean spread: it is one more network of the same recipe.
+vectors. So a fold's photos are compared with that fold's own training photos, and its figures are set to median 0 and
+spread 1 before they are joined with other folds'. The exported network takes the folds' mean median and mean spread:
+it is one more network of the same recipe.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from model.contract.manifest import Novelty
+from model.explain.embedding import Embedding, PrincipalAxes
 from model.explain.novelty import METHOD, NoveltyFit, root
 from training.calibration.outputs import Outputs
 
@@ -20,40 +23,41 @@ Ints = npt.NDArray[np.integer]
 ACCEPTED = 0.95
 """Share of photos of known classes that lie below the threshold."""
 QUANTILES = 101
+SMALLEST = 1e-9
+"""Largest spread that counts as none."""
 LEAST_PHOTOS = 20
 """Fewer have no 95% quantile."""
 NORMAL = 1.349
 """Quartiles of a normal distribution lie so many standard deviations apart."""
 
 
-def fit_novelty(trained: Outputs, held: Outputs) -> NoveltyFit | None:
+def fit_novelty(
+    trained: Outputs, axes: PrincipalAxes, answered: Sequence[tuple[Outputs, PrincipalAxes, Outputs]]
+) -> NoveltyFit | None:
     """Return what a score of novelty is made of; None where too few photos can be compared.
 
     Args:
-        trained: answers of the exported network for training photos.
-        held: answers for photos that were not trained on, of the same network or of folds.
+        trained: answers of the exported network for photos that it was trained on.
+        axes: of its embedding.
+        answered: of a network each: its answers for its training photos, their axes, its answers for held-out photos.
     """
-    classes = trained.logits.shape[1]
-    means = class_means(_root(trained.pooled), trained.labels, classes)
     figures, medians, spreads = [], [], []
-    for fold in np.unique(held.fold):
-        own = held.fold == fold
-        vectors, labels = _root(held.pooled[own]), held.labels[own]
-        near = cosines(vectors, means) if fold == 0 else cosines_without_itself(vectors, labels, classes)
-        pair = np.stack([held.logits[own].max(axis=1).astype(np.float64), near], axis=1)
-        pair = pair[np.isfinite(near)]
-        if len(pair) < LEAST_PHOTOS:
+    for own, own_axes, held in answered:
+        parts = _parts(own, own_axes, held)
+        if len(parts) < LEAST_PHOTOS:
             continue
-        low, median, high = np.quantile(pair, [0.25, 0.5, 0.75], axis=0)
+        low, median, high = np.quantile(parts, [0.25, 0.5, 0.75], axis=0)
         spread = (high - low) / NORMAL
-        if not (spread > 0).all():
+        if not (spread[:2] > 0).all():
             continue
-        figures.append((median - pair) / spread)
+        # A vector that is short enough for an embedding of its own length has nothing outside.
+        figures.append(np.divide(median - parts, spread, out=np.zeros_like(parts), where=spread > SMALLEST))
         medians.append(median)
         spreads.append(spread)
     if not figures:
         return None
-    scale = 1 / np.mean(spreads, axis=0)
+    mean_spread = np.mean(spreads, axis=0)
+    scale = np.divide(1, mean_spread, out=np.zeros_like(mean_spread), where=mean_spread > SMALLEST)
     scores = np.concatenate(figures).sum(axis=1)
     facts = Novelty(
         method=METHOD,
@@ -62,7 +66,18 @@ def fit_novelty(trained: Outputs, held: Outputs) -> NoveltyFit | None:
         num_photos=len(scores),
     )
     offset = (np.mean(medians, axis=0) * scale).sum(keepdims=True)
-    return NoveltyFit(_tensor(means), _tensor(scale), _tensor(offset), facts)
+    return NoveltyFit(_tensor(_means(trained)), _tensor(scale), _tensor(offset), facts)
+
+
+def _parts(own: Outputs, axes: PrincipalAxes, held: Outputs) -> Floats:
+    """Return what is added, (n, 3), each higher for a familiar photo: largest logit, cosine, and less outside."""
+    near = (_root(held.pooled) @ _means(own).T).max(axis=1)
+    outside = Embedding(axes).double().outside(torch.from_numpy(np.asarray(held.pooled, np.float64))).numpy()
+    return np.stack([held.logits.max(axis=1).astype(np.float64), near, -outside], axis=1)
+
+
+def _means(outputs: Outputs) -> Floats:
+    return class_means(_root(outputs.pooled), outputs.labels, outputs.logits.shape[1])
 
 
 def class_means(vectors: Floats, labels: Ints, classes: int) -> Floats:
@@ -79,27 +94,6 @@ def class_means(vectors: Floats, labels: Ints, classes: int) -> Floats:
     lengths = _lengths(sums, counts, _alike(sums, counts))
     means: Floats = sums / np.maximum(counts, 1)[:, None] / lengths[:, None]
     return means
-
-
-def cosines(vectors: Floats, means: Floats) -> Floats:
-    """Return the cosine of each vector, (n,), to the nearest mean."""
-    nearest: Floats = (vectors @ means.T).max(axis=1)
-    return nearest
-
-
-def cosines_without_itself(vectors: Floats, labels: Ints, classes: int) -> Floats:
-    """Return the same, of the vectors' own means, where a photo does not count in that of its class.
-
-    NaN for a photo that is the only one of its class.
-    """
-    sums, counts = _sums(vectors, labels, classes)
-    alike = _alike(sums, counts)
-    found = vectors @ (sums / np.maximum(counts, 1)[:, None] / _lengths(sums, counts, alike)[:, None]).T
-    others, left = sums[labels] - vectors, counts[labels] - 1
-    own = (vectors * others).sum(axis=1) / np.maximum(left, 1) / _lengths(others, left, alike)
-    found[np.arange(len(labels)), labels] = own
-    nearest: Floats = np.where(left > 0, found.max(axis=1), np.nan)
-    return nearest
 
 
 def _tensor(values: Floats) -> torch.Tensor:

@@ -14,6 +14,8 @@ from training.errors import CheckpointError
 
 HELD_OUT = "held_out.npz"
 """In a run's folder: the answers for photos that the answering network was not trained on."""
+FOLDS = "folds"
+"""In a run's folder: the folders of its folds, `1` and so on, each with both of these."""
 TRAINED = "trained.npz"
 """In a run's folder: the answers for photos that it was trained on."""
 
@@ -64,6 +66,11 @@ class Outputs:
     def joined(cls, parts: Sequence["Outputs"]) -> "Outputs":
         """Return the answers of all parts, one after the other."""
         return cls(*(np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(cls)))
+
+    def of_fold(self, number: int) -> "Outputs":
+        """Return the answers of one fold's network."""
+        own = self.fold == number
+        return type(self)(*(getattr(self, one.name)[own] for one in fields(self)))
 
     def write(self, path: Path) -> None:
         """Write them, whole or not at all.

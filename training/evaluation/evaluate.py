@@ -22,6 +22,7 @@ from model.contract.graph import softmax
 from model.contract.manifest import Marks, Novelty
 from model.contract.placing import Centres, at_centres
 from model.contract.sets import Sets
+from model.explain.embedding import Embedding
 from model.explain.fitted import NOTHING, Fitted
 from model.explain.marks import MarkReader
 from model.explain.novelty import NoveltyScore
@@ -181,8 +182,8 @@ def evaluate_run(
         listed = MarkList.of_manifest(marks, len(selected.labels))
         head = copy.deepcopy(network.mark_head).cpu()  # the graph it is written for has no device
         reader = MarkReader(head, marks, len(selected.labels), fitted.marks)
-    score = None if fitted.novelty is None else NoveltyScore(fitted.novelty).to(device)
-    answers = _predict(torch_predictor(network, normalise, stage_maps, reader, score), annotated, workers, visible)
+    predict = torch_predictor(network, normalise, stage_maps, reader, _novelty_score(fitted, device))
+    answers = _predict(predict, annotated, workers, visible)
     prediction, annotations, readings = _kept(answers, listed, len(dataset.parts), data.resize.crop)
     return Evaluation(
         tuple(samples),
@@ -195,8 +196,16 @@ def evaluate_run(
         with_classes(selected.labels, dataset),
         marks=listed,
         readings=readings,
-        novelty=None if score is None else score.facts,
+        novelty=None if fitted.novelty is None else fitted.novelty.facts,
     )
+
+
+def _novelty_score(fitted: Fitted, device: torch.device) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """Return what makes scores of novelty of logits and pooled vectors; None where nothing was fitted."""
+    if fitted.novelty is None or fitted.embedding is None:
+        return None
+    score, embedding = NoveltyScore(fitted.novelty).to(device), Embedding(fitted.embedding).to(device)
+    return lambda logits, pooled: score(logits, pooled, embedding.outside(pooled))
 
 
 def evaluate_file(

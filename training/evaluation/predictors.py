@@ -13,7 +13,6 @@ from model.contract.graph import BEST, LAST_LAYER, Codes, feeds, no_class, no_ma
 from model.contract.manifest import MANIFEST_KEY, Manifest, ManifestError
 from model.explain.gradcam import activation_map, channel_gradients
 from model.explain.marks import MarkReader
-from model.explain.novelty import NoveltyScore
 from model.network.marks import MarkReading
 from model.network.network import Network
 from training.checkpoint import load_selected
@@ -75,7 +74,7 @@ def torch_predictor(
     normalise: Callable[[Tensor], Tensor],
     stage_maps: StageMaps | None = None,
     reader: MarkReader | None = None,
-    score: NoveltyScore | None = None,
+    score: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Predict:
     """Return a function that classifies and explains with a torch network, at its last layer.
 
@@ -84,7 +83,7 @@ def torch_predictor(
         normalise: from the images, or the features, to floats.
         stage_maps: makes the maps of the backbone's stages of cached features; None: images are the input.
         reader: of the network's marks; None: they are not read.
-        score: of novelty, on the network's device; None: it has none.
+        score: of novelty, from logits and pooled vectors; None: it has none.
     """
     layer = network.backbone.stages[-1].name
     maps_of = stage_maps or StageMaps(network)

@@ -16,22 +16,21 @@ from typing import Any
 
 import numpy as np
 
-from training.calibration.outputs import HELD_OUT, TRAINED, Outputs
+from training.calibration.outputs import FOLDS, HELD_OUT, TRAINED, Outputs
 from training.checkpoint import LAST, SELECTED, Selected, write
 from training.data.check import content_of
-from training.data.samples import Sample
+from training.data.samples import Sample, spread
 from training.errors import CheckpointError, DatasetError
 from training.evaluation.figures import share
 from training.evaluation.scores import accuracy_figures, fit_temperature
 from training.fit.job import Job, Outcome, Parts
+from training.fit.loaders import served_batches
 from training.fit.loop import introduce, set_up, train
-from training.fit.outputs import keep_outputs, outputs_of
+from training.fit.outputs import MOST_TRAINED, keep_outputs, outputs_of
 from training.fit.processes import ProcessGroup, StopRequest, process_group
 from training.fit.state import ADVICE, read_checkpoint, removed_unless_begun
 from training.fit.words import few
 
-FOLDS = "folds"
-"""Folder of the folds' runs, below that of the last one."""
 FACT = "folds"
 """Key of the folds' figures in the facts of the last run."""
 
@@ -122,7 +121,7 @@ def _is_done(fold: Job, processes: ProcessGroup) -> bool:
         CheckpointError: they are, but those of another division, or by another recipe.
     """
     outputs = Outputs.read(fold.out / HELD_OUT)
-    if outputs is None:
+    if outputs is None or not (fold.out / TRAINED).is_file():
         return False
     read_checkpoint(fold, processes)
     if fold.parts is None or outputs.content.tolist() != content_of(fold.parts.held):
@@ -138,6 +137,9 @@ def _fit_fold(fold: Job, number: int, folds: int, processes: ProcessGroup, stop:
     run.progress.say(f"fold {number} of {folds}: {len(run.parts.train)} photos, {len(run.parts.held)} held out")
     outcome = train(run)
     if outcome.finished and processes.leads:
+        trained = spread(run.parts.train, MOST_TRAINED)
+        batches = served_batches(fold, trained, run.learner, processes)
+        outputs_of(run.learner, batches, trained, number).write(fold.out / TRAINED)
         outputs_of(run.learner, run.loaders.held, run.parts.held, number).write(fold.out / HELD_OUT)
     processes.wait()
     stop.end()

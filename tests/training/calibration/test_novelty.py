@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from model.explain.novelty import METHOD, NoveltyScore
-from training.calibration.novelty import class_means, cosines, cosines_without_itself, fit_novelty
+from model.explain.embedding import Embedding, PrincipalAxes
+from model.explain.novelty import METHOD, NoveltyFit, NoveltyScore
+from training.calibration.embedding import embedding_axes
+from training.calibration.novelty import class_means, fit_novelty
 from training.calibration.outputs import Outputs
 
-CLASSES, CHANNELS = 5, 60
+CLASSES, CHANNELS, MOST = 5, 60, 20
 
 
 def _outputs(count: int, folds: int, seed: int = 0) -> Outputs:
@@ -24,8 +26,14 @@ def _outputs(count: int, folds: int, seed: int = 0) -> Outputs:
     return Outputs(logits, pooled, np.zeros((count, 0)), labels, fold, names, names)
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+def _score(fit: NoveltyFit, axes: PrincipalAxes, asked: Outputs) -> torch.Tensor:
+    logits, pooled = (torch.from_numpy(part).float() for part in (asked.logits, asked.pooled))
+    return NoveltyScore(fit)(logits, pooled, Embedding(axes).outside(pooled))
+
+
+def _fit(trained: Outputs, *answered: tuple[Outputs, Outputs]) -> tuple[NoveltyFit | None, PrincipalAxes]:
+    axes = embedding_axes(trained.pooled, MOST)
+    return fit_novelty(trained, axes, [(own, embedding_axes(own.pooled, MOST), held) for own, held in answered]), axes
 
 
 def test_few_photos_give_means_as_long_as_many() -> None:
@@ -33,55 +41,55 @@ def test_few_photos_give_means_as_long_as_many() -> None:
     rng = np.random.default_rng(0)
 
     def drawn(count: int) -> np.ndarray:
-        return _unit(1 + rng.normal(size=(count, CHANNELS)))
+        vectors = 1 + rng.normal(size=(count, CHANNELS))
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
     asked, one = drawn(500), np.zeros(1000, np.int64)
-    many = cosines(asked, class_means(drawn(1000), one, 1)).mean()
-    few = np.mean([cosines(asked, class_means(drawn(3), one[:3], 1)).mean() for _ in range(200)])
+    many = (asked @ class_means(drawn(1000), one, 1).T).mean()
+    few = np.mean([(asked @ class_means(drawn(3), one[:3], 1).T).mean() for _ in range(200)])
     assert many == pytest.approx(few, abs=0.01)
-    assert many == pytest.approx(cosines_without_itself(asked, one[:500], 1).mean(), abs=0.01)
-
-
-def test_a_photo_does_not_count_in_its_own_mean() -> None:
-    """As if its class's mean were made without it; a class of one photo has none."""
-    rng = np.random.default_rng(0)
-    vectors, labels = _unit(rng.random((9, CHANNELS))), np.array([0, 0, 0, 0, 1, 1, 1, 1, 2])
-    found = cosines_without_itself(vectors, labels, 4)
-    kept = np.arange(9) != 2
-    means = class_means(vectors, labels, 4)
-    means[0] = class_means(vectors[kept], labels[kept], 4)[0]
-    assert found[2] == pytest.approx(float((vectors[2] @ means.T).max()))
-    assert [8] == np.flatnonzero(np.isnan(found)).tolist()
 
 
 @pytest.mark.parametrize("folds", [0, 3])
 def test_the_threshold_accepts_95_percent_of_new_photos(folds: int) -> None:
     """Of a run with folds, and of one with a held-out slice."""
-    fit = fit_novelty(_outputs(300, 0), _outputs(600, folds, seed=1))
+    held = _outputs(600, folds, seed=1)
+    fit, axes = _fit(_outputs(900, 0), *((_outputs(600, 0, seed=3 + k), held.of_fold(k)) for k in np.unique(held.fold)))
     assert fit is not None
     assert (METHOD, 600) == (fit.facts.method, fit.facts.num_photos)
     assert sorted(fit.facts.quantiles) == list(fit.facts.quantiles)
-    other = _outputs(2000, 0, seed=2)
-    scores = NoveltyScore(fit)(*(torch.from_numpy(part).float() for part in (other.logits, other.pooled)))
-    assert float((scores <= fit.facts.threshold).float().mean()) == pytest.approx(0.95, abs=0.02)
+    accepted = (_score(fit, axes, _outputs(2000, 0, seed=2)) <= fit.facts.threshold).float().mean()
+    assert float(accepted) == pytest.approx(0.95, abs=0.02)
 
 
 def test_folds_are_set_on_one_scale() -> None:
     """A fold whose network has other channels, and logits of another scale, has the same quantiles."""
-    held = _outputs(600, 3, seed=1)
-    other = held.fold == 2
-    logits, pooled = held.logits.copy(), held.pooled.copy()
-    logits[other] = 7 * logits[other] + 3
-    pooled[other] = pooled[other][:, np.random.default_rng(0).permutation(CHANNELS)]
-    found = [fit_novelty(_outputs(300, 0), each) for each in (held, replace(held, logits=logits, pooled=pooled))]
+    trained, own, held = _outputs(300, 0), _outputs(600, 0, seed=3), _outputs(600, 3, seed=1)
+    order = np.random.default_rng(0).permutation(CHANNELS)
+
+    def another(outputs: Outputs) -> Outputs:
+        return replace(outputs, logits=7 * outputs.logits + 3, pooled=outputs.pooled[:, order])
+
+    alike = [(own, held.of_fold(k)) for k in (1, 2, 3)]
+    apart = [alike[0], tuple(map(another, alike[1])), alike[2]]
+    found = [_fit(trained, *pairs)[0] for pairs in (alike, apart)]  # type: ignore[arg-type]
     assert found[0] is not None
     assert found[1] is not None
     np.testing.assert_allclose(found[0].facts.quantiles, found[1].facts.quantiles)
 
 
+def test_a_short_vector_has_nothing_outside() -> None:
+    """An embedding that leaves the vector as it is adds nothing, and the other two make the score."""
+    trained, held = _outputs(300, 0), _outputs(100, 0, seed=1)
+    whole = embedding_axes(trained.pooled)
+    fit = fit_novelty(trained, whole, [(trained, whole, held)])
+    assert fit is not None
+    assert fit.scale[2] == 0
+    assert (fit.scale[:2] > 0).all()
+
+
 def test_few_photos_have_no_novelty() -> None:
-    """Nineteen have no 95% quantile; where every photo is the only one of its class, none can be compared."""
-    held = _outputs(40, 0, seed=1)
+    """Nineteen have no 95% quantile."""
+    trained, held = _outputs(300, 0), _outputs(40, 0, seed=1)
     few = Outputs(**{each.name: getattr(held, each.name)[:19] for each in fields(Outputs)})
-    assert fit_novelty(_outputs(300, 0), few) is None
-    assert fit_novelty(_outputs(300, 0), replace(held, fold=np.arange(40) // CLASSES + 1)) is None
+    assert _fit(trained, (trained, few))[0] is None
