@@ -144,6 +144,11 @@ class Metrics:
             "What users say of answers: right, wrong, none of the classes; known: as the image was answered.",
             ["model", "verdict", "known"],
         )
+        self._feedback_classes = counter(
+            "fieldmark_feedback_classes_total",
+            "What users say of answers, by the class answered.",
+            ["label", "verdict"],
+        )
         self.model_info = gauge(
             "fieldmark_model_info",
             "Models loaded, with the provider that runs them; always 1.",
@@ -185,10 +190,7 @@ class Metrics:
 
     def predicted(self, label: str) -> None:
         """Count the first class of an image; beyond `MAX_CLASS_SERIES` classes as `other`."""
-        if label not in self._known_classes and len(self._known_classes) >= MAX_CLASS_SERIES:
-            label = "other"
-        self._known_classes.add(label)
-        self._predicted.labels(label).inc()
+        self._predicted.labels(self._bounded(label)).inc()
 
     def serves_novelty(self, model: str) -> None:
         """Make the series of a model that has novelty; by its name alone, so that a new version goes on with them."""
@@ -201,9 +203,16 @@ class Metrics:
         if not known:
             self._unknown.labels(model).inc()
 
-    def feedback(self, model: str, verdict: str, known: bool | None) -> None:
-        """Count what a user says of an answer: `right`, `wrong` or `none`; `known` as it was answered, if at all."""
+    def feedback(self, model: str, verdict: str, label: str, known: bool | None) -> None:
+        """Count what a user says of an answer: `right`, `wrong` or `none`; label and `known` are as answered."""
+        self._feedback_classes.labels(self._bounded(label), verdict).inc()
         self._feedback.labels(model, verdict, "" if known is None else str(known).lower()).inc()
+
+    def _bounded(self, label: str) -> str:
+        if label not in self._known_classes and len(self._known_classes) >= MAX_CLASS_SERIES:
+            label = "other"
+        self._known_classes.add(label)
+        return label
 
     def exposition(self, accept: str | None) -> tuple[bytes, str]:
         """Return the page for a scrape and its media type, in the format of the `Accept` header."""

@@ -81,6 +81,7 @@ def _runtime(settings: Settings) -> Finding:
 def _model(settings: Settings) -> Finding:
     """Load the model as a service does: it is warmed, and its answers compared with those at its export."""
     logging.getLogger("service.inference").setLevel(logging.CRITICAL)  # the findings say the same
+    logging.getLogger("service.inference.files.priors").setLevel(logging.ERROR)  # of these they say nothing
     try:
         return asyncio.run(_loaded(settings))
     except ModelRejected as error:

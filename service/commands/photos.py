@@ -135,6 +135,8 @@ async def _explain(photo: str, out: Path, options: ExplainOptions, settings: Set
     against = f", not {shown['versus']['label']}" if "versus" in shown else ""
     of_mark = f"{shown['mark']['name']}, " if "mark" in shown else ""
     _print_line(f"{out}: {options.view} of {of_mark}{target['label']}{against} ({target['probability']:.1%})")
+    if not shown.get("known", True):
+        _print_line(f"  {unlike_all(served.manifest.num_classes)}; the nearest: {shown['predictions'][0]['label']}")
     _print_set(shown)
     _print_marks(shown)
     for name, kind in (("gradcam", "Grad-CAM"), ("attention", "attention")):

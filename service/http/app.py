@@ -36,8 +36,8 @@ from service.settings import Settings, traces_wanted
 
 _EXPOSED_HEADERS = (
     "X-Request-Id", "Server-Timing", "Retry-After", "X-Fieldmark-Label", "X-Fieldmark-Probability",
-    "X-Fieldmark-Target", "X-Fieldmark-Model", "X-Fieldmark-Accepted", "X-Fieldmark-Known",
-    HEADER_LENGTH,
+    "X-Fieldmark-Target", "X-Fieldmark-Model", "X-Fieldmark-Prior", "X-Fieldmark-Among", "X-Fieldmark-Mark",
+    "X-Fieldmark-Known", "X-Fieldmark-Novelty", "X-Fieldmark-Accepted", HEADER_LENGTH,
 )  # fmt: skip
 _ALLOWED_HEADERS = (
     "Authorization", "Content-Type", "X-API-Key", "X-Request-Id", "X-Request-Timeout-Ms", HEADER_LENGTH,

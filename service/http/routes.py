@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from service.decision.beliefs import Belief, belief_of
-from service.decision.novelty import judge
+from service.decision.novelty import QUANTILE_DIGITS, judge
 from service.decision.sets import sets_of
 from service.errors import UndecodableImage
 from service.http.addresses import Routes
@@ -211,6 +211,7 @@ def _picture_headers(prediction: Prediction, options: ExplainOptions, belief: Be
         headers["X-Fieldmark-Among"] = ",".join(str(labels.index(label)) for label in belief.among)
     if (judged := judge(prediction.novelty, prediction.served.manifest.novelty)) is not None:
         headers["X-Fieldmark-Known"] = "true" if judged.known else "false"
+        headers["X-Fieldmark-Novelty"] = f"{judged.quantile:.{QUANTILE_DIGITS}f}"
     if options.mark is not None:
         headers["X-Fieldmark-Mark"] = quote(named_mark(prediction))
     if options.threshold is not None:

@@ -42,7 +42,8 @@ A model whose `novelty` in [/models](models) is true says of every image whether
 class. Where it is not, the classes are only the nearest ones.
 
 A model that has `sets` answers `coverage=0.9` with the `set` of classes that holds the true one for 90% of images like
-those it was trained on; one class where it is sure, and never none.
+those it was trained on; one class where it is sure, and never none. With `among`, `prior` or `individual` the set is
+made of the changed probabilities, and the share was not measured.
 
 Errors are `application/problem+json` (RFC 9457) with a stable `code`, explained at [/errors](errors). Every answer
 carries `X-Request-Id` and `Server-Timing`.
@@ -107,6 +108,7 @@ _PROBLEM_HEADERS = {
 }
 _SHARE = {"type": "number", "minimum": 0, "maximum": 1}
 _KNOWN = "Of a model with novelty: whether the image is like photos of some class."
+_NOVELTY = "Of a model with novelty: share of held-out photos of the classes that are less novel."
 _ACCEPTED = "With `threshold`: whether the likeliest class reaches it."
 _PICTURE_HEADERS = _HEADERS | {
     "X-Fieldmark-Label": _header("The likeliest class, percent-encoded UTF-8.", _TEXT, example="Yellow%20Warbler"),
@@ -119,6 +121,7 @@ _PICTURE_HEADERS = _HEADERS | {
         "With `mark`: the name of that field mark, percent-encoded UTF-8.", _TEXT, example="yellow%20crown"
     ),
     "X-Fieldmark-Known": _header(_KNOWN, {"type": "boolean"}, example=True),
+    "X-Fieldmark-Novelty": _header(_NOVELTY, _SHARE, example=0.42),
     "X-Fieldmark-Accepted": _header(_ACCEPTED, {"type": "boolean"}, example=True),
 }
 _FILE = {"type": "string", "format": "binary"}

@@ -169,13 +169,6 @@ class Decision(BaseModel):
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
     predictions: list[Score] = Field(description="The likeliest first.")
-    known: bool | None = Field(
-        None, description="Whether the image is like photos of some class; if not, the classes are only the nearest. "
-        "This and `novelty` are present where the model can say so.", examples=[True],
-    )  # fmt: skip
-    novelty: float | None = Field(
-        None, ge=0, le=1, description="Share of held-out photos of the classes that are less novel.", examples=[0.42]
-    )
     accepted: bool | None = Field(
         None, description="Present with `threshold`: whether the first class reaches it.", examples=[True]
     )
@@ -196,6 +189,13 @@ class Decision(BaseModel):
 class Classification(Decision):
     """The classes of one image."""
 
+    known: bool | None = Field(
+        None, description="Whether the image is like photos of some class; if not, the classes are only the nearest. "
+        "This and `novelty` are present where the model can say so.", examples=[True],
+    )  # fmt: skip
+    novelty: float | None = Field(
+        None, ge=0, le=1, description="Share of held-out photos of the classes that are less novel.", examples=[0.42]
+    )
     marks: list[FieldMark] | None = Field(
         None, description="With `marks`: those seen of the first class (of `/explain`: of `target`; with `versus`, "
         "those that distinguish it from that class), the best first.",

@@ -40,7 +40,7 @@ async def feedback(request: Request) -> Response:
         label = answered.manifest.labels[index]
     await context.feedback.append(given.request_id, given.image, label, answered)
     verdict = "none" if label is None else "right" if label == answered.label else "wrong"
-    context.runtime.metrics.feedback(answered.name, verdict, answered.known)
+    context.runtime.metrics.feedback(answered.name, verdict, answered.label, answered.known)
     taken = {"request_id": given.request_id, "image": given.image, "label": label, "predicted": answered.label}
     return Response(to_json(taken | {"right": verdict == "right"}), media_type=JSON)
 

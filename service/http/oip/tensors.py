@@ -62,10 +62,15 @@ def outputs_of(manifest: Manifest) -> list[dict[str, Any]]:
         _info("gradcam", "FP32", -1, -1, -1, -1),
         _info("explained", "INT64", -1, -1),
         *([_info("embedding", "FP32", -1, manifest.embedding.size)] if manifest.embedding else []),
-        *([_info("novelty", "FP32", -1), _info("known", "BOOL", -1)] if manifest.novelty else []),
+        *(_of_novelty() if manifest.novelty else []),
         *(_of_marks(manifest.marks) if manifest.marks else []),
         _info("label", "BYTES", -1),
     ]
+
+
+def _of_novelty() -> list[dict[str, Any]]:
+    """Return the graph's own score, and what `/classify` says of it: its quantile, and whether the photo is known."""
+    return [_info("novelty", "FP32", -1), _info("novelty_quantile", "FP32", -1), _info("known", "BOOL", -1)]
 
 
 def _of_marks(marks: Marks) -> list[dict[str, Any]]:
@@ -349,9 +354,11 @@ def _values(output: RequestedOutput, manifest: Manifest, predictions: list[Predi
     if output.name == "label":
         labels = [first_class(prediction)[0] for prediction in predictions]
         return np.array(labels, dtype=object)
-    if output.name == "known":
-        judged = (judge(prediction.novelty, manifest.novelty) for prediction in predictions)
-        return np.array([one is not None and one.known for one in judged])
+    if output.name in ("known", "novelty_quantile"):
+        judged = [one for prediction in predictions if (one := judge(prediction.novelty, manifest.novelty))]
+        if output.name == "known":
+            return np.array([one.known for one in judged])
+        return np.array([one.quantile for one in judged], np.float32)
     values = np.stack([np.asarray(getattr(prediction, output.name)) for prediction in predictions])
     count = int(output.parameters.get("classification", 0))
     return _ranked(values, manifest, count) if count else values

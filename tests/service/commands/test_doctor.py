@@ -2,8 +2,10 @@
 
 import json
 import logging
+import shutil
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -12,11 +14,12 @@ from service.cli import main
 
 @pytest.fixture(autouse=True)
 def unchanged_level() -> Iterator[None]:
-    """Restore the level of the logger that the command silences."""
-    logger = logging.getLogger("service.inference")
-    level = logger.level
+    """Restore the levels of the loggers that the command sets."""
+    loggers = [logging.getLogger(name) for name in ("service.inference", "service.inference.files.priors")]
+    levels = [logger.level for logger in loggers]
     yield
-    logger.setLevel(level)
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 def test_a_working_installation(model: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -28,6 +31,14 @@ def test_a_working_installation(model: str, capsys: pytest.CaptureFixture[str]) 
     ]
     assert set() == {line.split()[0] for line in lines} - {"ok", "warning"}
     assert lines[2].startswith("ok       model:     tiny version 1 loads, answers as at its export, and runs on CPU")
+
+
+def test_refused_priors_are_reported(model: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A table of priors beside the model that is not valid is named, with its row."""
+    copy = shutil.copy(model, tmp_path)
+    (tmp_path / "priors.csv").write_text("class,May\nNobody,1\n")
+    assert main(["doctor", "--model", str(copy), "--port", "0", "--device", "cpu"]) == 0
+    assert "priors.csv, row 2: the model has no class 'Nobody'" in caplog.text
 
 
 def test_what_does_not_work(capsys: pytest.CaptureFixture[str]) -> None:

@@ -179,6 +179,8 @@ def test_classify_prints_what_is_like_none(
     assert f"{white}  40×20  like none of the 4 classes; the nearest:" == first
     assert any(nearest.endswith(label) for label in LABELS)
     assert f"{photo}  40×20" == second
+    assert main(["explain", white, "-o", str(tmp_path / "o.png"), "--model", marked_model]) == 0
+    assert "  like none of the 4 classes; the nearest: " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("options", [["--marks"], ["--marks", "3"], ["--view", "marks"]])

@@ -59,6 +59,7 @@ def test_known_and_novelty(marked_client: httpx.Client, red_png: bytes) -> None:
     for photo, known in ((red_png, "true"), (white, "false")):
         picture = marked_client.post("/explain", content=photo, headers=RAW).raise_for_status()
         assert known == picture.headers["x-fieldmark-known"]
+        assert ("0.333" if known == "true" else "1.000") == picture.headers["x-fieldmark-novelty"]
         answer = marked_client.post("/explain", content=photo, headers={**RAW, "Accept": "application/json"})
         assert (known == "true") == Explanation.model_validate(answer.json()).known
 

@@ -80,6 +80,8 @@ def test_other_origins(public: Running, red_png: bytes) -> None:
             exposed = answer.headers["access-control-expose-headers"]
             assert "X-Request-Id" in exposed
             assert "Inference-Header-Content-Length" in exposed
+            document = client.get("/openapi.json").json()["paths"]["/explain"]["post"]["responses"]["200"]
+            assert set() == set(document["headers"]) - {"Vary"} - set(exposed.split(", "))
         invalid = client.post("/classify", content=red_png, headers={"Origin": ORIGIN, "X-Request-Timeout-Ms": "soon"})
         assert (422, ORIGIN) == (invalid.status_code, invalid.headers["access-control-allow-origin"])
 

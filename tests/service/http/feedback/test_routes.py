@@ -50,9 +50,14 @@ def test_feedback_is_written_down(
     """The label of the user stands beside what was answered, and is counted."""
     server, file = collecting
 
-    def count() -> float:
+    def count() -> list[float]:
+        value = server.runtime.metrics.registry.get_sample_value
         labels = {"model": "tiny", "verdict": verdict, "known": "true"}
-        return server.runtime.metrics.registry.get_sample_value("fieldmark_feedback_total", labels) or 0
+        by_class = {"label": LABELS[0], "verdict": verdict}
+        return [
+            value("fieldmark_feedback_total", labels) or 0,
+            value("fieldmark_feedback_classes_total", by_class) or 0,
+        ]
 
     before = count()
     with server.client() as client:
@@ -64,7 +69,7 @@ def test_feedback_is_written_down(
     assert (answer["request_id"], label, LABELS[0]) == (line["request_id"], line["label"], line["predicted"])
     assert (answer["known"], answer["novelty"]) == (line["known"], line["novelty"])
     assert answer["model"] == {"name": line["model"], "version": line["version"], "sha256": line["sha256"]}
-    assert before + 1 == count()
+    assert [one + 1 for one in before] == count()
 
 
 def test_one_of_several_images(collecting: tuple[Running, Path], red_png: bytes, blue_jpeg: bytes) -> None:

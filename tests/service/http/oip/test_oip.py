@@ -264,16 +264,16 @@ def test_large_json(client: httpx.Client) -> None:
     assert [count, len(LABELS)] == answer.json()["outputs"][0]["shape"]
 
 
-VERSION_2 = ["embedding", "novelty", "known", "marks", "mark_maps", "marked"]
+VERSION_2 = ["embedding", "novelty", "novelty_quantile", "known", "marks", "mark_maps", "marked"]
 
 
 def test_metadata_of_a_model_with_marks(marked_server: Running) -> None:
-    """It has one more input and six more outputs."""
+    """It has one more input and seven more outputs."""
     with triton.InferenceServerClient(f"127.0.0.1:{marked_server.port}") as client:
         metadata = client.get_model_metadata("tiny")
     assert {"name": "mark", "datatype": "INT64", "shape": [-1, -1]} == metadata["inputs"][-1]
     shapes = {one["name"]: one["shape"] for one in metadata["outputs"]}
-    expected = ([-1, 3], [-1], [-1], [-1, NO_MARK], [-1, -1, SIDE, SIDE], [-1, -1])
+    expected = ([-1, 3], [-1], [-1], [-1], [-1, NO_MARK], [-1, -1, SIDE, SIDE], [-1, -1])
     assert dict(zip(VERSION_2, expected, strict=True)) == {name: shapes[name] for name in VERSION_2}
 
 
@@ -293,7 +293,9 @@ def test_tensors_of_marks(marked_server: Running, images: np.ndarray, binary: bo
     assert (2, 3, SIDE, SIDE) == maps.shape
     if binary:
         assert [[False, False, True], [False] * 3] == np.isnan(maps).all(axis=(2, 3)).tolist()
-    assert ((2, 3), (2,), (2,), (2, NO_MARK)) == tuple(result.as_numpy(name).shape for name in VERSION_2[:4])
+    assert ((2, 3), (2,), (2,), (2,), (2, NO_MARK)) == tuple(result.as_numpy(name).shape for name in VERSION_2[:5])
+    # The tiny model's quantiles are 0 and 1, so that each score is its own.
+    np.testing.assert_allclose(result.as_numpy("novelty_quantile"), result.as_numpy("novelty"), rtol=1e-6)
     assert (result.as_numpy("novelty") <= 0.9).tolist() == result.as_numpy("known").tolist()
     assert np.bool_ == result.as_numpy("known").dtype
     np.testing.assert_allclose(np.ones(2), np.linalg.norm(result.as_numpy("embedding"), axis=1), rtol=1e-4)
