@@ -119,13 +119,13 @@ def _names(expression: str) -> set[str]:
 def test_alerts_read_metrics_that_exist(alerts: dict[str, str], exposed: set[str]) -> None:
     """Each metric of an alert is exposed by the service, or is of a GPU."""
     read = {name for expression in alerts.values() for name in _names(expression)}
-    assert read - exposed - GPU_METRICS - NOVELTY_METRICS == set()
+    assert read - exposed - GPU_METRICS == set()
 
 
 def test_dashboard_reads_metrics_that_exist(panels: dict[str, list[str]], exposed: set[str]) -> None:
     """Each metric of the dashboard is exposed by the service, or is of a GPU."""
     read = {name for queries in panels.values() for query in queries for name in _names(query)}
-    assert read - exposed - GPU_METRICS - NOVELTY_METRICS == set()
+    assert read - exposed - GPU_METRICS == set()
 
 
 def test_novelty_is_exposed_by_these_names() -> None:
@@ -228,7 +228,7 @@ def test_real_prometheus_answers_every_query_of_the_dashboard(
     panels: dict[str, list[str]], address: str, scraped: str, bird: Path, wait: Callable[..., None]
 ) -> None:
     """After some traffic no panel is empty: names, labels and functions all fit what the service exposes."""
-    absent = GPU_METRICS | NOVELTY_METRICS
+    absent = GPU_METRICS
     queries = [query for of_panel in panels.values() for query in of_panel if not _names(query) & absent]
     unanswered = list(queries)
 
