@@ -1,16 +1,56 @@
 """Pictures to files: PNG, WebP and JPEG, and their size limits."""
 
 import io
+import struct
+import zlib
 
+import numpy as np
+from isal import isal_zlib
 from PIL import Image
 
-from service.drawing.maps import Placement
+from service.drawing.maps import STRIP_PIXELS, UNSEEN, Floats, Placement, strip_indices
 from service.drawing.png import write_png
 from service.errors import InvalidOption, TooManyPixels
 
 MAX_SIDE = {"image/webp": 16383, "image/jpeg": 65535, "image/png": 65535}
 MAX_DRAWN_PIXELS = 25_000_000
 """Larger originals are classified, but their picture needs a `size`."""
+_PNG_UP = 2
+"""PNG's filter type for differences to the row above."""
+
+
+def rgba_png(grid: Floats, placement: Placement, palette: bytes) -> bytes:
+    """Return an RGBA PNG of a map, written strip by strip: the whole layer would take four bytes a pixel.
+
+    Rows are stored as differences to the row above, which are nearly all zero in an enlarged map.
+    """
+    colours = np.full((256, 4), 255, np.uint8)
+    colours[:, :3] = np.frombuffer(palette, np.uint8).reshape(256, 3)
+    colours[UNSEEN] = 0
+    table = colours.view(np.uint32)[:, 0]
+    width, height = placement.width, placement.height
+    left, top, right, bottom = placement.inside
+    above = np.zeros(4 * width, np.uint8)
+    packer, packed = isal_zlib.compressobj(1), []
+    rows = max(1, STRIP_PIXELS // 4 // width)
+    for start in range(0, height, rows):
+        stop = min(start + rows, height)
+        indices = np.full((stop - start, width), UNSEEN, np.uint8)
+        first, last = max(start, top), min(stop, bottom)
+        if first < last:
+            seen = strip_indices(grid, placement, (left, first, right, last))
+            indices[first - start : last - start, left:right] = np.asarray(seen)
+        pixels = table[indices].view(np.uint8).reshape(stop - start, 4 * width)
+        filtered = np.full((stop - start, 1 + 4 * width), _PNG_UP, np.uint8)
+        filtered[0, 1:] = pixels[0] - above
+        filtered[1:, 1:] = pixels[1:] - pixels[:-1]
+        above = pixels[-1]
+        packed.append(packer.compress(filtered.data))
+    head = struct.pack(">LLBBBBB", width, height, 8, 6, 0, 0, 0)
+    chunks = ((b"IHDR", head), (b"IDAT", b"".join([*packed, packer.flush()])), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">L", len(body)) + kind + body + struct.pack(">L", zlib.crc32(kind + body)) for kind, body in chunks
+    )
 
 
 def check_size(placement: Placement, media_type: str) -> None:

@@ -10,8 +10,8 @@ import numpy.typing as npt
 from model.contract.geometry import Resize
 from model.contract.placing import Centres
 from model.photo.decode import DecodedImage
-from service.drawing.encode import check_size, encode
-from service.drawing.maps import Floats, Placement, ScaledMap, heatmap, scale_map
+from service.drawing.encode import check_size, encode, rgba_png
+from service.drawing.maps import Floats, Placement, ScaledMap, heatmap, palette_of, scale_map
 from service.drawing.overlay import overlay, picture
 from service.drawing.panel import panel
 from service.errors import InvalidOption
@@ -89,7 +89,7 @@ def render_view(
 def render_layer(
     scaled: ScaledMap, resize: Resize, width: int, height: int, *, colormap: str = "turbo", size: int | None = None
 ) -> str:
-    """Return a map as a data URL: a palette PNG of the original's sides, transparent outside the network's crop.
+    """Return a map as a data URL: an RGBA PNG of the original's sides, transparent outside the network's crop.
 
     Args:
         scaled: the map, ready for display.
@@ -105,7 +105,7 @@ def render_layer(
     """
     placement = Placement.on(resize, width, height, size)
     check_size(placement, "image/png")
-    layer = encode(heatmap(scaled, placement, colormap), "image/png")
+    layer = rgba_png(scaled.grid, placement, palette_of(colormap))
     return "data:image/png;base64," + base64.b64encode(layer).decode("ascii")
 
 
@@ -114,7 +114,7 @@ class MapLayer:
     """One map as a layer over the image.
 
     Attributes:
-        png: data URL of a picture in the size of the image, transparent where the network did not look.
+        png: data URL of an RGBA picture in the size of the image.
         values: raw, (h, w).
         scaled: what the colours show.
     """

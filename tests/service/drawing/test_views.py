@@ -38,14 +38,14 @@ def test_every_view_in_every_type(view: View, media_type: str, size: tuple[int, 
         assert "P" == image.mode
 
 
-def test_layer_is_a_data_url() -> None:
+def test_layer_is_an_rgba_data_url() -> None:
     """A layer is opaque inside the network's crop, transparent elsewhere, in the original's size."""
     url = render_layer(scale_map(peak(3, 3), RESIZE.crop), RESIZE, 640, 480)
     head, _, body = url.partition(",")
     assert "data:image/png;base64" == head
     layer = Image.open(io.BytesIO(base64.b64decode(body)))
-    assert ("P", (640, 480)) == (layer.mode, layer.size)
-    alpha = np.asarray(layer.convert("RGBA"))[:, :, 3]
+    assert ("RGBA", (640, 480)) == (layer.mode, layer.size)
+    alpha = np.asarray(layer)[:, :, 3]
     assert {0, 255} == set(np.unique(alpha).tolist())
     assert (255, 0) == (alpha[240, 320], alpha[0, 0])
 

@@ -57,7 +57,7 @@ def test_one_mark_with_its_map(marked_client: httpx.Client, spotted: bytes, name
     assert (0, 7) == np.unravel_index(values.argmax(), values.shape)
     assert (pytest.approx(1, abs=1e-4), pytest.approx(values.max())) == (values.sum(), mark["max"])
     with Image.open(io.BytesIO(base64.b64decode(mark["png"].partition(",")[2]))) as layer:
-        assert ("P", (160, 80)) == (layer.mode, layer.size)
+        assert ("RGBA", (160, 80)) == (layer.mode, layer.size)
 
 
 def test_a_mark_by_rank(marked_client: httpx.Client, spotted: bytes) -> None:

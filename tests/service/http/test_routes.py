@@ -181,7 +181,7 @@ def test_explain_json(client: httpx.Client, red_png: bytes) -> None:
     header, _, data = result.gradcam.png.partition(",")
     assert "data:image/png;base64" == header
     with Image.open(io.BytesIO(base64.b64decode(data))) as layer:
-        assert ("P", (12, 10)) == (layer.mode, layer.size)
+        assert ("RGBA", (12, 10)) == (layer.mode, layer.size)
 
 
 def test_explain_versus(client: httpx.Client, red_png: bytes) -> None:
