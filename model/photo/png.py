@@ -18,7 +18,7 @@ from model.photo.errors import UndecodablePhoto
 MAX_CHUNKS = 200_000
 """Of one file; each costs time, even where it is skipped."""
 
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _ANCILLARY = 0x20
 """The bit of a chunk's first letter by which a reader may skip it."""
 _DRAWN = (b"tRNS", b"eXIf")
@@ -69,8 +69,8 @@ def read_drawing(data: bytes) -> Drawing:
     Raises:
         UndecodablePhoto: too many chunks.
     """
-    kept: list[memoryview | bytes] = [_SIGNATURE]
-    profile, has_pixels, end = None, False, len(_SIGNATURE)
+    kept: list[memoryview | bytes] = [SIGNATURE]
+    profile, has_pixels, end = None, False, len(SIGNATURE)
     animation = _Animation()
     for chunk in _chunks(data):
         end += len(chunk.whole)
@@ -83,13 +83,13 @@ def read_drawing(data: bytes) -> Drawing:
     kept.append(memoryview(data)[end:])  # cut off or broken: as Pillow finds it
     frame = animation.frame
     if frame is not None:
-        kept = [_SIGNATURE, *animation.first_frame()]
+        kept = [SIGNATURE, *animation.first_frame()]
     return Drawing(b"".join(kept), profile or b"", frame)
 
 
 def _chunks(data: bytes) -> Iterator[_Chunk]:
     """Yield the complete chunks up to the end or to the first invalid one."""
-    view, at = memoryview(data), len(_SIGNATURE)
+    view, at = memoryview(data), len(SIGNATURE)
     for _ in range(MAX_CHUNKS):
         head = data[at : at + 8]
         end = at + 12 + int.from_bytes(head[:4], "big")
@@ -160,9 +160,10 @@ class _Animation:
         """Return the chunks of a PNG that is the first frame."""
         assert self._header is not None and self._control is not None, "asked after `frame`"  # noqa: S101, PT018
         header = self._control[4:12] + bytes(self._header.body[8:])
-        pixels = [_framed(b"IDAT", bytes(part)) for part in self._pixels]
-        return [_framed(b"IHDR", header), *self._before, *pixels, _framed(b"IEND", b"")]
+        pixels = [framed(b"IDAT", bytes(part)) for part in self._pixels]
+        return [framed(b"IHDR", header), *self._before, *pixels, framed(b"IEND", b"")]
 
 
-def _framed(kind: bytes, body: bytes) -> bytes:
+def framed(kind: bytes, body: bytes) -> bytes:
+    """Return a chunk: length, kind, body, checksum."""
     return struct.pack(">L", len(body)) + kind + body + struct.pack(">L", zlib.crc32(kind + body))

@@ -5,9 +5,11 @@ import struct
 import zlib
 
 import numpy as np
+from isal import isal_zlib
 from PIL import Image
 
 from service.drawing.maps import STRIP_PIXELS, UNSEEN, Floats, Placement, strip_indices
+from service.drawing.png import write_png
 from service.errors import InvalidOption, TooManyPixels
 
 MAX_SIDE = {"image/webp": 16383, "image/jpeg": 65535, "image/png": 65535}
@@ -29,7 +31,7 @@ def rgba_png(grid: Floats, placement: Placement, palette: bytes) -> bytes:
     width, height = placement.width, placement.height
     left, top, right, bottom = placement.inside
     above = np.zeros(4 * width, np.uint8)
-    packer, packed = zlib.compressobj(1), []
+    packer, packed = isal_zlib.compressobj(1), []
     rows = max(1, STRIP_PIXELS // 4 // width)
     for start in range(0, height, rows):
         stop = min(start + rows, height)
@@ -72,15 +74,15 @@ def encode(image: Image.Image, media_type: str) -> bytes:
     """Return the picture's file.
 
     Args:
-        image: RGB, RGBA or palette.
+        image: RGB or palette.
         media_type: `image/png`, `image/webp` or `image/jpeg`.
     """
-    stream = io.BytesIO()
     if media_type == "image/png":
-        # Level 1: a third of the default's time, a tenth more bytes.
-        image.save(stream, "PNG", compress_level=1)
-    elif media_type == "image/webp":
-        (image.convert("RGBA") if image.mode == "P" else image).save(stream, "WEBP", quality=85, method=1)
+        return write_png(image)
+    stream = io.BytesIO()
+    if media_type == "image/webp":
+        # Method 0: 0.85 of the time of 1, a tenth more bytes, equal quality. Lossless takes 7 times the bytes.
+        (image.convert("RGBA") if image.mode == "P" else image).save(stream, "WEBP", quality=85, method=0)
     elif media_type == "image/jpeg":
         image.convert("RGB").save(stream, "JPEG", quality=88)
     else:
