@@ -3,17 +3,27 @@
 
 import * as feedback from "./feedback.js";
 import { entries, evidenceWords, missingWords, places, sentence } from "./marks.js";
+import { number, percent } from "./numbers.js";
 import { tiles } from "./plates.js";
+import { call, isPassing, Problem, similar } from "./requests.js";
+import { csv, curl, json } from "./results.js";
+import { prepared } from "./shrink.js";
+import { inTwoColours, valueAt, valuesOf } from "./values.js";
 import { COVERAGE, kicker, shortList, twoToContrast } from "./verdict.js";
+import { zoomable } from "./zoom.js";
 
 const LAYER_SIDE = 896; // longer side of the requested maps, pixels: enough for the screen, cheap to send
 const AT_ONCE = 2; // photos under way at the same time
-const RETRIES = 4; // of a busy service
 const MARKS = 5; // most field marks of a photo
 
 const $ = (id) => document.getElementById(id);
-const photos = []; // {file, url, question, result, problem, controller, pinned: name of the mark whose map stays}
+// {file, url, question, result, problem, controller, pinned: name of the mark whose map stays, sent: what is sent of it
+// with a word on it, answered: the question of the result, options: what the controls said then, typed and refused: of
+// the last question, retry: seconds until a busy service is asked again}
+const photos = [];
 let current = null;
+let models = []; // as the service lists them
+let model = null; // that answers; the one picked, else the service's choice
 let labels = [];
 let hasMarks = false; // whether the model names field marks
 let hasSets = false; // whether it can give a short list of classes
@@ -24,71 +34,78 @@ let loaded; // settles once the model is known
 
 // ── talking to the service ──────────────────────────────────────────────────────────────────────────────────────────
 
-class Problem extends Error {
-  constructor(document, status) {
-    super(document.detail || document.title || `The service answered ${status}.`);
-    this.document = document;
-    this.status = status;
-  }
+// What the controls say beside the question; an empty one is left to the service.
+function options() {
+  const [name, version] = $("model-pick").value ? JSON.parse($("model-pick").value) : [];
+  const said = { colormap: $("colormap").value, model: name, version, layer: $("layer-pick").value, prior: $("prior").value };
+  return Object.fromEntries(Object.entries(said).filter(([, value]) => value));
 }
 
-const wait = (seconds) => new Promise((done) => setTimeout(done, seconds * 1000));
-
-function headers(accept) {
-  const key = sessionStorage.getItem("fieldmark-key");
-  return key ? { Accept: accept, "X-API-Key": key } : { Accept: accept };
+function queryOf({ target, versus }, extra) {
+  return new URLSearchParams({ target, ...(versus ? { versus } : {}), ...options(), ...extra });
 }
 
-async function call(path, options, accept) {
-  for (let attempt = 0; ; attempt += 1) {
-    let response;
-    try {
-      response = await fetch(path, { ...options, headers: { ...headers(accept), ...options.headers } });
-    } catch (error) {
-      if (error.name === "AbortError") throw error;
-      throw new Problem({ title: "The service cannot be reached", detail: "Is it still running? Try again in a moment." }, 0);
-    }
-    if (response.ok) return response;
-    const busy = response.status === 429 || response.status === 503;
-    if (busy && attempt < (options.retries ?? RETRIES)) {
-      await wait(Math.min(Number(response.headers.get("Retry-After")) || 1, 10));
-      continue;
-    }
-    throw new Problem(await response.json().catch(() => ({})), response.status);
-  }
-}
-
-function explainRequest(photo, extra, accept) {
-  const { target, versus } = photo.question;
-  const query = new URLSearchParams({ target, colormap: $("colormap").value, ...extra });
-  if (versus) query.set("versus", versus);
+async function explainRequest(photo, extra, accept) {
+  const query = queryOf(photo.question, extra);
+  photo.sent ??= prepared(photo.file, photo.url);
+  const { file, words } = await photo.sent;
+  photo.words = words;
   const body = new FormData();
-  body.append("file", photo.file, photo.file.name || "pasted");
-  return call(`explain?${query}`, { method: "POST", body, signal: photo.controller.signal }, accept);
+  body.append("file", file, photo.file.name || "pasted");
+  const { signal } = photo.controller;
+  signal.throwIfAborted();
+  return call(`explain?${query}`, { method: "POST", body, signal, waiting: (seconds) => showWait(photo, seconds) }, accept);
 }
 
 async function loadModel() {
   try {
     const answer = await (await call("models", {}, "application/json")).json();
-    const list = Array.isArray(answer) ? answer : answer.models;
-    const model = list.find((one) => one.default) || list[0];
-    labels = model.labels;
-    $("labels").replaceChildren(...labels.map((label) => new Option(label, label)));
-    $("model").textContent = `${model.name} · ${labels.length} classes`;
-    $("knows").textContent =
-      (model.novelty
-        ? `The model knows ${labels.length} classes. It says where a picture is like none of them, and names the nearest. `
-        : `The model knows ${labels.length} classes, and gives one of them to any picture, even of something else. `) +
-      (model.licence ? `Its weights: ${model.licence}.` : "");
-    $("view-attention").hidden = model.has_attention === false;
-    hasMarks = Boolean(model.marks?.length);
-    hasSets = model.sets === true;
+    models = answer.models;
     collectsFeedback = answer.feedback === true;
-    $("about-marks").hidden = !hasMarks;
+    const names = models.map((one) => new Option(`${one.name}, version ${one.version}`, JSON.stringify([one.name, one.version])));
+    const picked = $("model-pick").value;
+    $("model-pick").replaceChildren(new Option("the service's choice", ""), ...names);
+    $("model-pick").value = names.some((one) => one.value === picked) ? picked : "";
+    $("model-box").hidden = models.length < 2;
+    adopt(models.find((one) => $("model-pick").value === JSON.stringify([one.name, one.version])) ?? models[0]);
     showPlates().catch(() => {}); // the page works without them
   } catch (error) {
     if (error instanceof Problem) showProblem(error);
   }
+}
+
+// Show what this model can do.
+function adopt(one) {
+  model = one;
+  labels = model.labels;
+  $("labels").replaceChildren(...labels.map((label) => new Option(label, label)));
+  $("model").textContent = `${model.name} version ${model.version} · ${labels.length} classes`;
+  $("knows").textContent =
+    (model.novelty
+      ? `The model knows ${labels.length} classes. It says where a picture is like none of them, and names the nearest. `
+      : `The model knows ${labels.length} classes, and gives one of them to any picture, even of something else. `) +
+    (model.licence ? `Its weights: ${model.licence}.` : "");
+  $("view-attention").hidden = model.has_attention === false;
+  hasMarks = Boolean(model.marks?.length);
+  hasSets = model.sets === true;
+  $("about-marks").hidden = !hasMarks;
+  const layers = model.layers.map(({ index, name }) => new Option(index ? name : `${name} (last)`, index ? name : ""));
+  $("layer-pick").replaceChildren(...layers);
+  $("layer-box").hidden = layers.length < 2;
+  const priors = model.priors.map((name) => new Option(name, name));
+  const prior = $("prior").value;
+  $("prior").replaceChildren(new Option("all alike", ""), ...priors);
+  $("prior").value = model.priors.includes(prior) ? prior : "";
+  $("prior-box").hidden = !priors.length;
+}
+
+// Another model than the one that was listed first may answer: one is the operator's default, or was put in since.
+async function adoptAnswering({ name, version }) {
+  const isIt = (one) => one.name === name && String(one.version) === String(version);
+  if (!model || isIt(model)) return;
+  if (!models.some(isIt)) await loadModel();
+  const found = models.find(isIt);
+  if (found && !isIt(model)) adopt(found);
 }
 
 async function showPlates() {
@@ -109,16 +126,38 @@ async function takePlate({ picture }) {
 // ── photos ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 function add(files) {
-  const images = [...files].filter((file) => file.size > 0);
-  if (!images.length) return;
   const first = photos.length;
-  for (const file of images) {
-    photos.push({ file, url: URL.createObjectURL(file), question: { target: "rank:1", versus: "" }, waiting: true });
+  for (const file of files) {
+    const photo = { file, url: URL.createObjectURL(file), question: { target: "rank:1", versus: "" }, waiting: file.size > 0 };
+    const name = file.name ? `“${file.name}”` : "It";
+    if (!file.size) photo.problem = new Problem({ title: "The file is empty", detail: `${name} holds no bytes, so there is no photo in it.` }, 400);
+    photos.push(photo);
   }
+  if (photos.length === first) return;
   document.body.classList.add("has-photos");
   select(photos[first]);
   drawStrip();
   next();
+}
+
+function remove(photo) {
+  const place = photos.indexOf(photo);
+  photos.splice(place, 1);
+  photo.waiting = false;
+  photo.controller?.abort();
+  for (const url of new Set([photo.url, photo.shown])) if (url) URL.revokeObjectURL(url);
+  const name = photo.file.name || "The photo";
+  if (photos.length) {
+    select(photos[Math.min(place, photos.length - 1)]);
+    drawStrip();
+    ($("strip").children[photos.indexOf(current)]?.firstChild ?? $("remove")).focus();
+  } else {
+    current = null;
+    document.body.classList.remove("has-photos");
+    $("files").focus();
+    for (const id of ["result", "tools", "strip", "problem"]) $(id).hidden = true;
+  }
+  $("live").textContent = `${name} is removed.`;
 }
 
 function next() {
@@ -135,17 +174,25 @@ async function run(photo) {
   const controller = new AbortController();
   photo.controller = controller;
   photo.busy = true;
+  photo.problem = photo.refused = null;
   running += 1;
   if (photo === current) draw();
   try {
     await loaded;
     controller.signal.throwIfAborted(); // another question came meanwhile, and its run asks for both
+    const asked = { ...photo.question };
+    const said = options();
     const response = await explainInFull(photo);
-    photo.result = await response.json();
+    const result = await response.json();
+    controller.signal.throwIfAborted();
+    photo.result = result;
     photo.timing = response.headers.get("Server-Timing") || "";
-    photo.problem = null;
+    photo.answered = asked;
+    photo.options = said;
+    photo.typed = null;
+    await adoptAnswering(photo.result.model);
   } catch (error) {
-    if (error.name !== "AbortError") photo.problem = error;
+    if (error.name !== "AbortError") fail(photo, error, controller);
   } finally {
     running -= 1;
     if (photo.controller === controller) photo.busy = false;
@@ -156,6 +203,31 @@ async function run(photo) {
     drawStrip();
     next();
   }
+}
+
+// A question that cannot be answered leaves the photo the answer that it has.
+function fail(photo, error, controller) {
+  if (photo.controller !== controller) return;
+  if (photo.result && error.status === 422) {
+    photo.refused = refusal(error, photo.typed);
+    photo.question = { ...photo.answered };
+  } else photo.problem = error;
+}
+
+function refusal(error, typed) {
+  if (error.document?.code !== "unknown_class" || !typed) return error.message + similar(error);
+  const isKnown = (word) => labels.some((label) => label.toLowerCase() === word.toLowerCase());
+  const unknown = [typed.target, typed.versus].filter((word) => word && !isKnown(word));
+  return `No class is called ${unknown.map((word) => `“${word}”`).join(" or ")}.${similar(error)}`;
+}
+
+function showWait(photo, seconds) {
+  const first = !photo.retry && seconds;
+  photo.retry = seconds;
+  if (photo !== current) return;
+  $("wait").hidden = !seconds;
+  $("wait").textContent = seconds ? `The service is busy; trying again in ${seconds} s.` : "";
+  if (first) $("live").textContent = $("wait").textContent;
 }
 
 async function explainInFull(photo) {
@@ -172,12 +244,26 @@ async function explainInFull(photo) {
   }
 }
 
-function ask(question) {
+function ask(question, typed = null) {
   if (!current) return;
+  if (!current.file.size) return;
   current.question = { ...current.question, ...question };
+  current.typed = typed;
   if (question.target) current.pinned = pointed = null;
   current.waiting = true;
   run(current);
+}
+
+// All photos are asked about anew: another model, or another prior.
+function askAll() {
+  for (const photo of photos) {
+    if (!photo.file.size) continue;
+    photo.question = { target: "rank:1", versus: "" };
+    photo.typed = photo.pinned = null;
+    photo.waiting = true;
+  }
+  if (current?.waiting) run(current);
+  next();
 }
 
 function select(photo) {
@@ -186,6 +272,8 @@ function select(photo) {
   feedback.close();
   showPhoto(photo);
   draw();
+  const changed = photo.result && JSON.stringify(photo.options) !== JSON.stringify(options());
+  if (changed && !photo.busy) ask({}); // colours or layer were changed while another was shown
 }
 
 async function showPhoto(photo) {
@@ -193,24 +281,24 @@ async function showPhoto(photo) {
   image.alt = photo.file.name ? `Your photo ${photo.file.name}` : "Your photo";
   image.onload = () => fitStage(image.naturalWidth, image.naturalHeight);
   image.onerror = () => showServersView(photo);
-  image.src = photo.shown || photo.url;
+  image.src = $("photo-beside").src = photo.shown || photo.url;
+  zoom.reset();
 }
 
 // Small photos are enlarged, tall ones end above the fold.
 function fitStage(width, height) {
-  $("stage").style.aspectRatio = `${width} / ${height}`;
-  $("stage").style.width = `min(100%, max(60vh, 18rem) * ${width / height})`;
+  $("stage").style.setProperty("--ratio", width / height);
 }
 
 // Browsers cannot show every format the service reads (TIFF, HEIC): then the service's own picture stands in.
 async function showServersView(photo) {
-  if (photo.shown || photo.problem) return;
+  if (photo.shown || photo.problem || !photo.file.size) return;
   photo.shown = photo.url;
   try {
     const request = { ...photo, question: { target: "rank:1" }, controller: new AbortController() };
     const response = await explainRequest(request, { view: "overlay", opacity: 0, size: LAYER_SIDE }, "image/webp");
     photo.shown = URL.createObjectURL(await response.blob());
-    if (photo === current) $("photo").src = photo.shown;
+    if (photo === current) $("photo").src = $("photo-beside").src = photo.shown;
     drawStrip();
   } catch {
     // The answer describes the error.
@@ -219,8 +307,6 @@ async function showServersView(photo) {
 
 // ── drawing ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-const percent = (share) => `${(100 * share).toFixed(share < 0.1 ? 1 : 0)}%`;
-const number = (value) => (value === 0 ? "0" : Number(value.toPrecision(3)).toString());
 const view = () => document.querySelector("input[name=view]:checked").value;
 
 function element(tag, properties = {}, ...children) {
@@ -230,13 +316,18 @@ function element(tag, properties = {}, ...children) {
 }
 
 function draw() {
-  const { result, problem, busy } = current;
+  const { result, problem, busy, retry } = current;
+  $("tools").hidden = false;
+  for (const id of ["curl", "csv", "json"]) $(id).disabled = id === "curl" ? !result : !photos.some((one) => one.result || one.problem);
+  showWait(current, busy ? retry : 0);
   $("result").hidden = !result && Boolean(problem);
   $("busy").hidden = !busy;
   $("result").setAttribute("aria-busy", String(Boolean(busy)));
   if (problem) showProblem(problem);
   else $("problem").hidden = true;
   drawAnswer(result);
+  $("photo-words").textContent = (result && current.words) || "";
+  $("photo-words").hidden = !$("photo-words").textContent;
   drawMarks(result);
   drawLayer();
   feedback.draw(current, collectsFeedback);
@@ -264,13 +355,18 @@ function drawAnswer(result) {
   $("short-contrast").hidden = !two;
   $("short-contrast").textContent = two ? `Why ${two[0]} and not ${two[1]}?` : "";
   $("bars").replaceChildren(...result.predictions.map((one) => bar(one, result)));
-  $("target").value = result.target.label;
-  $("versus").value = result.versus ? result.versus.label : "";
+  const { typed, refused } = current; // a word that is not understood stays, to be corrected
+  $("target").value = typed ? typed.target : result.target.label;
+  $("versus").value = typed ? typed.versus : result.versus?.label ?? "";
+  $("versus-note").textContent = refused ?? "";
+  $("versus-note").hidden = !refused;
+  for (const id of ["target", "versus"]) $(id).setAttribute("aria-invalid", String(Boolean(refused && typed?.[id])));
   $("versus").placeholder = rival(result, result.target.label);
   $("clear").hidden = !result.versus;
   const time = current.timing.match(/total;dur=([\d.]+)/) || current.timing.match(/infer;dur=([\d.]+)/);
   $("facts").textContent =
-    `${result.width} × ${result.height} pixels · model ${result.model.name} version ${result.model.version}` +
+    `${current.file.name ? `${current.file.name} · ` : ""}${result.width} × ${result.height} pixels · ` +
+    `model ${result.model.name} version ${result.model.version} · layer ${result.layer}${result.prior ? ` · ${result.prior}` : ""}` +
     (time ? ` · ${Math.round(Number(time[1]))} ms in the ${current.timing.includes("total;") ? "service" : "model"}` : "");
 }
 
@@ -334,32 +430,125 @@ function bar(one, result) {
 }
 
 function drawLayer() {
+  if (!current) return;
   const { result } = current;
   const versus = result?.versus;
-  $("view-versus").hidden = !versus;
-  if (!versus && view() === "gradcam_versus") document.querySelector("input[value=gradcam]").checked = true;
+  for (const name of ["gradcam_versus", "both", "beside"]) $(`view-${name}`).hidden = !versus;
+  if (!versus && document.querySelector(`#view-${view()}`)?.hidden) document.querySelector("input[value=gradcam]").checked = true;
   const attentionButton = document.querySelector("input[value=attention]");
   attentionButton.disabled = Boolean(result) && !result.attention;
   const shown = view();
   const mark = shownMark(result);
-  const map = mark ? mark.map : shown === "photo" ? null : result?.[shown];
+  const maps = mark ? [mark.map].filter(Boolean) : mapsOf(current, shown);
   for (const one of [...$("marks").querySelectorAll("button"), ...$("places").children]) {
     one.classList.toggle("shown", one.dataset.mark === mark?.name);
     if (one.type) one.setAttribute("aria-pressed", String(one.dataset.mark === current.pinned));
   }
+  const beside = shown === "beside" && !mark && maps.length === 2;
+  $("stage").classList.toggle("beside", beside);
+  $("second").hidden = $("tag").hidden = !beside;
+  const both = shown === "both" && !mark;
+  const map = both ? result.both : maps[0];
   $("layer").hidden = !map;
-  $("scale").hidden = !map;
+  $("scale").hidden = !map || beside;
   if (map) {
     $("layer").src = map.png;
-    $("layer").style.opacity = $("opacity").value / 100;
-    $("scale-min").textContent = number(map.min);
-    $("scale-max").textContent = number(map.max);
-    $("ramp").dataset.map = $("colormap").value;
+    showOpacity();
+    $("scale-min").textContent = both ? `${number(map.most)} for ${versus.label}` : number(map.min);
+    $("scale-max").textContent = both ? `${number(map.most)} for ${result.target.label}` : number(map.max);
+    $("ramp").dataset.map = both ? "both" : current.options.colormap;
+  }
+  if (beside) {
+    $("layer-beside").src = maps[1].png;
+    $("tag").textContent = sideOf(result.target, maps[0]);
+    $("tag-beside").textContent = sideOf(versus, maps[1]);
   }
   $("caption").textContent = mark ? describeMark(mark) : result ? describe(shown, result) : "";
-  const note = mark ? null : map?.note; // the caption says what a mark's map does not show
+  const note = mark || both || beside ? null : map?.note; // the caption says what a mark's map does not show
   $("note").textContent = note ? explainNote(note, shown, result) : "";
   $("note").hidden = !note;
+}
+
+const sideOf = ({ label, probability }, map) => `${label}, ${percent(probability)}. Evidence up to ${number(map.max)}.`;
+
+// The maps of a view. What a view needs besides the answer is fetched or computed when it is first shown.
+function mapsOf(photo, shown) {
+  const { result } = photo;
+  if (!result || shown === "photo") return [];
+  if (shown === "both") {
+    if (!result.both) later(photo, async () => { result.both = await inTwoColours(result.gradcam, result.gradcam_versus, photo.options.colormap); });
+    return [result.gradcam, result.gradcam_versus];
+  }
+  if (shown === "beside") {
+    if (!result.beside) later(photo, async () => { result.beside = await ownMaps(photo, result); });
+    return result.beside ?? [];
+  }
+  return result[shown] ? [result[shown]] : [];
+}
+
+async function later(photo, work) {
+  if (photo.working) return;
+  photo.working = true;
+  $("busy").hidden = false;
+  try {
+    await work();
+  } catch (error) {
+    if (error instanceof Problem) showProblem(error);
+    document.querySelector("input[value=gradcam]").checked = true;
+  } finally {
+    photo.working = false;
+    if (photo === current) {
+      $("busy").hidden = !photo.busy;
+      drawLayer();
+    }
+  }
+}
+
+// Each class's own map: what speaks for both of two is in neither contrast.
+async function ownMaps(photo, { target, versus }) {
+  const maps = [];
+  for (const { index } of [target, versus]) {
+    const asked = { ...photo, question: { target: `class:${index}`, versus: "" } };
+    const response = await explainRequest(asked, { top_k: 1, size: LAYER_SIDE }, "application/json");
+    maps.push((await response.json()).gradcam);
+  }
+  return maps;
+}
+
+// The value under the pointer, in words; spoken only to who points by key.
+let asking = 0;
+async function showValue(x, y, byKey) {
+  const turn = (asking += 1);
+  const photo = current;
+  const { result } = photo ?? {};
+  if (x === undefined || !result) {
+    $("value").textContent = "";
+    return;
+  }
+  const mark = shownMark(result);
+  const shown = view();
+  const maps = mark ? [mark.map].filter(Boolean) : mapsOf(photo, shown);
+  const read = await Promise.all(maps.map((map) => valuesOf(map, photo.options.colormap)));
+  if (turn !== asking || photo !== current) return;
+  const values = read.map((one) => valueAt(one, x, y));
+  $("value").textContent = valueWords(values, shown, mark, result);
+  if (byKey) $("live").textContent = $("value").textContent;
+}
+
+function valueWords(values, shown, mark, { target, versus }) {
+  if (!values.length) return "";
+  if (values.some(Number.isNaN)) return "Here: beyond what the model looks at";
+  if (mark || values.length === 1) return `Here: ${number(values[0])}`;
+  const [one, other] = values;
+  if (shown === "beside") return `Here: ${number(one)} for ${target.label}, ${number(other)} for ${versus.label}`;
+  if (one === other) return "Here: nothing for either";
+  return one > other ? `Here: ${number(one - other)} for ${target.label}` : `Here: ${number(other - one)} for ${versus.label}`;
+}
+
+function showOpacity() {
+  const share = $("opacity").value / 100;
+  const shown = view() === "both" ? share ** (1 / 3) : share; // the two colours fade by themselves where there is little
+  $("layer").style.opacity = $("layer-beside").style.opacity = shown;
 }
 
 function describeMark(mark) {
@@ -370,6 +559,8 @@ function describeMark(mark) {
 function describe(shown, { target, versus }) {
   if (shown === "photo") return "Your photo";
   if (shown === "attention") return "Where the network looks before it decides";
+  if (shown === "both") return `Orange: what speaks for ${target.label} rather than ${versus.label}; blue: the reverse`;
+  if (shown === "beside") return "What speaks for each of the two classes, in its own scale";
   if (!versus) return `What speaks for ${target.label} (${percent(target.probability)})`;
   const [this_, that] = shown === "gradcam" ? [target, versus] : [versus, target];
   return `What speaks for ${this_.label} rather than ${that.label}`;
@@ -394,13 +585,15 @@ function drawStrip() {
     const unlike = photo.result?.known === false;
     const text = photo.problem ? "Problem" : unlike ? "Like none" : best ? `${best.label} ${percent(best.probability)}` : "…";
     const label = element("span", { textContent: text, className: photo.problem ? "bad" : "" });
-    const button = element("button", { type: "button", title: photo.file.name }, picture, label);
+    const name = element("span", { textContent: photo.file.name, className: "file" });
+    const button = element("button", { type: "button" }, picture, label, name);
     button.setAttribute("aria-current", String(photo === current));
     button.addEventListener("click", () => {
       select(photo);
       drawStrip();
       $("strip").children[photos.indexOf(photo)].firstChild.focus();
     });
+    button.addEventListener("keydown", (event) => event.key === "Delete" && remove(photo));
     return element("li", {}, button);
   }));
 }
@@ -409,15 +602,15 @@ function showProblem(problem) {
   const { document: details, status } = problem;
   $("problem").hidden = false;
   $("problem-title").textContent = details?.title || "Something went wrong";
-  const nearest = details?.nearest?.length ? ` Similar: ${details.nearest.join(", ")}.` : "";
   const id = details?.request_id && status >= 500 ? ` (request ${details.request_id})` : "";
-  $("problem-detail").textContent = problem.message + nearest + id;
+  $("problem-detail").textContent = problem.message + similar(problem) + id;
   $("key-form").hidden = status !== 401;
+  $("again").hidden = !isPassing(problem) || !current;
 }
 
 function announce(photo) {
-  const { result, problem } = photo;
-  if (problem) return; // the alert speaks for itself
+  const { result, problem, refused } = photo;
+  if (problem || refused) return; // the alert speaks for itself
   if (!result) return;
   const best = result.predictions[0];
   const unlike = result.known === false ? $("kicker").textContent : "";
@@ -427,10 +620,12 @@ function announce(photo) {
 
 // ── what people do ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-$("files").addEventListener("change", (event) => {
-  add(event.target.files);
-  event.target.value = "";
-});
+for (const id of ["files", "camera"]) {
+  $(id).addEventListener("change", (event) => {
+    add([...event.target.files]); // emptying the field empties its own list
+    event.target.value = "";
+  });
+}
 document.addEventListener("paste", (event) => {
   if (event.clipboardData?.files.length) add(event.clipboardData.files);
 });
@@ -450,15 +645,26 @@ $("views").addEventListener("change", () => {
 });
 $("opacity").addEventListener("input", () => {
   $("opacity-value").textContent = `${$("opacity").value}%`;
-  $("layer").style.opacity = $("opacity").value / 100;
+  showOpacity();
 });
-$("colormap").addEventListener("change", () => ask({}));
+for (const id of ["colormap", "layer-pick"]) $(id).addEventListener("change", () => ask({}));
+$("prior").addEventListener("change", askAll);
+$("model-pick").addEventListener("change", () => {
+  const picked = models.find((one) => $("model-pick").value === JSON.stringify([one.name, one.version]));
+  adopt(picked ?? models[0]);
+  askAll();
+});
+const zoom = zoomable($("stage"), showValue);
+$("zoom-in").addEventListener("click", () => zoom.by(1.5));
+$("zoom-out").addEventListener("click", () => zoom.by(1 / 1.5));
+$("zoom-reset").addEventListener("click", () => zoom.reset());
 $("versus-form").addEventListener("submit", (event) => {
   event.preventDefault();
   const [target, versus] = [$("target").value.trim(), $("versus").value.trim()];
   document.querySelector("input[value=gradcam]").checked = true;
   if (!current?.result) return;
-  ask({ target: target || "rank:1", versus: versus || rival(current.result, target || current.result.predictions[0].label) });
+  const other = versus || rival(current.result, target || current.result.predictions[0].label);
+  ask({ target: target || "rank:1", versus: other }, { target, versus: other });
 });
 $("short-contrast").addEventListener("click", () => {
   const two = current?.result && twoToContrast(current.result);
@@ -476,15 +682,18 @@ feedback.prepare({
   announce: (text) => { $("live").textContent = text; },
 });
 $("clear").addEventListener("click", () => ask({ target: "rank:1", versus: "" }));
-async function save(button, options) {
+function download(blob, name) {
+  const link = element("a", { href: URL.createObjectURL(blob) });
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}
+async function save(button, extra) {
   const photo = current;
   button.disabled = true;
   try {
-    const response = await explainRequest(photo, options, "image/png");
-    const link = element("a", { href: URL.createObjectURL(await response.blob()) });
-    link.download = `fieldmark-${photo.result.target.label.replace(/\W+/g, "-")}.png`;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+    const response = await explainRequest(photo, extra, "image/png");
+    download(await response.blob(), `fieldmark-${photo.result.target.label.replace(/\W+/g, "-")}.png`);
   } catch (error) {
     showProblem(error);
   } finally {
@@ -496,6 +705,29 @@ $("save").addEventListener("click", (event) => {
   save(event.target, { view: "panel", opacity: $("opacity").value / 100, ...mark });
 });
 $("save-marks").addEventListener("click", (event) => save(event.target, { view: "marks" }));
+$("remove").addEventListener("click", () => remove(current));
+$("csv").addEventListener("click", () => download(new Blob([csv(photos)], { type: "text/csv" }), "fieldmark.csv"));
+$("json").addEventListener("click", () => download(new Blob([json(photos)], { type: "application/json" }), "fieldmark.json"));
+$("curl").addEventListener("click", async () => {
+  const extra = { top_k: 5, ...(hasMarks ? { marks: MARKS } : {}), ...(hasSets ? { coverage: COVERAGE } : {}) };
+  const address = new URL(`explain?${queryOf(current.question, extra)}`, document.baseURI);
+  const command = curl(address.href, current.file.name || "photo.png", sessionStorage.getItem("fieldmark-key"));
+  $("command").value = command;
+  $("command-box").hidden = false;
+  try {
+    await navigator.clipboard.writeText(command); // only where the page came over HTTPS or from this computer
+    $("command-words").textContent = "Copied. Run it where the photo lies:";
+  } catch {
+    $("command-words").textContent = "Copy this, and run it where the photo lies:";
+    $("command").select();
+  }
+  $("live").textContent = $("command-words").textContent;
+});
+$("again").addEventListener("click", () => {
+  if (!current) return;
+  current.waiting = true;
+  run(current);
+});
 $("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
   sessionStorage.setItem("fieldmark-key", $("key").value);
