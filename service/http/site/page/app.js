@@ -2,13 +2,13 @@
 // All addresses are relative, so that the page works behind a path prefix.
 
 import * as feedback from "./feedback.js";
-import { entries, evidenceWords, missingWords, places, sentence } from "./marks.js";
-import { number, percent } from "./numbers.js";
+import { connect, drawLayer, showOpacity, showValue, view } from "./layers.js";
+import { entries, missingWords, places, sentence } from "./marks.js";
+import { percent } from "./numbers.js";
 import { tiles } from "./plates.js";
 import { call, isPassing, Problem, similar } from "./requests.js";
 import { csv, curl, json } from "./results.js";
 import { prepared } from "./shrink.js";
-import { inTwoColours, valueAt, valuesOf } from "./values.js";
 import { COVERAGE, kicker, shortList, twoToContrast } from "./verdict.js";
 import { zoomable } from "./zoom.js";
 
@@ -307,7 +307,6 @@ async function showServersView(photo) {
 
 // ── drawing ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-const view = () => document.querySelector("input[name=view]:checked").value;
 
 function element(tag, properties = {}, ...children) {
   const made = Object.assign(document.createElement(tag), properties);
@@ -402,13 +401,6 @@ function pin(name) {
   $("live").textContent = `${$("caption").textContent}.`;
 }
 
-// The mark whose map is shown, with its map; null for none.
-function shownMark(result) {
-  const name = pointed ?? current.pinned;
-  const index = result?.marks?.findIndex((mark) => mark.name === name) ?? -1;
-  return index < 0 ? null : { ...result.marks[index], map: result.mark_maps[index] };
-}
-
 // The likeliest other class: the one most easily confused with it.
 function rival(result, label) {
   return result.predictions.find((one) => one.label !== label)?.label ?? "";
@@ -427,149 +419,6 @@ function bar(one, result) {
     requestAnimationFrame(() => $("bars").children[result.predictions.indexOf(one)]?.firstChild.focus());
   });
   return element("li", {}, button);
-}
-
-function drawLayer() {
-  if (!current) return;
-  const { result } = current;
-  const versus = result?.versus;
-  for (const name of ["gradcam_versus", "both", "beside"]) $(`view-${name}`).hidden = !versus;
-  if (!versus && document.querySelector(`#view-${view()}`)?.hidden) document.querySelector("input[value=gradcam]").checked = true;
-  const attentionButton = document.querySelector("input[value=attention]");
-  attentionButton.disabled = Boolean(result) && !result.attention;
-  const shown = view();
-  const mark = shownMark(result);
-  const maps = mark ? [mark.map].filter(Boolean) : mapsOf(current, shown);
-  for (const one of [...$("marks").querySelectorAll("button"), ...$("places").children]) {
-    one.classList.toggle("shown", one.dataset.mark === mark?.name);
-    if (one.type) one.setAttribute("aria-pressed", String(one.dataset.mark === current.pinned));
-  }
-  const beside = shown === "beside" && !mark && maps.length === 2;
-  $("stage").classList.toggle("beside", beside);
-  $("second").hidden = $("tag").hidden = !beside;
-  const both = shown === "both" && !mark;
-  const map = both ? result.both : maps[0];
-  $("layer").hidden = !map;
-  $("scale").hidden = !map || beside;
-  if (map) {
-    $("layer").src = map.png;
-    showOpacity();
-    $("scale-min").textContent = both ? `${number(map.most)} for ${versus.label}` : number(map.min);
-    $("scale-max").textContent = both ? `${number(map.most)} for ${result.target.label}` : number(map.max);
-    $("ramp").dataset.map = both ? "both" : current.options.colormap;
-  }
-  if (beside) {
-    $("layer-beside").src = maps[1].png;
-    $("tag").textContent = sideOf(result.target, maps[0]);
-    $("tag-beside").textContent = sideOf(versus, maps[1]);
-  }
-  $("caption").textContent = mark ? describeMark(mark) : result ? describe(shown, result) : "";
-  const note = mark || both || beside ? null : map?.note; // the caption says what a mark's map does not show
-  $("note").textContent = note ? explainNote(note, shown, result) : "";
-  $("note").hidden = !note;
-}
-
-const sideOf = ({ label, probability }, map) => `${label}, ${percent(probability)}. Evidence up to ${number(map.max)}.`;
-
-// The maps of a view. What a view needs besides the answer is fetched or computed when it is first shown.
-function mapsOf(photo, shown) {
-  const { result } = photo;
-  if (!result || shown === "photo") return [];
-  if (shown === "both") {
-    if (!result.both) later(photo, async () => { result.both = await inTwoColours(result.gradcam, result.gradcam_versus, photo.options.colormap); });
-    return [result.gradcam, result.gradcam_versus];
-  }
-  if (shown === "beside") {
-    if (!result.beside) later(photo, async () => { result.beside = await ownMaps(photo, result); });
-    return result.beside ?? [];
-  }
-  return result[shown] ? [result[shown]] : [];
-}
-
-async function later(photo, work) {
-  if (photo.working) return;
-  photo.working = true;
-  $("busy").hidden = false;
-  try {
-    await work();
-  } catch (error) {
-    if (error instanceof Problem) showProblem(error);
-    document.querySelector("input[value=gradcam]").checked = true;
-  } finally {
-    photo.working = false;
-    if (photo === current) {
-      $("busy").hidden = !photo.busy;
-      drawLayer();
-    }
-  }
-}
-
-// Each class's own map: what speaks for both of two is in neither contrast.
-async function ownMaps(photo, { target, versus }) {
-  const maps = [];
-  for (const { index } of [target, versus]) {
-    const asked = { ...photo, question: { target: `class:${index}`, versus: "" } };
-    const response = await explainRequest(asked, { top_k: 1, size: LAYER_SIDE }, "application/json");
-    maps.push((await response.json()).gradcam);
-  }
-  return maps;
-}
-
-// The value under the pointer, in words; spoken only to who points by key.
-let asking = 0;
-async function showValue(x, y, byKey) {
-  const turn = (asking += 1);
-  const photo = current;
-  const { result } = photo ?? {};
-  if (x === undefined || !result) {
-    $("value").textContent = "";
-    return;
-  }
-  const mark = shownMark(result);
-  const shown = view();
-  const maps = mark ? [mark.map].filter(Boolean) : mapsOf(photo, shown);
-  const read = await Promise.all(maps.map((map) => valuesOf(map, photo.options.colormap)));
-  if (turn !== asking || photo !== current) return;
-  const values = read.map((one) => valueAt(one, x, y));
-  $("value").textContent = valueWords(values, shown, mark, result);
-  if (byKey) $("live").textContent = $("value").textContent;
-}
-
-function valueWords(values, shown, mark, { target, versus }) {
-  if (!values.length) return "";
-  if (values.some(Number.isNaN)) return "Here: beyond what the model looks at";
-  if (mark || values.length === 1) return `Here: ${number(values[0])}`;
-  const [one, other] = values;
-  if (shown === "beside") return `Here: ${number(one)} for ${target.label}, ${number(other)} for ${versus.label}`;
-  if (one === other) return "Here: nothing for either";
-  return one > other ? `Here: ${number(one - other)} for ${target.label}` : `Here: ${number(other - one)} for ${versus.label}`;
-}
-
-function showOpacity() {
-  const share = $("opacity").value / 100;
-  const shown = view() === "both" ? share ** (1 / 3) : share; // the two colours fade by themselves where there is little
-  $("layer").style.opacity = $("layer-beside").style.opacity = shown;
-}
-
-function describeMark(mark) {
-  const evidence = evidenceWords(mark);
-  return `Where “${mark.name}” is read${evidence ? `: ${evidence}` : ""}`;
-}
-
-function describe(shown, { target, versus }) {
-  if (shown === "photo") return "Your photo";
-  if (shown === "attention") return "Where the network looks before it decides";
-  if (shown === "both") return `Orange: what speaks for ${target.label} rather than ${versus.label}; blue: the reverse`;
-  if (shown === "beside") return "What speaks for each of the two classes, in its own scale";
-  if (!versus) return `What speaks for ${target.label} (${percent(target.probability)})`;
-  const [this_, that] = shown === "gradcam" ? [target, versus] : [versus, target];
-  return `What speaks for ${this_.label} rather than ${that.label}`;
-}
-
-function explainNote(note, shown, { target, versus }) {
-  if (note.startsWith("flat")) return "The attention is flat: the network looks everywhere alike, so the colours mean little.";
-  const what = versus ? (shown === "gradcam" ? `${target.label} rather than ${versus.label}` : `${versus.label} rather than ${target.label}`) : target.label;
-  return `No positive evidence: nothing in this picture speaks for ${what}.`;
 }
 
 function drawStrip() {
@@ -653,6 +502,12 @@ $("model-pick").addEventListener("change", () => {
   const picked = models.find((one) => $("model-pick").value === JSON.stringify([one.name, one.version]));
   adopt(picked ?? models[0]);
   askAll();
+});
+connect({
+  current: () => current,
+  pointed: () => pointed,
+  request: (photo, extra) => explainRequest(photo, { size: LAYER_SIDE, ...extra }, "application/json"),
+  fail: (error) => error instanceof Problem && showProblem(error),
 });
 const zoom = zoomable($("stage"), showValue);
 $("zoom-in").addEventListener("click", () => zoom.by(1.5));

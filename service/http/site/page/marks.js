@@ -2,7 +2,7 @@
 
 import { wholePercent } from "./numbers.js";
 
-const NEAR = 0.05; // places nearer than this share of the photo's sides stand in a row
+const NEAR = 0.08; // places nearer than this share of the photo's sides stand in a row: numbers of a phone's photo are as wide
 const RIGHT = 0.6; // from this share of the width on, a row runs to the left: it would end beyond the photo
 
 const CLEAR = 1.5; // evidence from here on is called more than chance
