@@ -1,4 +1,4 @@
-// The page of a running service: photos in, class and maps out. No library; talks to /explain, /models and /feedback only.
+// The page of a running service: photos in, class and maps out. No library; talks to /explain, /classify, /models and /feedback only.
 // All addresses are relative, so that the page works behind a path prefix.
 
 import * as feedback from "./feedback.js";
@@ -27,6 +27,7 @@ let model = null; // that answers; the one picked, else the service's choice
 let labels = [];
 let hasMarks = false; // whether the model names field marks
 let hasSets = false; // whether it can give a short list of classes
+let among = []; // the only classes that are possible; none: all are
 let collectsFeedback = false;
 let pointed = null; // name of the mark under the pointer or the focus
 let running = 0;
@@ -37,12 +38,16 @@ let loaded; // settles once the model is known
 // What the controls say beside the question; an empty one is left to the service.
 function options() {
   const [name, version] = $("model-pick").value ? JSON.parse($("model-pick").value) : [];
-  const said = { colormap: $("colormap").value, model: name, version, layer: $("layer-pick").value, prior: $("prior").value };
-  return Object.fromEntries(Object.entries(said).filter(([, value]) => value));
+  const maps = { colormap: $("colormap").value, layer: $("layer-pick").value };
+  const said = { ...maps, model: name, version, prior: $("prior").value, among };
+  return Object.fromEntries(Object.entries(said).filter(([, value]) => value?.length));
 }
 
-function queryOf({ target, versus }, extra) {
-  return new URLSearchParams({ target, ...(versus ? { versus } : {}), ...options(), ...extra });
+function queryOf(question, extra) {
+  const query = new URLSearchParams();
+  const given = { ...question, ...options(), ...extra };
+  for (const [name, value] of Object.entries(given)) for (const one of [value].flat()) if (one !== "") query.append(name, one);
+  return query;
 }
 
 async function explainRequest(photo, extra, accept) {
@@ -78,6 +83,7 @@ async function loadModel() {
 function adopt(one) {
   model = one;
   labels = model.labels;
+  among = among.filter((word) => isKnown(word));
   $("labels").replaceChildren(...labels.map((label) => new Option(label, label)));
   $("model").textContent = `${model.name} version ${model.version} · ${labels.length} classes`;
   $("knows").textContent =
@@ -214,11 +220,14 @@ function fail(photo, error, controller) {
   } else photo.problem = error;
 }
 
+const isKnown = (word) => labels.some((label) => label.toLowerCase() === word.toLowerCase());
+
+const unknownWords = (words) => `No class is called ${words.map((word) => `“${word}”`).join(" or ")}.`;
+
 function refusal(error, typed) {
   if (error.document?.code !== "unknown_class" || !typed) return error.message + similar(error);
-  const isKnown = (word) => labels.some((label) => label.toLowerCase() === word.toLowerCase());
   const unknown = [typed.target, typed.versus].filter((word) => word && !isKnown(word));
-  return `No class is called ${unknown.map((word) => `“${word}”`).join(" or ")}.${similar(error)}`;
+  return unknownWords(unknown) + similar(error);
 }
 
 function showWait(photo, seconds) {
@@ -256,6 +265,7 @@ function ask(question, typed = null) {
 
 // All photos are asked about anew: another model, or another prior.
 function askAll() {
+  $("together").hidden = true;
   for (const photo of photos) {
     if (!photo.file.size) continue;
     photo.question = { target: "rank:1", versus: "" };
@@ -314,9 +324,13 @@ function element(tag, properties = {}, ...children) {
   return made;
 }
 
+let drawn = null;
 function draw() {
   const { result, problem, busy, retry } = current;
   $("tools").hidden = false;
+  $("individual").hidden = photos.length < 2;
+  if (current !== drawn) $("together").hidden = $("command-box").hidden = true; // they are of what was shown before
+  drawn = current;
   for (const id of ["curl", "csv", "json"]) $(id).disabled = id === "curl" ? !result : !photos.some((one) => one.result || one.problem);
   showWait(current, busy ? retry : 0);
   $("result").hidden = !result && Boolean(problem);
@@ -508,6 +522,37 @@ connect({
   pointed: () => pointed,
   request: (photo, extra) => explainRequest(photo, { size: LAYER_SIDE, ...extra }, "application/json"),
   fail: (error) => error instanceof Problem && showProblem(error),
+});
+$("among-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const words = [...new Set($("among").value.split("\n").map((word) => word.trim()).filter(Boolean))];
+  const unknown = words.filter((word) => !isKnown(word));
+  $("among-note").hidden = !unknown.length;
+  $("among-note").textContent = unknown.length ? unknownWords(unknown) : "";
+  if (unknown.length) return;
+  among = words;
+  askAll();
+});
+$("individual").addEventListener("click", async () => {
+  const body = new FormData();
+  const query = queryOf({ individual: true, top_k: 1 }, {});
+  for (const name of ["colormap", "layer"]) query.delete(name);
+  $("individual").disabled = true;
+  try {
+    for (const photo of photos.filter((one) => one.file.size)) {
+      photo.sent ??= prepared(photo.file, photo.url);
+      body.append("file", (await photo.sent).file, photo.file.name || "pasted");
+    }
+    const answer = await (await call(`classify?${query}`, { method: "POST", body }, "application/json")).json();
+    const [{ label, probability }] = answer.predictions;
+    const unlike = answer.known === false ? `like none of the ${labels.length} classes; nearest: ` : "";
+    $("together").textContent = `As one individual, ${answer.photos} photos together: ${unlike}${label}, ${percent(probability)}.`;
+    $("together").hidden = false;
+  } catch (error) {
+    if (error instanceof Problem) showProblem(error);
+  } finally {
+    $("individual").disabled = false;
+  }
 });
 const zoom = zoomable($("stage"), showValue);
 $("zoom-in").addEventListener("click", () => zoom.by(1.5));

@@ -130,7 +130,7 @@ def test_the_page_has_no_barriers(page: Page, photos: dict[str, Path]) -> None:
         ".filter((one) => getComputedStyle(one).textOverflow === 'ellipsis').length"
     )
     assert 0 == page.run(cut)
-    page.run(f"versus.value = {json.dumps('A name of as many letters as any')}")
+    page.run(f"versus.value = {json.dumps('Chestnut sided Warbler')}")
     assert page.run("versus.scrollWidth <= versus.clientWidth")
     assert page.run("document.querySelector('label.camera').offsetHeight >= 44")
     assert "environment" == page.run("camera.capture")
@@ -287,11 +287,18 @@ def test_a_busy_service_is_asked_again(page: Page, server: Running, photos: dict
     assert [True, LABELS[0]] == page.run("[wait.hidden, document.getElementById('label').innerText]")
 
 
-def test_another_version_and_a_prior(page: Page, photos: dict[str, Path]) -> None:
-    """Both are picked from what the service lists, and the answer is of what was picked."""
+def test_what_is_said_before(page: Page, photos: dict[str, Path]) -> None:
+    """Classes that alone are possible, a prior, a version: the answer is of what was picked."""
     page.choose_files("#files", [photos["spotted"]])
     answered(page)
     assert "model tiny version 2 · layer pixels" in text(page, "facts")
+    ask_among = "among.value = {}; document.getElementById('among-form').requestSubmit()"
+    page.run(ask_among.format(json.dumps("Gren bird\n")))
+    assert "No class is called “Gren bird”." == text(page, "among-note")
+    page.run(ask_among.format(json.dumps(f"{LABELS[1].upper()}\n\n{LABELS[2]}")))
+    page.until("document.querySelectorAll('#bars button').length === 2 && busy.hidden")
+    page.run(ask_among.format("''"))
+    page.until(f"document.querySelectorAll('#bars button').length === {len(LABELS)} && busy.hidden")
     page.run("prior.value = 'May'; prior.dispatchEvent(new Event('change'))")
     page.until("facts.textContent.includes('May') && busy.hidden")
     assert LABELS[0] != text(page, "label")
@@ -302,6 +309,15 @@ def test_another_version_and_a_prior(page: Page, photos: dict[str, Path]) -> Non
     assert [True, "tiny version 1 · 4 classes"] == page.run(
         "[document.getElementById('marks-box').hidden, model.textContent]"
     )
+
+
+def test_photos_of_one_individual(page: Page, photos: dict[str, Path]) -> None:
+    """They get one answer together, in words; the empty file is not sent."""
+    page.choose_files("#files", [photos["spotted"], photos["blue"], photos["empty"]])
+    page.until("[...document.querySelectorAll('#strip span')].every((one) => one.textContent !== '…')")
+    page.run("individual.click()")
+    page.until("!together.hidden")
+    assert text(page, "together").startswith("As one individual, 2 photos together: ")
 
 
 def test_results_to_keep(page: Page, photos: dict[str, Path]) -> None:
