@@ -473,7 +473,7 @@ function showProblem(problem) {
 
 function announce(photo) {
   const { result, problem, refused } = photo;
-  if (problem || refused) return; // the alert speaks for itself
+  if (!result || problem || refused) return; // an alert speaks for itself
   if (!result) return;
   const best = result.predictions[0];
   const unlike = result.known === false ? $("kicker").textContent : "";
