@@ -24,6 +24,7 @@ WITHOUT_A_MODULE = {
     "test_imports.py": "what processes import, whichever module they start with",
     "test_oip.py": "the Open Inference Protocol, spoken from outside",
     "test_page.py": "the page in a browser: JavaScript and HTML",
+    "test_page_tools.py": "what a person does with answers on the page: JavaScript and HTML",
     "test_way.py": "the way of a request through all rooms",
     "test_survival.py": "clients that hang up, send slowly or send bombs, against the whole server",
 }

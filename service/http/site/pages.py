@@ -65,7 +65,7 @@ class Asset:
 def routes() -> Routes:
     """Return the routes of all pages and their files; the OpenAPI document, which is for programs, leaves them out."""
     docs = _folder(_HERE / "docs") | _swagger_ui()
-    page = _folder(_HERE / "page") | _plates()
+    page = _folder(_HERE / "page") | _plates() | _colours()
     found = Routes(include_in_schema=False)
     _page(found, "/docs", docs["docs.html"], _DOCS_HEADERS)
     _page(found, "/errors", Asset(errors_page().encode(), "errors.html"), _PAGE_HEADERS)
@@ -131,6 +131,12 @@ def _plates() -> dict[str, Asset]:
         found[name] = Asset(plate.picture(repainted=repainted), name)
         tiles.append({"label": plate.label, "words": words, "picture": f"page/{name}"})
     return found | {"plates/plates.json": Asset(json.dumps(tiles).encode(), "plates.json")}
+
+
+def _colours() -> dict[str, Asset]:
+    """Return the tables of the maps' colours, by which the page reads values back from a map's picture."""
+    name = "colormaps.png"
+    return {name: Asset((_HERE.parents[1] / "drawing" / name).read_bytes(), name)}
 
 
 def _swagger_ui() -> dict[str, Asset]:

@@ -1,22 +1,33 @@
-// The page of a running service: photos in, class and maps out. No library; talks to /explain, /models and /feedback only.
+// The page of a running service: photos in, class and maps out. No library; talks to /explain, /classify, /models and /feedback only.
 // All addresses are relative, so that the page works behind a path prefix.
 
 import * as feedback from "./feedback.js";
-import { entries, evidenceWords, missingWords, places, sentence } from "./marks.js";
+import { connect, drawLayer, showOpacity, showValue, view } from "./layers.js";
+import { entries, missingWords, places, sentence } from "./marks.js";
+import { percent } from "./numbers.js";
 import { tiles } from "./plates.js";
+import { call, isPassing, Problem, similar } from "./requests.js";
+import { csv, curl, json } from "./results.js";
+import { prepared } from "./shrink.js";
 import { COVERAGE, kicker, shortList, twoToContrast } from "./verdict.js";
+import { zoomable } from "./zoom.js";
 
 const LAYER_SIDE = 896; // longer side of the requested maps, pixels: enough for the screen, cheap to send
 const AT_ONCE = 2; // photos under way at the same time
-const RETRIES = 4; // of a busy service
 const MARKS = 5; // most field marks of a photo
 
 const $ = (id) => document.getElementById(id);
-const photos = []; // {file, url, question, result, problem, controller, pinned: name of the mark whose map stays}
+// {file, url, question, result, problem, controller, pinned: name of the mark whose map stays, sent: what is sent of it
+// with a word on it, answered: the question of the result, options: what the controls said then, typed and refused: of
+// the last question, retry: seconds until a busy service is asked again}
+const photos = [];
 let current = null;
+let models = []; // as the service lists them
+let model = null; // that answers; the one picked, else the service's choice
 let labels = [];
 let hasMarks = false; // whether the model names field marks
 let hasSets = false; // whether it can give a short list of classes
+let among = []; // the only classes that are possible; none: all are
 let collectsFeedback = false;
 let pointed = null; // name of the mark under the pointer or the focus
 let running = 0;
@@ -24,71 +35,83 @@ let loaded; // settles once the model is known
 
 // ── talking to the service ──────────────────────────────────────────────────────────────────────────────────────────
 
-class Problem extends Error {
-  constructor(document, status) {
-    super(document.detail || document.title || `The service answered ${status}.`);
-    this.document = document;
-    this.status = status;
-  }
+// What the controls say beside the question; an empty one is left to the service.
+function options() {
+  const [name, version] = $("model-pick").value ? JSON.parse($("model-pick").value) : [];
+  const maps = { colormap: $("colormap").value, layer: $("layer-pick").value };
+  const said = { ...maps, model: name, version, prior: $("prior").value, among };
+  return Object.fromEntries(Object.entries(said).filter(([, value]) => value?.length));
 }
 
-const wait = (seconds) => new Promise((done) => setTimeout(done, seconds * 1000));
-
-function headers(accept) {
-  const key = sessionStorage.getItem("fieldmark-key");
-  return key ? { Accept: accept, "X-API-Key": key } : { Accept: accept };
+function queryOf(question, extra) {
+  const query = new URLSearchParams();
+  const given = { ...question, ...options(), ...extra };
+  for (const [name, value] of Object.entries(given)) for (const one of [value].flat()) if (one !== "") query.append(name, one);
+  return query;
 }
 
-async function call(path, options, accept) {
-  for (let attempt = 0; ; attempt += 1) {
-    let response;
-    try {
-      response = await fetch(path, { ...options, headers: { ...headers(accept), ...options.headers } });
-    } catch (error) {
-      if (error.name === "AbortError") throw error;
-      throw new Problem({ title: "The service cannot be reached", detail: "Is it still running? Try again in a moment." }, 0);
-    }
-    if (response.ok) return response;
-    const busy = response.status === 429 || response.status === 503;
-    if (busy && attempt < (options.retries ?? RETRIES)) {
-      await wait(Math.min(Number(response.headers.get("Retry-After")) || 1, 10));
-      continue;
-    }
-    throw new Problem(await response.json().catch(() => ({})), response.status);
-  }
-}
-
-function explainRequest(photo, extra, accept) {
-  const { target, versus } = photo.question;
-  const query = new URLSearchParams({ target, colormap: $("colormap").value, ...extra });
-  if (versus) query.set("versus", versus);
+async function explainRequest(photo, extra, accept) {
+  const query = queryOf(photo.question, extra);
+  photo.sent ??= prepared(photo.file, photo.url);
+  const { file, words } = await photo.sent;
+  photo.words = words;
   const body = new FormData();
-  body.append("file", photo.file, photo.file.name || "pasted");
-  return call(`explain?${query}`, { method: "POST", body, signal: photo.controller.signal }, accept);
+  body.append("file", file, photo.file.name || "pasted");
+  const { signal } = photo.controller;
+  signal.throwIfAborted();
+  return call(`explain?${query}`, { method: "POST", body, signal, waiting: (seconds) => showWait(photo, seconds) }, accept);
 }
 
 async function loadModel() {
   try {
     const answer = await (await call("models", {}, "application/json")).json();
-    const list = Array.isArray(answer) ? answer : answer.models;
-    const model = list.find((one) => one.default) || list[0];
-    labels = model.labels;
-    $("labels").replaceChildren(...labels.map((label) => new Option(label, label)));
-    $("model").textContent = `${model.name} · ${labels.length} classes`;
-    $("knows").textContent =
-      (model.novelty
-        ? `The model knows ${labels.length} classes. It says where a picture is like none of them, and names the nearest. `
-        : `The model knows ${labels.length} classes, and gives one of them to any picture, even of something else. `) +
-      (model.licence ? `Its weights: ${model.licence}.` : "");
-    $("view-attention").hidden = model.has_attention === false;
-    hasMarks = Boolean(model.marks?.length);
-    hasSets = model.sets === true;
+    models = answer.models;
     collectsFeedback = answer.feedback === true;
-    $("about-marks").hidden = !hasMarks;
+    const names = models.map((one) => new Option(`${one.name}, version ${one.version}`, JSON.stringify([one.name, one.version])));
+    const picked = $("model-pick").value;
+    $("model-pick").replaceChildren(new Option("the service's choice", ""), ...names);
+    $("model-pick").value = names.some((one) => one.value === picked) ? picked : "";
+    $("model-box").hidden = models.length < 2;
+    adopt(models.find((one) => $("model-pick").value === JSON.stringify([one.name, one.version])) ?? models[0]);
     showPlates().catch(() => {}); // the page works without them
   } catch (error) {
     if (error instanceof Problem) showProblem(error);
   }
+}
+
+// Show what this model can do.
+function adopt(one) {
+  model = one;
+  labels = model.labels;
+  among = among.filter((word) => isKnown(word));
+  $("labels").replaceChildren(...labels.map((label) => new Option(label, label)));
+  $("model").textContent = `${model.name} version ${model.version} · ${labels.length} classes`;
+  $("knows").textContent =
+    (model.novelty
+      ? `The model knows ${labels.length} classes. It says where a picture is like none of them, and names the nearest. `
+      : `The model knows ${labels.length} classes, and gives one of them to any picture, even of something else. `) +
+    (model.licence ? `Its weights: ${model.licence}.` : "");
+  $("view-attention").hidden = model.has_attention === false;
+  hasMarks = Boolean(model.marks?.length);
+  hasSets = model.sets === true;
+  $("about-marks").hidden = !hasMarks;
+  const layers = model.layers.map(({ index, name }) => new Option(index ? name : `${name} (last)`, index ? name : ""));
+  $("layer-pick").replaceChildren(...layers);
+  $("layer-box").hidden = layers.length < 2;
+  const priors = model.priors.map((name) => new Option(name, name));
+  const prior = $("prior").value;
+  $("prior").replaceChildren(new Option("all alike", ""), ...priors);
+  $("prior").value = model.priors.includes(prior) ? prior : "";
+  $("prior-box").hidden = !priors.length;
+}
+
+// Another model than the one that was listed first may answer: one is the operator's default, or was put in since.
+async function adoptAnswering({ name, version }) {
+  const isIt = (one) => one.name === name && String(one.version) === String(version);
+  if (!model || isIt(model)) return;
+  if (!models.some(isIt)) await loadModel();
+  const found = models.find(isIt);
+  if (found && !isIt(model)) adopt(found);
 }
 
 async function showPlates() {
@@ -109,16 +132,38 @@ async function takePlate({ picture }) {
 // ── photos ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 function add(files) {
-  const images = [...files].filter((file) => file.size > 0);
-  if (!images.length) return;
   const first = photos.length;
-  for (const file of images) {
-    photos.push({ file, url: URL.createObjectURL(file), question: { target: "rank:1", versus: "" }, waiting: true });
+  for (const file of files) {
+    const photo = { file, url: URL.createObjectURL(file), question: { target: "rank:1", versus: "" }, waiting: file.size > 0 };
+    const name = file.name ? `“${file.name}”` : "It";
+    if (!file.size) photo.problem = new Problem({ title: "The file is empty", detail: `${name} holds no bytes, so there is no photo in it.` }, 400);
+    photos.push(photo);
   }
+  if (photos.length === first) return;
   document.body.classList.add("has-photos");
   select(photos[first]);
   drawStrip();
   next();
+}
+
+function remove(photo) {
+  const place = photos.indexOf(photo);
+  photos.splice(place, 1);
+  photo.waiting = false;
+  photo.controller?.abort();
+  for (const url of new Set([photo.url, photo.shown])) if (url) URL.revokeObjectURL(url);
+  const name = photo.file.name || "The photo";
+  if (photos.length) {
+    select(photos[Math.min(place, photos.length - 1)]);
+    drawStrip();
+    ($("strip").children[photos.indexOf(current)]?.firstChild ?? $("remove")).focus();
+  } else {
+    current = null;
+    document.body.classList.remove("has-photos");
+    $("files").focus();
+    for (const id of ["result", "tools", "strip", "problem"]) $(id).hidden = true;
+  }
+  $("live").textContent = `${name} is removed.`;
 }
 
 function next() {
@@ -135,17 +180,25 @@ async function run(photo) {
   const controller = new AbortController();
   photo.controller = controller;
   photo.busy = true;
+  photo.problem = photo.refused = null;
   running += 1;
   if (photo === current) draw();
   try {
     await loaded;
     controller.signal.throwIfAborted(); // another question came meanwhile, and its run asks for both
+    const asked = { ...photo.question };
+    const said = options();
     const response = await explainInFull(photo);
-    photo.result = await response.json();
+    const result = await response.json();
+    controller.signal.throwIfAborted();
+    photo.result = result;
     photo.timing = response.headers.get("Server-Timing") || "";
-    photo.problem = null;
+    photo.answered = asked;
+    photo.options = said;
+    photo.typed = null;
+    await adoptAnswering(photo.result.model);
   } catch (error) {
-    if (error.name !== "AbortError") photo.problem = error;
+    if (error.name !== "AbortError") fail(photo, error, controller);
   } finally {
     running -= 1;
     if (photo.controller === controller) photo.busy = false;
@@ -156,6 +209,34 @@ async function run(photo) {
     drawStrip();
     next();
   }
+}
+
+// A question that cannot be answered leaves the photo the answer that it has.
+function fail(photo, error, controller) {
+  if (photo.controller !== controller) return;
+  if (photo.result && error.status === 422) {
+    photo.refused = refusal(error, photo.typed);
+    photo.question = { ...photo.answered };
+  } else photo.problem = error;
+}
+
+const isKnown = (word) => labels.some((label) => label.toLowerCase() === word.toLowerCase());
+
+const unknownWords = (words) => `No class is called ${words.map((word) => `“${word}”`).join(" or ")}.`;
+
+function refusal(error, typed) {
+  if (error.document?.code !== "unknown_class" || !typed) return error.message + similar(error);
+  const unknown = [typed.target, typed.versus].filter((word) => word && !isKnown(word));
+  return unknownWords(unknown) + similar(error);
+}
+
+function showWait(photo, seconds) {
+  const first = !photo.retry && seconds;
+  photo.retry = seconds;
+  if (photo !== current) return;
+  $("wait").hidden = !seconds;
+  $("wait").textContent = seconds ? `The service is busy; trying again in ${seconds} s.` : "";
+  if (first) $("live").textContent = $("wait").textContent;
 }
 
 async function explainInFull(photo) {
@@ -172,12 +253,27 @@ async function explainInFull(photo) {
   }
 }
 
-function ask(question) {
+function ask(question, typed = null) {
   if (!current) return;
+  if (!current.file.size) return;
   current.question = { ...current.question, ...question };
+  current.typed = typed;
   if (question.target) current.pinned = pointed = null;
   current.waiting = true;
   run(current);
+}
+
+// All photos are asked about anew: another model, or another prior.
+function askAll() {
+  $("together").hidden = true;
+  for (const photo of photos) {
+    if (!photo.file.size) continue;
+    photo.question = { target: "rank:1", versus: "" };
+    photo.typed = photo.pinned = null;
+    photo.waiting = true;
+  }
+  if (current?.waiting) run(current);
+  next();
 }
 
 function select(photo) {
@@ -186,6 +282,8 @@ function select(photo) {
   feedback.close();
   showPhoto(photo);
   draw();
+  const changed = photo.result && JSON.stringify(photo.options) !== JSON.stringify(options());
+  if (changed && !photo.busy) ask({}); // colours or layer were changed while another was shown
 }
 
 async function showPhoto(photo) {
@@ -193,24 +291,24 @@ async function showPhoto(photo) {
   image.alt = photo.file.name ? `Your photo ${photo.file.name}` : "Your photo";
   image.onload = () => fitStage(image.naturalWidth, image.naturalHeight);
   image.onerror = () => showServersView(photo);
-  image.src = photo.shown || photo.url;
+  image.src = $("photo-beside").src = photo.shown || photo.url;
+  zoom.reset();
 }
 
 // Small photos are enlarged, tall ones end above the fold.
 function fitStage(width, height) {
-  $("stage").style.aspectRatio = `${width} / ${height}`;
-  $("stage").style.width = `min(100%, max(60vh, 18rem) * ${width / height})`;
+  $("stage").style.setProperty("--ratio", width / height);
 }
 
 // Browsers cannot show every format the service reads (TIFF, HEIC): then the service's own picture stands in.
 async function showServersView(photo) {
-  if (photo.shown || photo.problem) return;
+  if (photo.shown || photo.problem || !photo.file.size) return;
   photo.shown = photo.url;
   try {
     const request = { ...photo, question: { target: "rank:1" }, controller: new AbortController() };
     const response = await explainRequest(request, { view: "overlay", opacity: 0, size: LAYER_SIDE }, "image/webp");
     photo.shown = URL.createObjectURL(await response.blob());
-    if (photo === current) $("photo").src = photo.shown;
+    if (photo === current) $("photo").src = $("photo-beside").src = photo.shown;
     drawStrip();
   } catch {
     // The answer describes the error.
@@ -219,9 +317,6 @@ async function showServersView(photo) {
 
 // ── drawing ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-const percent = (share) => `${(100 * share).toFixed(share < 0.1 ? 1 : 0)}%`;
-const number = (value) => (value === 0 ? "0" : Number(value.toPrecision(3)).toString());
-const view = () => document.querySelector("input[name=view]:checked").value;
 
 function element(tag, properties = {}, ...children) {
   const made = Object.assign(document.createElement(tag), properties);
@@ -229,14 +324,23 @@ function element(tag, properties = {}, ...children) {
   return made;
 }
 
+let drawn = null;
 function draw() {
-  const { result, problem, busy } = current;
+  const { result, problem, busy, retry } = current;
+  $("tools").hidden = false;
+  $("individual").hidden = photos.length < 2;
+  if (current !== drawn) $("together").hidden = $("command-box").hidden = true; // they are of what was shown before
+  drawn = current;
+  for (const id of ["curl", "csv", "json"]) $(id).disabled = id === "curl" ? !result : !photos.some((one) => one.result || one.problem);
+  showWait(current, busy ? retry : 0);
   $("result").hidden = !result && Boolean(problem);
   $("busy").hidden = !busy;
   $("result").setAttribute("aria-busy", String(Boolean(busy)));
   if (problem) showProblem(problem);
   else $("problem").hidden = true;
   drawAnswer(result);
+  $("photo-words").textContent = (result && current.words) || "";
+  $("photo-words").hidden = !$("photo-words").textContent;
   drawMarks(result);
   drawLayer();
   feedback.draw(current, collectsFeedback);
@@ -264,13 +368,18 @@ function drawAnswer(result) {
   $("short-contrast").hidden = !two;
   $("short-contrast").textContent = two ? `Why ${two[0]} and not ${two[1]}?` : "";
   $("bars").replaceChildren(...result.predictions.map((one) => bar(one, result)));
-  $("target").value = result.target.label;
-  $("versus").value = result.versus ? result.versus.label : "";
+  const { typed, refused } = current; // a word that is not understood stays, to be corrected
+  $("target").value = typed ? typed.target : result.target.label;
+  $("versus").value = typed ? typed.versus : result.versus?.label ?? "";
+  $("versus-note").textContent = refused ?? "";
+  $("versus-note").hidden = !refused;
+  for (const id of ["target", "versus"]) $(id).setAttribute("aria-invalid", String(Boolean(refused && typed?.[id])));
   $("versus").placeholder = rival(result, result.target.label);
   $("clear").hidden = !result.versus;
   const time = current.timing.match(/total;dur=([\d.]+)/) || current.timing.match(/infer;dur=([\d.]+)/);
   $("facts").textContent =
-    `${result.width} × ${result.height} pixels · model ${result.model.name} version ${result.model.version}` +
+    `${current.file.name ? `${current.file.name} · ` : ""}${result.width} × ${result.height} pixels · ` +
+    `model ${result.model.name} version ${result.model.version} · layer ${result.layer}${result.prior ? ` · ${result.prior}` : ""}` +
     (time ? ` · ${Math.round(Number(time[1]))} ms in the ${current.timing.includes("total;") ? "service" : "model"}` : "");
 }
 
@@ -306,13 +415,6 @@ function pin(name) {
   $("live").textContent = `${$("caption").textContent}.`;
 }
 
-// The mark whose map is shown, with its map; null for none.
-function shownMark(result) {
-  const name = pointed ?? current.pinned;
-  const index = result?.marks?.findIndex((mark) => mark.name === name) ?? -1;
-  return index < 0 ? null : { ...result.marks[index], map: result.mark_maps[index] };
-}
-
 // The likeliest other class: the one most easily confused with it.
 function rival(result, label) {
   return result.predictions.find((one) => one.label !== label)?.label ?? "";
@@ -333,54 +435,6 @@ function bar(one, result) {
   return element("li", {}, button);
 }
 
-function drawLayer() {
-  const { result } = current;
-  const versus = result?.versus;
-  $("view-versus").hidden = !versus;
-  if (!versus && view() === "gradcam_versus") document.querySelector("input[value=gradcam]").checked = true;
-  const attentionButton = document.querySelector("input[value=attention]");
-  attentionButton.disabled = Boolean(result) && !result.attention;
-  const shown = view();
-  const mark = shownMark(result);
-  const map = mark ? mark.map : shown === "photo" ? null : result?.[shown];
-  for (const one of [...$("marks").querySelectorAll("button"), ...$("places").children]) {
-    one.classList.toggle("shown", one.dataset.mark === mark?.name);
-    if (one.type) one.setAttribute("aria-pressed", String(one.dataset.mark === current.pinned));
-  }
-  $("layer").hidden = !map;
-  $("scale").hidden = !map;
-  if (map) {
-    $("layer").src = map.png;
-    $("layer").style.opacity = $("opacity").value / 100;
-    $("scale-min").textContent = number(map.min);
-    $("scale-max").textContent = number(map.max);
-    $("ramp").dataset.map = $("colormap").value;
-  }
-  $("caption").textContent = mark ? describeMark(mark) : result ? describe(shown, result) : "";
-  const note = mark ? null : map?.note; // the caption says what a mark's map does not show
-  $("note").textContent = note ? explainNote(note, shown, result) : "";
-  $("note").hidden = !note;
-}
-
-function describeMark(mark) {
-  const evidence = evidenceWords(mark);
-  return `Where “${mark.name}” is read${evidence ? `: ${evidence}` : ""}`;
-}
-
-function describe(shown, { target, versus }) {
-  if (shown === "photo") return "Your photo";
-  if (shown === "attention") return "Where the network looks before it decides";
-  if (!versus) return `What speaks for ${target.label} (${percent(target.probability)})`;
-  const [this_, that] = shown === "gradcam" ? [target, versus] : [versus, target];
-  return `What speaks for ${this_.label} rather than ${that.label}`;
-}
-
-function explainNote(note, shown, { target, versus }) {
-  if (note.startsWith("flat")) return "The attention is flat: the network looks everywhere alike, so the colours mean little.";
-  const what = versus ? (shown === "gradcam" ? `${target.label} rather than ${versus.label}` : `${versus.label} rather than ${target.label}`) : target.label;
-  return `No positive evidence: nothing in this picture speaks for ${what}.`;
-}
-
 function drawStrip() {
   $("strip").hidden = photos.length < 2;
   if (photos.length < 2) return;
@@ -394,13 +448,15 @@ function drawStrip() {
     const unlike = photo.result?.known === false;
     const text = photo.problem ? "Problem" : unlike ? "Like none" : best ? `${best.label} ${percent(best.probability)}` : "…";
     const label = element("span", { textContent: text, className: photo.problem ? "bad" : "" });
-    const button = element("button", { type: "button", title: photo.file.name }, picture, label);
+    const name = element("span", { textContent: photo.file.name, className: "file" });
+    const button = element("button", { type: "button" }, picture, label, name);
     button.setAttribute("aria-current", String(photo === current));
     button.addEventListener("click", () => {
       select(photo);
       drawStrip();
       $("strip").children[photos.indexOf(photo)].firstChild.focus();
     });
+    button.addEventListener("keydown", (event) => event.key === "Delete" && remove(photo));
     return element("li", {}, button);
   }));
 }
@@ -409,15 +465,15 @@ function showProblem(problem) {
   const { document: details, status } = problem;
   $("problem").hidden = false;
   $("problem-title").textContent = details?.title || "Something went wrong";
-  const nearest = details?.nearest?.length ? ` Similar: ${details.nearest.join(", ")}.` : "";
   const id = details?.request_id && status >= 500 ? ` (request ${details.request_id})` : "";
-  $("problem-detail").textContent = problem.message + nearest + id;
+  $("problem-detail").textContent = problem.message + similar(problem) + id;
   $("key-form").hidden = status !== 401;
+  $("again").hidden = !isPassing(problem) || !current;
 }
 
 function announce(photo) {
-  const { result, problem } = photo;
-  if (problem) return; // the alert speaks for itself
+  const { result, problem, refused } = photo;
+  if (!result || problem || refused) return; // an alert speaks for itself
   if (!result) return;
   const best = result.predictions[0];
   const unlike = result.known === false ? $("kicker").textContent : "";
@@ -427,10 +483,12 @@ function announce(photo) {
 
 // ── what people do ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-$("files").addEventListener("change", (event) => {
-  add(event.target.files);
-  event.target.value = "";
-});
+for (const id of ["files", "camera"]) {
+  $(id).addEventListener("change", (event) => {
+    add([...event.target.files]); // emptying the field empties its own list
+    event.target.value = "";
+  });
+}
 document.addEventListener("paste", (event) => {
   if (event.clipboardData?.files.length) add(event.clipboardData.files);
 });
@@ -450,15 +508,63 @@ $("views").addEventListener("change", () => {
 });
 $("opacity").addEventListener("input", () => {
   $("opacity-value").textContent = `${$("opacity").value}%`;
-  $("layer").style.opacity = $("opacity").value / 100;
+  showOpacity();
 });
-$("colormap").addEventListener("change", () => ask({}));
+for (const id of ["colormap", "layer-pick"]) $(id).addEventListener("change", () => ask({}));
+$("prior").addEventListener("change", askAll);
+$("model-pick").addEventListener("change", () => {
+  const picked = models.find((one) => $("model-pick").value === JSON.stringify([one.name, one.version]));
+  adopt(picked ?? models[0]);
+  askAll();
+});
+connect({
+  current: () => current,
+  pointed: () => pointed,
+  request: (photo, extra) => explainRequest(photo, { size: LAYER_SIDE, ...extra }, "application/json"),
+  fail: (error) => error instanceof Problem && showProblem(error),
+});
+$("among-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const words = [...new Set($("among").value.split("\n").map((word) => word.trim()).filter(Boolean))];
+  const unknown = words.filter((word) => !isKnown(word));
+  $("among-note").hidden = !unknown.length;
+  $("among-note").textContent = unknown.length ? unknownWords(unknown) : "";
+  if (unknown.length) return;
+  among = words;
+  askAll();
+});
+$("individual").addEventListener("click", async () => {
+  const body = new FormData();
+  const query = queryOf({ individual: true, top_k: 1 }, {});
+  for (const name of ["colormap", "layer"]) query.delete(name);
+  $("individual").disabled = true;
+  try {
+    for (const photo of photos.filter((one) => one.file.size)) {
+      photo.sent ??= prepared(photo.file, photo.url);
+      body.append("file", (await photo.sent).file, photo.file.name || "pasted");
+    }
+    const answer = await (await call(`classify?${query}`, { method: "POST", body }, "application/json")).json();
+    const [{ label, probability }] = answer.predictions;
+    const unlike = answer.known === false ? `like none of the ${labels.length} classes; nearest: ` : "";
+    $("together").textContent = `As one individual, ${answer.photos} photos together: ${unlike}${label}, ${percent(probability)}.`;
+    $("together").hidden = false;
+  } catch (error) {
+    if (error instanceof Problem) showProblem(error);
+  } finally {
+    $("individual").disabled = false;
+  }
+});
+const zoom = zoomable($("stage"), showValue);
+$("zoom-in").addEventListener("click", () => zoom.by(1.5));
+$("zoom-out").addEventListener("click", () => zoom.by(1 / 1.5));
+$("zoom-reset").addEventListener("click", () => zoom.reset());
 $("versus-form").addEventListener("submit", (event) => {
   event.preventDefault();
   const [target, versus] = [$("target").value.trim(), $("versus").value.trim()];
   document.querySelector("input[value=gradcam]").checked = true;
   if (!current?.result) return;
-  ask({ target: target || "rank:1", versus: versus || rival(current.result, target || current.result.predictions[0].label) });
+  const other = versus || rival(current.result, target || current.result.predictions[0].label);
+  ask({ target: target || "rank:1", versus: other }, { target, versus: other });
 });
 $("short-contrast").addEventListener("click", () => {
   const two = current?.result && twoToContrast(current.result);
@@ -476,15 +582,18 @@ feedback.prepare({
   announce: (text) => { $("live").textContent = text; },
 });
 $("clear").addEventListener("click", () => ask({ target: "rank:1", versus: "" }));
-async function save(button, options) {
+function download(blob, name) {
+  const link = element("a", { href: URL.createObjectURL(blob) });
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}
+async function save(button, extra) {
   const photo = current;
   button.disabled = true;
   try {
-    const response = await explainRequest(photo, options, "image/png");
-    const link = element("a", { href: URL.createObjectURL(await response.blob()) });
-    link.download = `fieldmark-${photo.result.target.label.replace(/\W+/g, "-")}.png`;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+    const response = await explainRequest(photo, extra, "image/png");
+    download(await response.blob(), `fieldmark-${photo.result.target.label.replace(/\W+/g, "-")}.png`);
   } catch (error) {
     showProblem(error);
   } finally {
@@ -496,6 +605,29 @@ $("save").addEventListener("click", (event) => {
   save(event.target, { view: "panel", opacity: $("opacity").value / 100, ...mark });
 });
 $("save-marks").addEventListener("click", (event) => save(event.target, { view: "marks" }));
+$("remove").addEventListener("click", () => remove(current));
+$("csv").addEventListener("click", () => download(new Blob([csv(photos)], { type: "text/csv" }), "fieldmark.csv"));
+$("json").addEventListener("click", () => download(new Blob([json(photos)], { type: "application/json" }), "fieldmark.json"));
+$("curl").addEventListener("click", async () => {
+  const extra = { top_k: 5, ...(hasMarks ? { marks: MARKS } : {}), ...(hasSets ? { coverage: COVERAGE } : {}) };
+  const address = new URL(`explain?${queryOf(current.question, extra)}`, document.baseURI);
+  const command = curl(address.href, current.file.name || "photo.png", sessionStorage.getItem("fieldmark-key"));
+  $("command").value = command;
+  $("command-box").hidden = false;
+  try {
+    await navigator.clipboard.writeText(command); // only where the page came over HTTPS or from this computer
+    $("command-words").textContent = "Copied. Run it where the photo lies:";
+  } catch {
+    $("command-words").textContent = "Copy this, and run it where the photo lies:";
+    $("command").select();
+  }
+  $("live").textContent = $("command-words").textContent;
+});
+$("again").addEventListener("click", () => {
+  if (!current) return;
+  current.waiting = true;
+  run(current);
+});
 $("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
   sessionStorage.setItem("fieldmark-key", $("key").value);

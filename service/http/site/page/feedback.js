@@ -1,5 +1,7 @@
 // "Right" and "Wrong, it is …": what people say of an answer, for services that collect it.
 
+import { similar } from "./requests.js";
+
 const $ = (id) => document.getElementById(id);
 
 /**
@@ -19,8 +21,8 @@ export function prepare({ send, shown, announce }) {
       feedback.taken = await send({ request_id: feedback.request_id, label });
       feedback.problem = "";
     } catch (error) {
-      const nearest = error.document?.nearest?.length ? ` Similar: ${error.document.nearest.join(", ")}.` : "";
-      feedback.problem = `Not noted: ${error.message}${nearest}`;
+      const unknown = error.document?.code === "unknown_class";
+      feedback.problem = `Not noted: ${unknown ? `no class is called “${label}”.` : error.message}${similar(error)}`;
       if (error.document?.code === "unknown_request") feedback.request_id = photo.result.request_id;
     }
     feedback.busy = false;

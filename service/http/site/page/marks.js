@@ -1,6 +1,8 @@
 // The field marks of an answer: in a sentence, as a list to point at, and as numbered places on the photo.
 
-const NEAR = 0.05; // places nearer than this share of the photo's sides stand in a row
+import { wholePercent } from "./numbers.js";
+
+const NEAR = 0.08; // places nearer than this share of the photo's sides stand in a row: numbers of a phone's photo are as wide
 const RIGHT = 0.6; // from this share of the width on, a row runs to the left: it would end beyond the photo
 
 const CLEAR = 1.5; // evidence from here on is called more than chance
@@ -9,7 +11,7 @@ const isUnknown = (value) => value === null || value === undefined;
 
 const isElsewhere = (mark) => Boolean(mark.at) && !isUnknown(mark.evidence) && mark.evidence < 1;
 
-const share = (value) => (isUnknown(value) ? "unknown" : `${Math.round(100 * value)}%`);
+const share = (value) => (isUnknown(value) ? "unknown" : wholePercent(value));
 
 const listed = (marks) => marks.map((mark) => mark.name).join(", ");
 

@@ -121,7 +121,7 @@ def test_wrong_it_is(page: Page, photos: dict[str, Path], collecting: tuple[Runn
     )
     page.run("truth.value = 'Blue brid'; document.getElementById('feedback-form').requestSubmit()")
     page.until("!document.getElementById('feedback-note').hidden")
-    assert "Not noted: No class has this label. Similar: Blue bird" in text(page, "feedback-note")
+    assert "Not noted: no class is called “Blue brid”. Similar: Blue bird" in text(page, "feedback-note")
     page.run("truth.value = 'blue bird'; document.getElementById('feedback-form').requestSubmit()")
     page.until("document.getElementById('feedback-note').innerText === 'Thank you. Noted: Blue bird.'")
     assert [True, "wrong"] == page.run("[document.getElementById('correction').hidden, document.activeElement.id]")

@@ -116,12 +116,18 @@ def test_why_this_and_not_that(page: Page, photos: dict[str, Path]) -> None:
 
 
 def test_unknown_class_is_explained(page: Page, photos: dict[str, Path]) -> None:
-    """A misspelt class is answered with the similar ones."""
+    """The message names the word and similar classes; the word stays to be corrected, and the photo has its answer."""
     page.choose_files("#files", [photos["red"]])
     answered(page)
     page.run("versus.value = 'Gren bird'; document.getElementById('versus-form').requestSubmit()")
-    page.until("!problem.hidden")
-    assert LABELS[1] in text(page, "problem-detail")
+    page.until("!document.getElementById('versus-note').hidden && busy.hidden")
+    assert text(page, "versus-note").startswith(f"No class is called “Gren bird”. Similar: {LABELS[1]}")
+    assert ["Gren bird", LABELS[0], False, True, "true"] == page.run(
+        "[versus.value, label.innerText, result.hidden, problem.hidden, versus.ariaInvalid]"
+    )
+    page.run("versus.value = 'Green bird'; document.getElementById('versus-form').requestSubmit()")
+    page.until("!clear.hidden && busy.hidden")
+    assert [True, "false"] == page.run("[document.getElementById('versus-note').hidden, versus.ariaInvalid]")
 
 
 def test_several_photos(page: Page, photos: dict[str, Path]) -> None:
