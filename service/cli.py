@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from model import terminal
 from service.settings import BUNDLED_MODEL, Settings
 
-_USUAL = ("model", "host", "port", "device")
+_USUAL = ("model", "host", "port", "device", "precision")
 _OPTION = "option_"
 """Begins the names of a request's options: a request has a `model`, too."""
 _DEFAULTS = Settings.model_fields
@@ -154,7 +154,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    _add_settings(parser, ("model", "device"))
+    _add_settings(parser, ("model", "device", "precision"))
     parser.add_argument("--json", action="store_true", help="print JSON, as the service answers")
 
 

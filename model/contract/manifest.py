@@ -212,6 +212,7 @@ class Manifest(_Frozen):
         individual: of several photos of one individual; None where it was not fitted.
         sets: of the prediction sets; None where there are no photos to calibrate them on.
         taxonomy: of the classes; None where there is none.
+        variant_of: sha256 of the fp32 file that this is a variant of; empty where there is none, or it is not known.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -239,6 +240,7 @@ class Manifest(_Frozen):
     individual: Individual | None = None
     sets: Sets | None = None
     taxonomy: Taxonomy | None = None
+    variant_of: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:

@@ -3,6 +3,7 @@
 In both, the head, the probabilities and the sums of Grad-CAM stay in float32, as do inputs and outputs.
 """
 
+import hashlib
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import nn
 
 from model.contract.graph import codes_of_best, feeds
 from model.contract.manifest import Manifest
+from model.contract.variant import GATE, difference, full_path
 from model.explain.explainer import Explainer
 from model.explain.fitted import NOTHING, Fitted
 from model.export.branches import ancestors
@@ -63,7 +65,8 @@ def export_variant(
         What `model.export.quality_limits.measure` found; the manifest's metrics hold it too, each name behind `gate.`.
 
     Raises:
-        ExportError: network, manifest and images do not fit together.
+        ExportError: network, manifest and images do not fit together, or the path `NAME.int8.onnx` names a variant of
+            a file `NAME.onnx` that is of another model.
         QualityError: the variant loses too much; nothing was written.
     """
     for images in (held_out.images, calibration):
@@ -88,10 +91,27 @@ def export_variant(
         facts = architecture(network)
     figures = measure(reference.SerializeToString(), runtime, held_out)
     check(figures, precision)
-    measured = manifest.metrics | {f"gate.{name}": value for name, value in figures.items()}
+    measured = manifest.metrics | {f"{GATE}{name}": value for name, value in figures.items()}
     facts |= {"precision": precision, "weights_dtype": precision, "metrics": measured}
-    write(model, complete(manifest, model, explainer, report, facts, runtime), path)
+    completed = complete(manifest, model, explainer, report, facts, runtime)
+    write(model, completed.model_copy(update={"variant_of": _sha256_beside(path, completed)}), path)
     return figures
+
+
+def _sha256_beside(path: Path, variant: Manifest) -> str:
+    """Return the sha256 of the fp32 file that a variant is written beside; empty where there is none.
+
+    Raises:
+        ExportError: that file is of another model, and would be served with this variant.
+    """
+    full = full_path(path, variant.precision)
+    if full is None or not full.is_file():
+        return ""
+    sha256 = hashlib.sha256(full.read_bytes()).hexdigest()
+    described = Manifest.from_metadata({entry.key: entry.value for entry in onnx.load(str(full)).metadata_props})
+    if fault := difference(described, sha256, variant, variant.precision):
+        raise ExportError(f"{path} would be no variant of {full}: {fault}")
+    return sha256
 
 
 def quantise(model: ModelProto, explainer: Explainer, calibration: npt.NDArray[np.uint8]) -> ModelProto:

@@ -7,6 +7,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from model.contract.graph import codes_of_best
+from model.contract.variant import limits_kept
 from model.export.running import Array, Row, Runnable, run, session
 
 ACCEPTED = 0.95
@@ -15,42 +16,6 @@ ACCEPTED = 0.95
 
 class QualityError(RuntimeError):
     """The variant loses more than its limits allow; nothing was written."""
-
-
-@dataclass(frozen=True)
-class QualityLimits:
-    """The most that a precision may lose.
-
-    Attributes:
-        top1_drop: percentage points of top-1 accuracy.
-        spearman: least rank correlation of raw map cells with fp32.
-        marks_change: mean absolute change of the probability that a mark is seen.
-        embedding_cosine: least mean cosine between a photo's vector and its vector in fp32.
-        novelty_spearman: least rank correlation of photos' novelty with fp32.
-        novelty_shift: of the share of photos above the value that a twentieth exceeds in fp32, percentage points.
-    """
-
-    top1_drop: float
-    spearman: float
-    marks_change: float
-    embedding_cosine: float
-    novelty_spearman: float
-    novelty_shift: float
-
-
-QUALITY_LIMITS = {
-    "fp16": QualityLimits(
-        top1_drop=0.1,
-        spearman=0.999,
-        marks_change=0.002,
-        embedding_cosine=0.999,
-        novelty_spearman=0.999,
-        novelty_shift=0.5,
-    ),
-    "int8": QualityLimits(
-        top1_drop=0.5, spearman=0.95, marks_change=0.02, embedding_cosine=0.97, novelty_spearman=0.95, novelty_shift=3.0
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -140,32 +105,7 @@ def check(figures: dict[str, float], precision: str) -> None:
     Raises:
         QualityError: with the figures and the limits; NaN does not pass.
     """
-    limits = QUALITY_LIMITS[precision]
-    # Accuracies are multiples of 1/n: the last bit of the subtraction must not decide.
-    kept = {
-        f"top-1 drop {figures['top1_drop']:.2f} points (at most {limits.top1_drop})": (
-            figures["top1_drop"] <= limits.top1_drop + 1e-9
-        ),
-        f"rank correlation of map cells {figures['spearman']:.4f} (at least {limits.spearman})": (
-            figures["spearman"] >= limits.spearman
-        ),
-    }
-    if "marks_change" in figures:
-        change = figures["marks_change"]
-        kept[f"change of marks {change:.4f} (at most {limits.marks_change})"] = change <= limits.marks_change
-    if "embedding_cosine" in figures:
-        cosine = figures["embedding_cosine"]
-        kept[f"cosine of embeddings {cosine:.4f} (at least {limits.embedding_cosine})"] = (
-            cosine >= limits.embedding_cosine
-        )
-    if "novelty_shift" in figures:
-        order, shift = figures["novelty_spearman"], figures["novelty_shift"]
-        kept[f"rank correlation of novelty {order:.4f} (at least {limits.novelty_spearman})"] = (
-            order >= limits.novelty_spearman
-        )
-        kept[f"shift of unlike photos {shift:.2f} points (at most {limits.novelty_shift})"] = (
-            shift <= limits.novelty_shift + 1e-9
-        )
+    kept = limits_kept(figures, precision)
     if not all(kept.values()):
         raise QualityError(
             f"{precision} loses too much on {figures['images']:.0f} held-out photos; nothing was written: "

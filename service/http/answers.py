@@ -47,7 +47,12 @@ def score(prediction: Prediction, index: int) -> Answer:
 
 def model_id(served: ServedModel) -> Answer:
     """Return what identifies a model; `schemas.ModelId`."""
-    return {"name": served.name, "version": served.version, "sha256": served.sha256}
+    return {
+        "name": served.name,
+        "version": served.version,
+        "sha256": served.sha256,
+        "precision": served.manifest.precision,
+    }
 
 
 def classification(
@@ -222,7 +227,6 @@ def model_info(served: ServedModel) -> Answer:
         "novelty": manifest.novelty is not None,
         "sets": manifest.sets is not None,
         "taxonomy": list(manifest.taxonomy.ranks) if manifest.taxonomy else [],
-        "precision": manifest.precision,
         "provider": served.engine.provider,
         "metrics": manifest.metrics,
         "dataset": manifest.provenance.dataset,

@@ -8,10 +8,9 @@ Storage comes and goes: a version whose file vanished is served until an operato
 """
 
 import asyncio
-import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,14 +21,14 @@ from service.inference.batcher import WorkerLost
 from service.inference.engine import Engine, OnnxEngine
 from service.inference.files.priors import NO_PRIORS, PriorsFile, PriorsRejected
 from service.inference.files.versions import Signature, by_number, is_number, scan
+from service.inference.precision import Load, choose, read_files, variant_precision
 from service.inference.served import ServedModel
-from service.inference.sessions import ModelRejected, read_file
+from service.inference.sessions import ModelRejected
 from service.inference.verified import verify_once
 from service.inference.verify import self_check, verify
 from service.metrics import Metrics
 from service.settings import Settings
 
-Load = Callable[[bytes, Settings], Engine]
 logger = logging.getLogger(__name__)
 priors_logger = logging.getLogger("service.inference.files.priors")  # commands silence the other
 
@@ -178,7 +177,7 @@ class Registry:
             retire: at an operator's request: try failed files again, and retire versions without a file.
         """
         report = ReloadReport()
-        found = await asyncio.to_thread(scan, self._settings.model)
+        found = await asyncio.to_thread(scan, self._settings.model, variant_precision(self._settings))
         for key in self._in_order(found):
             path, signature = found[key]
             slot = self._slots.setdefault(key, _Slot(path))
@@ -264,19 +263,20 @@ class Registry:
     def _make(self, key: str, slot: _Slot) -> ServedModel:
         """Read, load, warm and check a file; runs in a thread."""
         started = time.monotonic()
-        data = read_file(slot.path)
-        sha256 = hashlib.sha256(data).hexdigest()
-        if slot.served is not None and slot.served.sha256 == sha256:
+        files = read_files(slot.path, self._settings)
+        if slot.served is not None and slot.served.files == files.sha256s:
             return slot.served
-        engine = self._load(data, self._settings)
-        if self._once:
-            verify_once(engine, sha256)
-        else:
-            verify(engine)
+        check = verify_once if self._once else _verify
+        engine, sha256 = choose(files, self._settings, self._load, check, replaces=slot.served is not None)
         folder, _, number = key.rpartition("/")
-        served = ServedModel(folder or engine.manifest.name, number, sha256, engine.manifest, engine, datetime.now(UTC))
-        seconds = time.monotonic() - started
-        logger.info("loaded %s/%s (%s) on %s in %.2f s", served.name, number, sha256[:12], engine.provider, seconds)
+        served = ServedModel(
+            folder or engine.manifest.name, number, sha256, engine.manifest, engine, datetime.now(UTC),
+            files=files.sha256s,
+        )  # fmt: skip
+        logger.info(
+            "loaded %s/%s (%s) in %s on %s in %.2f s",
+            served.name, number, sha256[:12], engine.manifest.precision, engine.provider, time.monotonic() - started,
+        )  # fmt: skip
         return served
 
     def _swap(self, slot: _Slot, served: ServedModel | None) -> None:
@@ -368,6 +368,10 @@ def _why(report: ReloadReport, model: Path) -> list[str]:
 
 def _no_default(settings: Settings, names: Iterable[str]) -> str:
     return f"default_model={settings.default_model}, but the models at {settings.model} are: {', '.join(sorted(names))}"
+
+
+def _verify(engine: Engine, _: str) -> None:
+    verify(engine)
 
 
 def _key(served: ServedModel) -> str:

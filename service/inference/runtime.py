@@ -6,7 +6,8 @@ from model.photo.budget import return_large_blocks
 from model.photo.limits import ImageLimits
 from service.inference.engine import OnnxEngine
 from service.inference.load import LoadTracker
-from service.inference.models import Load, Registry
+from service.inference.models import Registry
+from service.inference.precision import Load
 from service.inference.predictor import Predictor
 from service.inference.workers import Workers, num_parallel
 from service.metrics import Metrics, NoMetrics
@@ -80,6 +81,7 @@ class Runtime:
                     "name": served.name,
                     "version": served.version,
                     "sha256": served.sha256,
+                    "precision": served.manifest.precision,
                     "provider": served.engine.provider,
                 }
                 for served in models

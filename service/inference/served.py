@@ -15,11 +15,12 @@ class ServedModel:
     Attributes:
         name: in addresses.
         version: whole number as text.
-        sha256: of the file, hexadecimal.
-        manifest: of the file.
+        sha256: of the file that runs, hexadecimal.
+        manifest: of that file, its precision included.
         engine: that runs it.
         loaded_at: UTC.
         priors: of the table beside the file, by name.
+        files: sha256 of the file of this version, and of the variant beside it where there is one.
     """
 
     name: str
@@ -29,3 +30,4 @@ class ServedModel:
     engine: Engine
     loaded_at: datetime
     priors: Priors = field(default_factory=dict)
+    files: tuple[str, ...] = ()

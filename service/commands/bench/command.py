@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from model.contract.variant import variant_path
 from service.commands.bench.ceiling import Ceiling
 from service.commands.bench.loadgen import Outcome, Plan
 from service.commands.bench.measure import Load, run_ceiling, summarise, take
@@ -29,6 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `fieldmark bench`."""
     parser.add_argument("--url", help="a running server; by default one is started")
     parser.add_argument("--model", type=Path, default=BUNDLED_MODEL, help="for the server and for the ceiling")
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "int8", "auto"),
+        default="fp32",
+        help="of the server that is started; the ceiling is that of the file which runs",
+    )
     parser.add_argument(
         "--photos", type=Path, nargs="*", default=[], help="files or folders; by default synthetic ones"
     )
@@ -72,14 +79,16 @@ def run(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         url = options.url
         try:
-            server = Server(url.rstrip("/")) if url else stack.enter_context(started_server(options.model))
+            environment = {"FIELDMARK_PRECISION": options.precision}
+            server = Server(url.rstrip("/")) if url else stack.enter_context(started_server(options.model, environment))
         except RuntimeError as error:
             raise OSError(f"no server to measure: {error}") from error
+        file = _file_of(options.model, server.precision())
         report: dict[str, Any] = {"sizes": {}}
         for text in options.sizes.split(","):
             width, _, height = text.strip().partition("x")
             photos = write_photos(Path(folder), sources, (int(width), int(height)))
-            report["sizes"][text] = _measure_size(server, photos, options)
+            report["sizes"][text] = _measure_size(server, photos, file, options)
     if options.json:
         print(json.dumps(report, indent=2))  # noqa: T201 - the command's result
     else:
@@ -87,18 +96,18 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _measure_size(server: Server, photos: list[Path], options: argparse.Namespace) -> dict[str, Any]:
+def _measure_size(server: Server, photos: list[Path], file: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Measure ceiling and loads interleaved, round by round, so that drift affects all of them equally."""
     base = _plan(server, photos, options)
     plans = {f"closed, C = {text}": replace(base, concurrency=int(text)) for text in options.concurrency.split(",")}
-    loads, ceilings = _rounds(server, photos, plans, options)
+    loads, ceilings = _rounds(server, photos, file, plans, options)
     if not options.no_open_loop:
         rate = options.rate or max(1.0, max(load.per_s for load in loads) / 2)
         plans = {
             f"open, {name}, {rate:.0f}/s": replace(base, rate=rate, poisson=name == "Poisson")
             for name in ("even", "Poisson")
         }
-        more_loads, more_ceilings = _rounds(server, photos, plans, options)
+        more_loads, more_ceilings = _rounds(server, photos, file, plans, options)
         loads, ceilings = loads + more_loads, ceilings + more_ceilings
     ceiling = _mean(ceilings)
     return {
@@ -110,7 +119,7 @@ def _measure_size(server: Server, photos: list[Path], options: argparse.Namespac
 
 
 def _rounds(
-    server: Server, photos: list[Path], plans: dict[str, Plan], options: argparse.Namespace
+    server: Server, photos: list[Path], file: Path, plans: dict[str, Plan], options: argparse.Namespace
 ) -> tuple[list[Load], list[Ceiling]]:
     """Return the plans' results, each with the median of its rounds' ratios to the ceilings around it."""
     seconds = options.seconds / options.rounds
@@ -120,7 +129,7 @@ def _rounds(
 
     def ceiling() -> None:
         if not options.no_ceiling:
-            ceilings.append(run_ceiling(_file_of(options.model), photos, seconds))
+            ceilings.append(run_ceiling(file, photos, seconds))
 
     ceiling()
     for _ in range(options.rounds):
@@ -159,11 +168,13 @@ def _mean(ceilings: list[Ceiling]) -> Ceiling | None:
     return Ceiling(**{name: float(np.mean([row[name] for row in rows])) for name in rows[0]})
 
 
-def _file_of(model: Path) -> Path:
-    """Return the newest file of a folder of models, or the file itself."""
-    if model.is_file():
-        return model
-    return max(model.glob("*/*.onnx"), key=lambda path: int(path.stem) if path.stem.isdecimal() else -1)
+def _file_of(model: Path, precision: str) -> Path:
+    """Return the file that runs: the newest of a folder of models or the file itself, or its variant."""
+    full = model
+    if model.is_dir():
+        full = max(model.glob("*/*.onnx"), key=lambda path: int(path.stem) if path.stem.isdecimal() else -1)
+    variant = variant_path(full, precision)
+    return variant if variant.is_file() else full
 
 
 def table(report: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """Servers to measure: a running one, or one started here."""
 
 import contextlib
+import json
 import os
 import socket
 import subprocess
@@ -37,6 +38,12 @@ class Server:
         with urllib.request.urlopen(self.url + path, timeout=10) as answer:  # noqa: S310 - the user's own server
             body: bytes = answer.read()
             return body
+
+    def precision(self) -> str:
+        """Return the precision of the model that answers by default; empty where it does not say."""
+        with contextlib.suppress(OSError, ValueError, LookupError):
+            return str(json.loads(self.get("/readyz"))["models"][0]["precision"])
+        return ""
 
     def cpu_s(self) -> float | None:
         """Return the CPU time that the server has used, by its own metrics; None where they cannot be read."""

@@ -121,7 +121,8 @@ class ModelId(BaseModel):
 
     name: str = Field(examples=["cub50"])
     version: str = Field(examples=["1"])
-    sha256: str = Field(description="Of the model's file.", examples=[_SHA256])
+    sha256: str = Field(description="Of the file that runs.", examples=[_SHA256])
+    precision: str = Field(description="Of the file that runs: `fp32`, `fp16` or `int8`.", examples=["fp32"])
 
 
 class MissingMark(BaseModel):
@@ -325,7 +326,6 @@ class ModelInfo(ModelId):
     taxonomy: list[str] = Field(
         description="Ranks from narrow to wide; empty where it has none.", examples=[["genus", "family", "order"]]
     )
-    precision: str = Field(examples=["fp32"])
     provider: str = Field(description="What runs it.", examples=["CPUExecutionProvider"])
     metrics: dict[str, float] = Field(description="As measured at export.", examples=[{"top1": 0.85}])
     dataset: str = Field(description="What it was trained on.", examples=["CUB-200-2011, classes 1-50"])

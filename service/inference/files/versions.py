@@ -5,6 +5,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from model.contract.variant import variant_path
+
 
 class Signature(NamedTuple):
     """Changes when a file changes; found without reading it."""
@@ -12,23 +14,31 @@ class Signature(NamedTuple):
     inode: int
     size: int
     modified_ns: int
+    variant: "Signature | None" = None
+    """Of the variant beside the file, where there is one and it is looked for."""
 
     def is_older_than(self, seconds: float) -> bool:
-        """Return whether the file was written long enough ago to be complete: renamed, or copied with its time."""
-        return time.time() - self.modified_ns / 1e9 > seconds
+        """Return whether all was written long enough ago to be complete: renamed, or copied with its time."""
+        is_old = time.time() - self.modified_ns / 1e9 > seconds
+        return is_old and (self.variant is None or self.variant.is_older_than(seconds))
 
 
-def scan(model: Path) -> dict[str, tuple[Path, Signature]]:
+def scan(model: Path, precision: str = "") -> dict[str, tuple[Path, Signature]]:
     """Return the model files by `NAME/VERSION` (`/VERSION` for a single file), with their signatures.
 
-    Names that begin with a dot, and stems that are not whole numbers, are not models: unfinished copies, notes.
-    Empty where the storage does not answer.
+    Names that begin with a dot, and stems that are not whole numbers, are not models: unfinished copies, variants,
+    notes. Empty where the storage does not answer.
+
+    Args:
+        model: a folder, or a file.
+        precision: of the variants whose changes count, too; empty for none.
     """
     found = {}
     with contextlib.suppress(OSError):
         for key, path in sorted(_files(model), key=lambda one: (by_number(one[0]), one[1])):
             if signature := signature_of(path):
-                found[key] = (path, signature)
+                beside = signature_of(variant_path(path, precision)) if precision else None
+                found[key] = (path, signature._replace(variant=beside))
     return found
 
 

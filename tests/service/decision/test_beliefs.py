@@ -99,7 +99,7 @@ def test_answers_without_these_options_are_the_same_bytes(server: Running, clien
             }
             for index in best
         ],
-        "model": {"name": "cub50", "version": "2", "sha256": served.sha256},
+        "model": {"name": "cub50", "version": "2", "sha256": served.sha256, "precision": "fp32"},
         "filename": None,
         "width": 90,
         "height": 60,
