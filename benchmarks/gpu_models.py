@@ -87,7 +87,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--sizes", default="224,448")
     parser.add_argument("--backbones", default="mobilenet_v2,resnet50")
-    parser.add_argument("--bundled", type=Path, default=next(iter(sorted(BUNDLED_MODEL.glob("*/*.onnx"))), None))
+    parser.add_argument("--bundled", type=Path, default=next(iter(sorted(BUNDLED_MODEL.glob("*/?.onnx"))), None))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     for backbone in options.backbones.split(","):

@@ -234,7 +234,7 @@ def _peer(explainer: Explainer, image: np.ndarray) -> Call:
 
 def _subject(options: argparse.Namespace) -> tuple[Network, Manifest]:
     if options.backbone is None:
-        return load_network(options.model or sorted(BUNDLED.glob("*/*.onnx"))[-1])
+        return load_network(options.model or sorted(BUNDLED.glob("*/?.onnx"))[-1])
     network = build_network(NetworkConfig(options.backbone, "guided", num_classes=200)).eval()
     manifest = Manifest(
         name=options.backbone,

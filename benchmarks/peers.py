@@ -68,7 +68,7 @@ def main() -> int:
     """Measure all servers interleaved and print the medians."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, nargs="*", default=[])
-    parser.add_argument("--model", type=Path, default=next(iter(sorted(BUNDLED_MODEL.glob("*/*.onnx")))))
+    parser.add_argument("--model", type=Path, default=next(iter(sorted(BUNDLED_MODEL.glob("*/?.onnx")))))
     parser.add_argument("--concurrency", default="8,16")
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--rounds", type=int, default=3)

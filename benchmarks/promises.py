@@ -57,7 +57,7 @@ def corrupt(photos: list[Path], folder: Path, _: argparse.Namespace) -> dict[str
 
 def swaps(photos: list[Path], folder: Path, _: argparse.Namespace) -> dict[str, Any]:
     """Replace the model file twenty times under load."""
-    source = next(iter(sorted(BUNDLED_MODEL.glob("*/*.onnx"))))
+    source = next(iter(sorted(BUNDLED_MODEL.glob("*/?.onnx"))))
     models = folder / "models" / source.parent.name
     models.mkdir(parents=True)
     served = models / "1.onnx"

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from model.contract.variant import full_path
 from service.errors import NotReady, UnknownModel
 from service.inference.batcher import WorkerLost
 from service.inference.engine import Engine, OnnxEngine
@@ -346,14 +347,18 @@ class Registry:
 
 
 def check_there(settings: Settings) -> None:
-    """Raise unless there are files to serve, the default model's among them; loads nothing.
+    """Raise unless there are files to serve, of the default model and in the precision asked for; loads nothing.
 
     Raises:
         ModelRejected: there is none; the message names what was found.
     """
-    found = scan(settings.model)
+    found = scan(settings.model, variant_precision(settings))
     if not found:
         raise ModelRejected(*_why(ReloadReport(), settings.model))
+    if settings.precision == "int8" and not any(
+        signature.variant or full_path(path, "int8") for path, signature in found.values()
+    ):
+        raise ModelRejected(f"precision=int8, but no model at {settings.model} has a file VERSION.int8.onnx")
     names = {key.rpartition("/")[0] for key in found}
     if settings.default_model and settings.default_model not in names and settings.model.is_dir():
         raise ModelRejected(_no_default(settings, names))

@@ -18,7 +18,7 @@ def engines() -> tuple[OnnxEngine, OnnxEngine]:
     """Return the bundled model on CUDA, warm, and on the CPU."""
     if CUDA not in runtime().get_available_providers():
         pytest.skip("no CUDA here: this ONNX Runtime has no CUDA provider")
-    model = next(iter(sorted(BUNDLED_MODEL.glob("*/*.onnx"))))
+    model = next(iter(sorted(BUNDLED_MODEL.glob("*/?.onnx"))))
     on_gpu = OnnxEngine(model, Settings(device="cuda", max_batch_size=8))
     on_gpu.warm_up()
     return on_gpu, OnnxEngine(model, Settings(device="cpu"))

@@ -20,7 +20,7 @@ EACH = pytest.mark.parametrize("plate", PLATES, ids=lambda plate: plate.name)
 @pytest.fixture(scope="module")
 def engine() -> OnnxEngine:
     """Return the newest bundled model."""
-    newest = max(BUNDLED_MODEL.glob("cub50/*.onnx"), key=lambda path: int(path.stem.partition(".")[0]))
+    newest = max(BUNDLED_MODEL.glob("cub50/?.onnx"), key=lambda path: int(path.stem.partition(".")[0]))
     return OnnxEngine(newest.read_bytes(), Settings(device="cpu"))
 
 
