@@ -109,7 +109,8 @@ def _sha256_beside(path: Path, variant: Manifest) -> str:
         return ""
     sha256 = hashlib.sha256(full.read_bytes()).hexdigest()
     described = Manifest.from_metadata({entry.key: entry.value for entry in onnx.load(str(full)).metadata_props})
-    if fault := difference(described, sha256, variant, variant.precision):
+    written = Manifest.from_metadata(variant.to_metadata())  # as it will be read: lists for tuples
+    if fault := difference(described, sha256, written, variant.precision):
         raise ExportError(f"{path} would be no variant of {full}: {fault}")
     return sha256
 

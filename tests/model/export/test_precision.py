@@ -1,5 +1,7 @@
 """Smaller precisions: what they keep in float32, and the quality limits that they must keep."""
 
+import contextlib
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +41,8 @@ def _manifest(path: Path) -> Manifest:
 
 def test_fp16_keeps_head_and_sums_in_float(marked: Exported, held_out: HeldOut, tmp_path: Path) -> None:
     """Inputs and outputs are float32, the backbone is float16, every layer is there, and the limits are kept."""
-    (_, given, fitted), path = make_marked(), tmp_path / "half.onnx"
+    (_, given, fitted), path, full = make_marked(), tmp_path / "half.fp16.onnx", tmp_path / "half.onnx"
+    full.write_bytes(marked.path.read_bytes())
     figures = export_variant(
         marked.network, given, path, "fp16", held_out=held_out, calibration=held_out.images[:4], fitted=fitted
     )
@@ -57,6 +60,19 @@ def test_fp16_keeps_head_and_sums_in_float(marked: Exported, held_out: HeldOut, 
     assert {value.type for value in runtime.get_outputs()} == {"tensor(float)", "tensor(int64)"}
     assert manifest.outputs == [value.name for value in runtime.get_outputs()]
     assert isinstance(load_network(path)[0], Network)
+    assert manifest.variant_of == hashlib.sha256(full.read_bytes()).hexdigest()
+
+
+def test_a_variant_is_not_written_beside_another_model(tiny: Exported, held_out: HeldOut, tmp_path: Path) -> None:
+    """`NAME.fp16.onnx` would be served with NAME.onnx; other names stand alone."""
+    (tmp_path / "bird.onnx").write_bytes(tiny.path.read_bytes())
+    given = make_manifest(name="another")
+    for name in ("bird.fp16.onnx", "alone.fp16.onnx"):
+        path = tmp_path / name
+        refused = pytest.raises(ExportError, match="differs from the fp32 file in name")
+        with refused if name == "bird.fp16.onnx" else contextlib.nullcontext():
+            export_variant(tiny.network, given, path, "fp16", held_out=held_out, calibration=held_out.images[:4])
+        assert path.exists() == (name != "bird.fp16.onnx")
 
 
 def _first_steps(path: Path) -> list[str]:
