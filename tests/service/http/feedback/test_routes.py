@@ -68,14 +68,9 @@ def test_feedback_is_written_down(
     line = last_line(file)
     assert (answer["request_id"], label, LABELS[0]) == (line["request_id"], line["label"], line["predicted"])
     assert (answer["known"], answer["novelty"]) == (line["known"], line["novelty"])
-<<<<<<< HEAD
-    assert answer["model"] == {"name": line["model"], "version": line["version"], "sha256": line["sha256"]}
-    assert [one + 1 for one in before] == count()
-=======
     identity = {"name": line["model"], "version": line["version"], "sha256": line["sha256"]}
     assert answer["model"] == {**identity, "precision": "fp32"}
-    assert before + 1 == count()
->>>>>>> 57da165 (Precision: a variant beside its model, chosen by --precision fp32|int8|auto, never silently)
+    assert [one + 1 for one in before] == count()
 
 
 def test_one_of_several_images(collecting: tuple[Running, Path], red_png: bytes, blue_jpeg: bytes) -> None:
