@@ -134,7 +134,7 @@ def test_a_graph_equals_itself(tiny: Exported, held_out: HeldOut) -> None:
         ("fp16", {"top1_drop": 0.1, "spearman": 0.999, "marks_change": 0.002}, ""),
         ("fp16", {"top1_drop": 0.2}, "top-1 drop in points 0.2 (at most 0.1)"),
         ("fp16", {"marks_change": float("nan")}, "change of marks nan (at most 0.002)"),
-        ("fp16", {"novelty_spearman": 1.0, "novelty_shift": 0.6}, "shift of unlike photos in points 0.6 (at most 0.5)"),
+        ("fp16", {"novelty_spearman": 1.0, "novelty_shift": 1.1}, "shift of unlike photos in points 1.1 (at most 1)"),
         ("int8", {"top1_drop": -1.0, "same_class": 98.5, "novelty_shift": 3.0, "mark_peaks": 90.0}, ""),
         ("int8", {"same_class": 98.4}, "same class in percent 98.4 (at least 98.5)"),
         ("int8", {"spearman": float("nan")}, "rank correlation of map cells nan (at least 0.98)"),
