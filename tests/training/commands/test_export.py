@@ -108,7 +108,7 @@ def test_sets_follow_the_temperature(make_job: Callable[..., Job], monkeypatch: 
 def test_a_run_with_folds_is_compared_on_photos_that_it_was_trained_on(make_job: Callable[..., Job]) -> None:
     """It holds none out, and says so; none of the compared photos is one of the calibration."""
     job = make_job()
-    without = job.recipe.with_values({"data.held_out": 0.0})
+    without = job.recipe.with_values({"data.held_out": 0.0, "run.selection": "last"})
     compared, calibration = variant_photos(job.dataset, without, job.recipe.data.resize, most=9, calibrated=5)
     assert compared.trained_on
     assert (9, 9, 5) == (len(compared.images), len(compared.labels), len(calibration))
