@@ -1,11 +1,12 @@
 """Smaller arithmetic, written only within its quality limits: fp16 for GPUs, static int8 for CPUs.
 
-In both, the head, the probabilities and the sums of Grad-CAM stay in float32, as do inputs and outputs.
+In both, the head, the probabilities, what reads marks, embedding and novelty, and the sums of Grad-CAM stay in float32,
+as do inputs and outputs.
 """
 
 import hashlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto, numpy_helper
 from torch import nn
 
 from model.contract.graph import codes_of_best, feeds
@@ -22,11 +23,12 @@ from model.contract.variant import GATE, difference, full_path
 from model.explain.explainer import Explainer
 from model.explain.fitted import NOTHING, Fitted
 from model.export.branches import ancestors
-from model.export.export import ExportError, architecture, check_images, complete, explainer_of, write
+from model.export.export import ExportError, architecture, check_images, complete, explainer_of, store_as_fp16, write
 from model.export.parity import ParityReport, check_parity
 from model.export.quality_limits import HeldOut, check, measure
+from model.export.rounding import round_to_outputs
 from model.export.running import session
-from model.export.tracing import drop_unused_initializers, trace
+from model.export.tracing import drop_unused_initializers, initializers, trace
 
 HALF_TOLERANCE = 0.05
 """Of the fp16 graph against float64, in the units of `ParityReport`: a sanity check; the quality limits decide."""
@@ -44,7 +46,7 @@ def export_variant(
     layer: str | Sequence[str] = (),
     fitted: Fitted = NOTHING,
 ) -> dict[str, float]:
-    """Write a network in a smaller precision, if it stays within its quality limits on held-out photos.
+    """Write a network in a smaller precision, if it stays within its quality limits on photos.
 
     The comparison is with fp32 as `model.export.export` writes it by default, with weights rounded to fp16: the file
     that would be served instead.
@@ -56,8 +58,8 @@ def export_variant(
         manifest: likewise.
         path: of the file.
         precision: `fp16`, or static `int8` (QDQ, per channel).
-        held_out: photos of train that were not trained on, for the comparison.
-        calibration: photos of train from which int8 takes its ranges, RGB, uint8, (n, S, S, 3).
+        held_out: photos of train for the comparison, not trained on as far as there are any.
+        calibration: other photos of train, from which int8 takes ranges and rounding, RGB, uint8, (n, S, S, 3).
         layer: of a foreign module, as for `model.export.export`.
         fitted: likewise.
 
@@ -65,8 +67,8 @@ def export_variant(
         What `model.export.quality_limits.measure` found; the manifest's metrics hold it too, each name behind `gate.`.
 
     Raises:
-        ExportError: network, manifest and images do not fit together, or the path `NAME.int8.onnx` names a variant of
-            a file `NAME.onnx` that is of another model.
+        ExportError: network, manifest and images do not fit together, there is nothing to quantise, or the path
+            `NAME.int8.onnx` names a variant of a file `NAME.onnx` that is of another model.
         QualityError: the variant loses too much; nothing was written.
     """
     for images in (held_out.images, calibration):
@@ -118,7 +120,7 @@ def _sha256_beside(path: Path, variant: Manifest) -> str:
 def quantise(model: ModelProto, explainer: Explainer, calibration: npt.NDArray[np.uint8]) -> ModelProto:
     """Return the graph with the convolutional part in int8: QDQ, weights per channel, ranges from the images.
 
-    Weights use seven bits (`reduce_range`): with eight, processors without VNNI saturate in their sums.
+    Weights use all eight bits, for processors with VNNI; without it sums of two products may saturate on AVX2.
 
     Args:
         model: the fp32 graph, last stage only.
@@ -130,42 +132,64 @@ def quantise(model: ModelProto, explainer: Explainer, calibration: npt.NDArray[n
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
     with tempfile.TemporaryDirectory() as folder:
-        fused, quantised = Path(folder) / "fused.onnx", Path(folder) / "int8.onnx"
-        onnx.save(_fuse(model, fused), str(fused))
+        path, quantised = Path(folder) / "fused.onnx", Path(folder) / "int8.onnx"
+        fused = _fuse(model, path)
+        names = _convolutional_part(fused, explainer)
+        if not names:
+            raise ExportError("int8 begins behind the first convolution, and there is no second")
+        onnx.save(fused, str(path))
         quantize_static(
-            str(fused),
+            str(path),
             str(quantised),
-            _Reader(calibration, explainer),
+            _Reader(_feeds(calibration, explainer)),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=list(QUANTISED),
-            nodes_to_quantize=_convolutional_part(onnx.load(str(fused)), explainer),
+            nodes_to_quantize=names,
             per_channel=True,
-            reduce_range=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
         )
         result = onnx.load(str(quantised))
+    round_to_outputs(result, fused, names, _feeds(calibration, explainer))
     # The runtime declares operator sets that the graph does not use.
     used = {node.domain for node in result.graph.node}
     kept = [entry for entry in result.opset_import if entry.domain in used or not entry.domain]
     del result.opset_import[:]
     result.opset_import.extend(kept)
     drop_unused_initializers(result)
+    store_as_fp16(result, _exact_in_half(result))
     return result
+
+
+def _feeds(images: npt.NDArray[np.uint8], explainer: Explainer) -> Iterator[dict[str, Any]]:
+    """Yield the inputs of a run on each image."""
+    codes = codes_of_best(1, explainer.num_classes)
+    mark = None if explainer.marks is None else codes[0]
+    return (feeds(image[None], *codes, mark=mark) for image in images)
+
+
+def _exact_in_half(model: ModelProto) -> set[str]:
+    """Return the names of the weights that float16 holds without loss, as the file that is compared with does."""
+    names = set()
+    for tensor in model.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) >= 2:
+            values = numpy_helper.to_array(tensor)
+            with np.errstate(over="ignore"):
+                exact = np.array_equal(values.astype(np.float16), values)
+            names |= {tensor.name} if exact else set()
+    return names
 
 
 class _Reader:
     """Feeds the images one by one to the calibration, which expects this interface."""
 
-    def __init__(self, images: npt.NDArray[np.uint8], explainer: Explainer) -> None:
-        codes = codes_of_best(1, explainer.num_classes)
-        mark = None if explainer.marks is None else codes[0]
-        self._feeds = (feeds(image[None], *codes, mark=mark) for image in images)
+    def __init__(self, runs: Iterator[dict[str, Any]]) -> None:
+        self._runs = runs
 
     def get_next(self) -> dict[str, Any] | None:
         """Return the inputs of the next run, or None at the end."""
-        return next(self._feeds, None)
+        return next(self._runs, None)
 
 
 def _fuse(model: ModelProto, path: Path) -> ModelProto:
@@ -182,7 +206,10 @@ def _fuse(model: ModelProto, path: Path) -> ModelProto:
 
 
 def _convolutional_part(model: ModelProto, explainer: Explainer) -> list[str]:
-    """Return the names of the nodes to quantise: from the backbone's first convolution to its last.
+    """Return the names of the nodes to quantise: of the backbone, from behind its stem to its last convolution.
+
+    The stem is the first convolution with the depthwise one that may follow. Of the error of a MobileNetV2 all in int8,
+    rounding what these two read made more than all else together.
 
     What reads the marks branches off on the way, and stays as it is.
     """
@@ -190,14 +217,17 @@ def _convolutional_part(model: ModelProto, explainer: Explainer) -> list[str]:
     count = sum(isinstance(module, nn.Conv2d) for module in modules)
     producers = {name: node for node in model.graph.node for name in node.output}
     needed = ancestors(producers, ["logits"], stop=())
-    seen, names = 0, []
+    weights = initializers(model)
+    seen, behind_stem, names = 0, False, []
     for node in model.graph.node:
         if seen == count:
             break
         if id(node) not in needed:
             continue
-        seen += node.op_type == "Conv"
-        # What comes before normalises the image: in eight bits it would be both slow and wrong.
-        if seen and node.op_type in QUANTISED:
+        if node.op_type == "Conv":
+            seen += 1
+            depthwise = weights[node.input[1]].dims[1] == 1
+            behind_stem |= seen > 2 or (seen == 2 and not depthwise)
+        if behind_stem and node.op_type in QUANTISED:
             names.append(node.name)
     return names

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ def _lines(facts: dict[str, Any], manifest: Manifest) -> list[str]:
         ("input", f"RGB {manifest.input_size}×{manifest.input_size}, {scaling}, centre crop"),
         ("", f"mean {_numbers(manifest.mean)}, std {_numbers(manifest.std)}"),
         ("precision", f"{manifest.precision}, weights stored as {manifest.weights_dtype}"),
+        ("", _beside_fp32(manifest.metrics)),
         ("temperature", f"{manifest.temperature:.4g}"),
         *_named(
             "layers",
@@ -83,6 +85,15 @@ def _lines(facts: dict[str, Any], manifest: Manifest) -> list[str]:
 def _named(name: str, lines: list[str]) -> list[tuple[str, str]]:
     """Return rows of which only the first carries the name."""
     return [(name if index == 0 else "", line) for index, line in enumerate(lines)]
+
+
+def _beside_fp32(metrics: Mapping[str, float]) -> str:
+    """Return how a smaller precision compares with fp32, as far as its export measured it."""
+    same, median, count = (metrics.get(f"gate.{name}") for name in ("same_class", "spearman_median", "images"))
+    if same is None or median is None or count is None:
+        return ""
+    photos = "photos that it was trained on" if metrics.get("gate.trained_on") else "photos"
+    return f"names fp32's class on {same:.1f}% of {count:.0f} {photos}; median rank correlation of maps {median:.3f}"
 
 
 def _centres(layer: Layer) -> str:

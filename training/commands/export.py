@@ -173,27 +173,35 @@ def manifest_of(selected: Selected, name: str) -> Manifest:
 
 
 def variant_photos(
-    dataset: Dataset, recipe: Recipe, resize: Resize, most: int = 200
+    dataset: Dataset, recipe: Recipe, resize: Resize, most: int = 400, calibrated: int = 100
 ) -> tuple[HeldOut, npt.NDArray[np.uint8]]:
-    """Return held-out photos for the quality limits of a smaller precision, and training photos for its calibration.
+    """Return photos for the quality limits of a smaller precision, and other training photos for its calibration.
+
+    The first are held-out ones; a run that was trained on all photos, as after folds, is compared with fp32 on some
+    of those.
 
     Args:
         dataset: the run's.
         recipe: of the run; selects the held-out photos.
         resize: the manifest's geometry.
-        most: limit of photos of either kind.
+        most: limit of photos to compare on.
+        calibrated: limit of photos to calibrate on.
 
     Raises:
-        TrainingError: the run held no photos out.
+        TrainingError: there are too few photos.
     """
     kept, held = hold_out(dataset.train, recipe.data.held_out, recipe.data.held_out_seed)
-    if not held:
-        raise TrainingError("the run held no photos out: a smaller precision cannot be measured")
-    held = held[:: max(1, len(held) // most)][:most]
+    calibration = spread(kept, min(calibrated, max(1, len(kept) // 2)))
+    trained_on = not held
+    if trained_on:
+        chosen = {id(sample) for sample in calibration}
+        held = [sample for sample in kept if id(sample) not in chosen]
+    held = spread(held, most)
+    if not held or not calibration:
+        raise TrainingError("a smaller precision needs training photos to calibrate on and others to be measured on")
     labels = np.array([sample.label for sample in held], np.int64)
     images = prepared_images(held, resize, dataset.banner)
-    calibration = kept[:: max(1, len(kept) // most)][:most]
-    return HeldOut(images, labels), prepared_images(calibration, resize, dataset.banner)
+    return HeldOut(images, labels, trained_on), prepared_images(calibration, resize, dataset.banner)
 
 
 def _model_name(run: Path) -> str:

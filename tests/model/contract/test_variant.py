@@ -10,8 +10,20 @@ from model.contract.variant import difference, full_path, quality_fault, variant
 from tests.service.tiny_model import MARKS, marked_manifest, tiny_manifest
 
 SHA256 = "ab" * 32
-GOOD = {"gate.top1_drop": 0.2, "gate.spearman": 0.98}
-OF_MARKS = {"gate.marks_change": 0.01, "gate.embedding_cosine": 0.99, "gate.novelty_spearman": 0.97}
+GOOD = {
+    "gate.images": 200.0,
+    "gate.top1_drop": 0.2,
+    "gate.same_class": 99.0,
+    "gate.spearman": 0.98,
+    "gate.spearman_median": 0.99,
+    "gate.contrast_median": 0.99,
+}
+OF_MARKS = {
+    "gate.marks_change": 0.01,
+    "gate.mark_peaks": 95.0,
+    "gate.embedding_cosine": 0.99,
+    "gate.novelty_spearman": 0.98,
+}
 
 
 def small(**changes: Any) -> Manifest:
@@ -64,11 +76,13 @@ def test_other_marks_are_another_model() -> None:
 def test_quality_must_be_recorded_and_within_the_limits() -> None:
     """What the model has must have been measured; NaN is not within a limit."""
     assert "" == quality_fault(small())
-    assert "the export did not record top1_drop, spearman" == quality_fault(small(metrics={"top1": 0.9}))
-    assert "top-1 drop 0.70 points (at most 0.5)" == quality_fault(small(metrics=GOOD | {"gate.top1_drop": 0.7}))
+    assert "the export did not record contrast_median, images, same_class, spearman, spearman_median, top1_drop" == (
+        quality_fault(small(metrics={"top1": 0.9}))
+    )
+    assert "top-1 drop in points 0.7 (at most 0.5)" == quality_fault(small(metrics=GOOD | {"gate.top1_drop": 0.7}))
     marked = Manifest(**{**dict(marked_manifest()), "precision": "int8", "metrics": GOOD | OF_MARKS})
     assert "the export did not record novelty_shift" == quality_fault(marked)
     assert "" == quality_fault(marked.model_copy(update={"metrics": GOOD | OF_MARKS | {"gate.novelty_shift": 1.0}}))
-    assert "shift of unlike photos nan" in quality_fault(
+    assert "shift of unlike photos in points nan" in quality_fault(
         marked.model_copy(update={"metrics": GOOD | OF_MARKS | {"gate.novelty_shift": float("nan")}})
     )

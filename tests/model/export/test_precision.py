@@ -5,6 +5,7 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from torch import nn
 
@@ -14,6 +15,7 @@ from model.contract.manifest import Manifest, ManifestError, synthetic_images
 from model.export.export import ExportError, load_network, read
 from model.export.precision import export_variant
 from model.export.quality_limits import HeldOut, QualityError, check, measure
+from model.export.rounding import rounded_columns
 from model.export.running import run, session
 from model.export.tracing import initializers
 from model.network.network import Network
@@ -86,17 +88,27 @@ def _first_steps(path: Path) -> list[str]:
 
 
 def test_int8_quantises_the_convolutions_alone(tmp_path: Path) -> None:
-    """Convolutions have int8 weights, per channel; what is before and behind is float; the batch is still free."""
+    """Convolutions behind the first have int8 weights; what is before and behind is float; the batch is still free."""
     path, held_out = tmp_path / "int8.onnx", _held_out(40)
     figures = export_variant(
         make_small(), SMALL, path, "int8", held_out=held_out, calibration=held_out.images, layer="last"
     )
-    assert figures["spearman"] >= 0.95
+    assert figures["spearman"] >= 0.98
     manifest, stored = _manifest(path), initializers(read(path))
     assert (manifest.precision, manifest.weights_dtype, len(manifest.layers)) == ("int8", "int8", 1)
-    assert sum(tensor.data_type == 3 and len(tensor.dims) == 4 for tensor in stored.values()) == 4
+    assert sum(tensor.data_type == 3 and len(tensor.dims) == 4 for tensor in stored.values()) == 3
     assert manifest.operators["QuantizeLinear"] > 0
-    assert _first_steps(path) == ["Reshape", "Cast", "Mul", "Add", "Reshape", "Transpose", "QuantizeLinear"]
+    assert _first_steps(path) == [
+        "Reshape",
+        "Cast",
+        "Mul",
+        "Add",
+        "Reshape",
+        "Transpose",
+        "Conv",
+        "Relu",
+        "QuantizeLinear",
+    ]
     codes = np.full((len(held_out.images), 1), -1, dtype=np.int64)
     outputs = run(session(path.read_bytes()), held_out.images, codes, np.full_like(codes, CLASSES))
     assert outputs["gradcam"].shape == (len(held_out.images), 1, 5, 5)
@@ -105,17 +117,17 @@ def test_int8_quantises_the_convolutions_alone(tmp_path: Path) -> None:
 
 
 def test_int8_reads_marks_and_embedding_in_float(marked: Exported, held_out: HeldOut, tmp_path: Path) -> None:
-    """They keep their limits, and of the convolutions only the backbone's are quantised."""
+    """They keep their limits, and only the backbone's convolutions behind the first are quantised."""
     (_, given, fitted), path = make_marked(), tmp_path / "int8.onnx"
     figures = export_variant(
         marked.network, given, path, "int8", held_out=held_out, calibration=held_out.images, fitted=fitted
     )
-    assert 0 < figures["marks_change"] < 0.02
-    assert 0.97 < figures["embedding_cosine"] < 1
-    assert 0.95 <= figures["novelty_spearman"] < 1
+    assert 0 < figures["marks_change"] < 0.01
+    assert 0.99 < figures["embedding_cosine"] < 1
+    assert 0.98 <= figures["novelty_spearman"] < 1
     stored, runtime = initializers(read(path)), session(path.read_bytes())
     quantised = sum(tensor.data_type == 3 and len(tensor.dims) == 4 for tensor in stored.values())
-    assert sum(isinstance(module, nn.Conv2d) for module in marked.network.backbone.modules()) == quantised
+    assert sum(isinstance(module, nn.Conv2d) for module in marked.network.backbone.modules()) == quantised + 1
     assert _manifest(path).outputs == [value.name for value in runtime.get_outputs()]
     outputs = run(runtime, held_out.images[:2], *codes_of_best(2, CLASSES), mark=np.full((2, 1), 4))
     assert outputs["marked"].tolist() == [[4], [4]]
@@ -133,33 +145,48 @@ def test_a_graph_equals_itself(tiny: Exported, held_out: HeldOut) -> None:
 
 
 @pytest.mark.parametrize(
-    ("precision", "figures", "passes"),
+    ("precision", "figures", "broken"),
     [
-        ("fp16", {}, True),
-        ("fp16", {"top1_drop": 0.1}, True),
-        ("fp16", {"top1_drop": 0.2}, False),
-        ("fp16", {"spearman": 0.998}, False),
-        ("int8", {"top1_drop": 0.5, "spearman": 0.95}, True),
-        ("int8", {"top1_drop": 0.6}, False),
-        ("int8", {"spearman": 0.949}, False),
-        ("int8", {"spearman": float("nan")}, False),
-        ("int8", {"top1_drop": -1.0}, True),
-        ("int8", {"marks_change": 0.02, "embedding_cosine": 0.97}, True),
-        ("int8", {"marks_change": 0.021}, False),
-        ("fp16", {"embedding_cosine": 0.99}, False),
-        ("fp16", {"marks_change": float("nan")}, False),
-        ("int8", {"novelty_spearman": 0.95, "novelty_shift": 3.0}, True),
-        ("int8", {"novelty_spearman": 0.94, "novelty_shift": 0.0}, False),
-        ("fp16", {"novelty_spearman": 1.0, "novelty_shift": 0.6}, False),
+        ("fp16", {"top1_drop": 0.1, "spearman": 0.999, "marks_change": 0.002}, ""),
+        ("fp16", {"top1_drop": 0.2}, "top-1 drop in points 0.2 (at most 0.1)"),
+        ("fp16", {"marks_change": float("nan")}, "change of marks nan (at most 0.002)"),
+        ("fp16", {"novelty_spearman": 1.0, "novelty_shift": 1.1}, "shift of unlike photos in points 1.1 (at most 1)"),
+        ("int8", {"top1_drop": -1.0, "same_class": 98.5, "novelty_shift": 3.0, "mark_peaks": 90.0}, ""),
+        ("int8", {"same_class": 98.4}, "same class in percent 98.4 (at least 98.5)"),
+        ("int8", {"spearman": float("nan")}, "rank correlation of map cells nan (at least 0.98)"),
+        ("int8", {"spearman_median": 0.98}, "median rank correlation of maps 0.98 (at least 0.99)"),
+        ("int8", {"contrast_median": 0.97}, "median rank correlation of contrast maps 0.97 (at least 0.98)"),
+        ("int8", {"mark_peaks": 89.0}, "peaks of mark maps in place, in percent 89 (at least 90)"),
+        ("int8", {"embedding_cosine": 0.98}, "cosine of embeddings 0.98 (at least 0.99)"),
+        ("int8", {"novelty_spearman": 0.97}, "rank correlation of novelty 0.97 (at least 0.98)"),
     ],
 )
-def test_limits_are_the_projects(precision: str, figures: dict[str, float], passes: bool) -> None:
-    """fp16 may lose 0.1 points and int8 0.5; map cells, marks, vectors and novelty have limits of their own."""
-    if passes:
+def test_limits_are_the_projects(precision: str, figures: dict[str, float], broken: str) -> None:
+    """Answers, maps, marks, vectors and novelty have limits of their own; the error names those that are broken."""
+    if not broken:
         check(FIGURES | figures, precision)
     else:
-        with pytest.raises(QualityError, match="loses too much on 100 held-out photos; nothing was written"):
-            check(FIGURES | figures, precision)
+        with pytest.raises(QualityError) as caught:
+            check(FIGURES | figures | {"trained_on": 1.0}, precision)
+        words = f"{precision} loses too much on 100 photos that were trained on; nothing was written: {broken}"
+        assert words == str(caught.value)
+
+
+def test_rounding_keeps_outputs_rather_than_weights() -> None:
+    """Inputs that depend on one another: less of the output is lost than by rounding each weight to the nearest."""
+    random = np.random.default_rng(0)
+    weight, inputs = random.normal(size=(6, 12)), random.normal(size=(3, 200))
+    mixed = random.normal(size=(12, 3)) @ inputs
+    mixed[4] = 0  # an input that never is
+    scale = np.abs(weight).max(1) / 127
+
+    def lost(steps: npt.NDArray[np.generic]) -> float:
+        return float(np.square((steps * scale[:, None] - weight) @ mixed).sum())
+
+    steps = rounded_columns(weight, scale, mixed @ mixed.T / 200)
+    assert lost(steps) < 0.2 * lost(np.round(weight / scale[:, None]))
+    assert steps.dtype == np.int8
+    assert np.abs(steps).max() == 127
 
 
 def test_held_out_images_need_labels(tmp_path: Path) -> None:

@@ -21,7 +21,14 @@ from tests.service.tiny_model import WEIGHTS, tiny_manifest, tiny_model, tiny_se
 
 FULL = tiny_model()
 SMALL_WEIGHTS = WEIGHTS * 1.01
-GOOD = {"gate.top1_drop": 0.1, "gate.spearman": 0.99}
+GOOD = {
+    "gate.images": 200.0,
+    "gate.top1_drop": 0.1,
+    "gate.same_class": 99.0,
+    "gate.spearman": 0.99,
+    "gate.spearman_median": 0.99,
+    "gate.contrast_median": 0.99,
+}
 
 
 def small(full: bytes = FULL, offset: float = 0.0, **changes: Any) -> bytes:
@@ -84,8 +91,8 @@ def test_a_variant_of_unknown_or_poor_quality_is_not_taken(tmp_path: Path, caplo
     for metrics in ({}, GOOD | {"gate.spearman": 0.5}):
         put(tmp_path, "tiny/1.int8", small(metrics=metrics))
         assert ["fp32", "int8"] == [chosen(path, precision) for precision in ("auto", "int8")]
-    assert "1.int8.onnx is not used: the export did not record top1_drop, spearman" in caplog.text
-    assert "1.int8.onnx is not used: rank correlation of map cells 0.5000 (at least 0.95)" in caplog.text
+    assert "1.int8.onnx is not used: the export did not record contrast_median, images, same_class" in caplog.text
+    assert "1.int8.onnx is not used: rank correlation of map cells 0.5 (at least 0.98)" in caplog.text
 
 
 def test_no_variant(tmp_path: Path) -> None:

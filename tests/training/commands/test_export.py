@@ -17,7 +17,7 @@ from model.export.export import read
 from training.calibration.fitted import sets_of
 from training.calibration.outputs import TRAINED, Outputs
 from training.commands import export as module
-from training.commands.export import load_source, pooled_vectors
+from training.commands.export import load_source, pooled_vectors, variant_photos
 from training.errors import DatasetError, TrainingError
 from training.fit.folds import fit_folds
 from training.fit.job import Job
@@ -103,6 +103,20 @@ def test_sets_follow_the_temperature(make_job: Callable[..., Job], monkeypatch: 
     file = Path("1.onnx")
     assert source.manifest.sets == load_source(file, name="other").manifest.sets
     assert None is load_source(file, temperature=3.0).manifest.sets
+
+
+def test_a_run_with_folds_is_compared_on_photos_that_it_was_trained_on(make_job: Callable[..., Job]) -> None:
+    """It holds none out, and says so; none of the compared photos is one of the calibration."""
+    job = make_job()
+    without = job.recipe.with_values({"data.held_out": 0.0, "run.selection": "last"})
+    compared, calibration = variant_photos(job.dataset, without, job.recipe.data.resize, most=9, calibrated=5)
+    assert compared.trained_on
+    assert (9, 9, 5) == (len(compared.images), len(compared.labels), len(calibration))
+    assert not {image.tobytes() for image in compared.images} & {image.tobytes() for image in calibration}
+    assert not variant_photos(job.dataset, job.recipe, job.recipe.data.resize)[0].trained_on
+    alone = dataclasses.replace(job.dataset, train=job.dataset.train[:1])
+    with pytest.raises(TrainingError, match="needs training photos to calibrate on and others to be measured on"):
+        variant_photos(alone, without, job.recipe.data.resize)
 
 
 @pytest.mark.slow
