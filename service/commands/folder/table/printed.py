@@ -48,4 +48,5 @@ def row_line(row: Answer) -> str:
         return f"      –  {row[CODE]}  {row[PATH]}: {one_line(row[DETAIL])}"
     best = row["predictions"][0]
     accepted = {True: "", False: "  none of these", None: ""}[row.get("accepted")]
-    return f"{best['probability']:7.2%}  {one_line(best['label'])}{accepted}  {row[PATH]}"
+    unlike = "" if row.get("known", True) else "  like none of the classes"
+    return f"{best['probability']:7.2%}  {one_line(best['label'])}{accepted}{unlike}  {row[PATH]}"
