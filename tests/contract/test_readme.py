@@ -51,6 +51,16 @@ def test_pictures_are_returned(served: str, cub_dir: Path, query: str) -> None:
     assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
 
 
+def test_client_in_python_runs(served: str, cub_dir: Path, tmp_path: Path) -> None:
+    """The README's lines print the class and its marks."""
+    (code,) = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    (name,) = re.findall(r"here CUB-200-2011's `([^`]+\.jpg)`", README)
+    (tmp_path / "bird.jpg").write_bytes((cub_dir / "images" / name).read_bytes())
+    command = [sys.executable, "-c", code.replace("http://127.0.0.1:8000", served)]
+    printed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert re.match(r"Cardinal \['.+'\]\n$", printed)
+
+
 def test_length_is_bounded() -> None:
     """The README has at most 150 lines."""
     assert len(README.splitlines()) <= 150
