@@ -158,6 +158,6 @@ def test_models_and_tensors_are_the_files(client: httpx.Client, marked: Exported
     answer = client.post("/v2/models/tiny/infer", json={"inputs": [encoded, mark]}).raise_for_status().json()
     raw = outputs(marked, manifest, [-1], [CLASSES], [4, -1])
     found = {one["name"]: np.array(one["data"]).reshape(one["shape"])[0] for one in answer["outputs"]}
-    assert {*raw, "label"} == set(found)
+    assert {*raw, "label", "known", "novelty_quantile"} == set(found)
     for name, values in raw.items():
         np.testing.assert_allclose(found[name], values, atol=1e-4, err_msg=name)
