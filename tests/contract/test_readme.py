@@ -1,7 +1,9 @@
 """The README's own words against the service: its photo, posted as it says, gets the answer it shows."""
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -59,6 +61,31 @@ def test_client_in_python_runs(served: str, cub_dir: Path, tmp_path: Path) -> No
     command = [sys.executable, "-c", code.replace("http://127.0.0.1:8000", served)]
     printed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert re.match(r"Cardinal \['.+'\]\n$", printed)
+
+
+def _typed() -> list[str]:
+    """Return the commands of the README's text that need neither a server nor training, without those of its blocks."""
+    text = re.sub(r"^```.*?^```", "", README, flags=re.MULTILINE | re.DOTALL).partition("## Install and test")[0]
+    return [command for command in re.findall(r"`([^`]*\bfieldmark [^`]*)`", text) if "serve" not in command]
+
+
+@pytest.mark.slow
+def test_commands_can_be_typed(cub_dir: Path, tmp_path: Path) -> None:
+    """In order and literally, in one activated environment; only names of a user's own files are put in."""
+    (name,) = re.findall(r"here CUB-200-2011's `([^`]+\.jpg)`", README)
+    (tmp_path / "PHOTOS").mkdir()
+    for photo in (tmp_path / "bird.jpg", tmp_path / "PHOTOS" / "bird.jpg"):
+        photo.write_bytes((cub_dir / "images" / name).read_bytes())
+    shutil.copy(ROOT / "service" / "bundled" / "cub50" / "2.onnx", tmp_path / "FILE.onnx")
+    search = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    commands = _typed()
+    assert len(commands) >= 7
+    for command in commands:
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=tmp_path, env={**os.environ, "PATH": search}, capture_output=True, text=True
+        )
+        assert (command, 0, "") == (command, done.returncode, done.stderr if done.returncode else "")
+    assert {"overlay.png", "birds.csv"} <= {path.name for path in tmp_path.iterdir()}
 
 
 def test_length_is_bounded() -> None:
