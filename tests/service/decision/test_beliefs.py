@@ -12,6 +12,7 @@ from pydantic_core import to_json
 
 from service.decision.beliefs import belief_of, normalised
 from service.errors import UnknownClass
+from service.http.answers import novelty_answer
 from service.http.api.schemas import Classification, Classifications, Explanation
 from service.inference.engine import Question
 from service.inference.predictor import Prediction
@@ -99,6 +100,7 @@ def test_answers_without_these_options_are_the_same_bytes(server: Running, clien
             }
             for index in best
         ],
+        **novelty_answer(prediction),
         "model": {"name": "cub50", "version": "2", "sha256": served.sha256, "precision": "fp32"},
         "filename": None,
         "width": 90,
