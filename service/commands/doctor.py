@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import Literal, NamedTuple
 
 from model.terminal import one_line, plain
-from service.inference.runtime import Runtime
+from service.commands.running import started
 from service.inference.sessions import CUDA, ModelRejected, runtime
 from service.settings import Settings
 
@@ -89,13 +89,8 @@ def _model(settings: Settings) -> Finding:
 
 
 async def _loaded(settings: Settings) -> Finding:
-    service = Runtime(settings)
-    await service.start()
-    try:
-        await service.models.wait_ready()
+    async with started(settings, once=False) as service:
         served = service.models.get()
-    finally:
-        await service.stop()
     provider = served.engine.provider
     words = f"{served.name} version {served.version} loads, answers as at its export, and runs on {provider}"
     if settings.device == "auto" and CUDA in runtime().get_available_providers() and provider != CUDA:

@@ -11,9 +11,8 @@ from typing import Any
 
 from model.files import WriteError, check_target, write_whole
 from model.terminal import one_line, plain
-from service.commands.running import PICTURE_TYPES, started, stated
+from service.commands.running import PICTURE_TYPES, predict, started, stated
 from service.decision.beliefs import Belief
-from service.decision.sets import sets_of
 from service.errors import EmptyInput, FieldmarkError, InvalidOption, MalformedRequest
 from service.http.answers import RANKS, classification, individual_answer, mark_note, mark_shares, score, unlike_all
 from service.http.api.schemas import ClassifyOptions, ExplainOptions, PhotosOptions
@@ -45,8 +44,6 @@ async def _classify(photos: Sequence[str], options: PhotosOptions, settings: Set
         at_once = asyncio.Semaphore(2 * served.engine.concurrency * served.engine.max_batch_size)
         if options.marks is not None:
             marks_of(served.manifest)
-        if options.coverage is not None:
-            sets_of(served.manifest)
         question = Question.about(served.manifest, marks=RANKS if options.marks else ())
         belief = stated(options, served)
         jobs = [
@@ -82,16 +79,15 @@ async def _one(
 ) -> tuple[dict[str, Any], Prediction | None]:
     """Return a photo's result, or its problem, so that one bad photo does not stop the others."""
     request_id = uuid.uuid4().hex
-    again = None if belief is None or options.marks is None else belief.by_class(question)
+    by_rank = options.marks is not None
     async with at_once:
         try:
-            prediction = await predictor.predict(served, await asyncio.to_thread(read, photo), question, again=again)
+            data = await asyncio.to_thread(read, photo)
+            prediction = await predict(predictor, served, data, question, belief, by_rank=by_rank)
         except FieldmarkError as error:
             from service.http.problems import problem_document
 
             return {**problem_document(error, request_id=request_id), "filename": Path(photo).name}, None
-    if belief is not None:
-        prediction = belief.applied(prediction)
     name = Path(photo).name
     return classification(prediction, options, filename=name, request_id=request_id, belief=belief), prediction
 
@@ -113,10 +109,9 @@ async def _explain(photo: str, out: Path, options: ExplainOptions, settings: Set
         served, predictor = runtime.models.get(options.model, options.version), runtime.predictor
         question = question_of(options, served.manifest)
         belief = stated(options, served)
-        again = None if belief is None else belief.by_class(question)
-        prediction = await predictor.predict(served, data, question, lane="explain", keep_image=True, again=again)
-        if belief is not None:
-            prediction = belief.applied(prediction)
+        prediction = await predict(
+            predictor, served, data, question, belief, by_rank=True, lane="explain", keep_image=True
+        )
         check_contrast(prediction)
         picture = await draw(prediction, options, media_type, predictor)
         head = classification(

@@ -46,8 +46,6 @@ async def classify(request: Request, options: Annotated[PhotosOptions, Query()])
     served = context.runtime.models.get(options.model, options.version)
     if options.marks is not None:
         marks_of(served.manifest)
-    if options.coverage is not None:
-        sets_of(served.manifest)
     belief = _belief(options, served)
     uploads = await _uploads(request, context)
     photos: list[Prediction] = []
@@ -95,8 +93,6 @@ async def explain(request: Request, options: Annotated[ExplainOptions, Query()])
     predictor = context.runtime.predictor
     served = context.runtime.models.get(options.model, options.version)
     question = question_of(options, served.manifest)
-    if options.coverage is not None:
-        sets_of(served.manifest)
     belief = _belief(options, served)
     again = None if belief is None else belief.by_class(question)
     uploads = await _uploads(request, context)
@@ -150,7 +146,14 @@ async def models(request: Request) -> Response:
 
 
 def _belief(options: ClassifyOptions, served: ServedModel) -> Belief | None:
-    """Return what the options say of the classes that may be there; None where they say nothing."""
+    """Return what the options say of the classes that may be there; None where they say nothing.
+
+    Raises:
+        NoSets: the model has no calibration for the sets that are requested.
+        UnknownPrior: it has no prior of that name; UnknownClass and NoClassLeft likewise.
+    """
+    if options.coverage is not None:
+        sets_of(served.manifest)
     says = options.prior is not None or options.among
     return belief_of(options.prior, options.among, served) if says else None
 

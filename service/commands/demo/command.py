@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import logging
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
@@ -13,8 +12,8 @@ from model.terminal import one_line, plain
 from service.commands.demo.folder import Folder, names_of
 from service.commands.demo.pictures import Painter, Subject, missed_words
 from service.commands.photos import read
+from service.commands.running import started
 from service.errors import FieldmarkError
-from service.inference.runtime import Runtime
 from service.inference.served import ServedModel
 from service.samples.plates import PLATES, Plate
 from service.settings import BUNDLED_MODEL, Settings
@@ -42,12 +41,7 @@ def demo(folder: Path, photos: Sequence[str], settings: Settings, *, as_json: bo
 
 
 async def _demo(folder: Folder, photos: Sequence[str], settings: Settings, as_json: bool) -> int:
-    # The user reads its reasons in ModelRejected.
-    logging.getLogger("service.inference.models").setLevel(logging.CRITICAL)
-    runtime = Runtime(settings)
-    await runtime.start()
-    try:
-        await runtime.models.wait_ready()
+    async with started(settings) as runtime:
         served = runtime.models.get()
         sources = _sources(photos)
         folder.begin([f"{name}{ending}.png" for name, _ in sources for ending in _FILES])
@@ -68,8 +62,6 @@ async def _demo(folder: Folder, photos: Sequence[str], settings: Settings, as_js
                 _print(_words(name, results[name], plate))
         files = [name for result in results.values() for name in result["files"]]
         folder.finish(files, {"model": served.name, "version": served.version, "results": results})
-    finally:
-        await runtime.stop()
     if as_json:
         print(json.dumps({"folder": str(folder.path), "results": results}, indent=2, ensure_ascii=False))  # noqa: T201
     elif results:

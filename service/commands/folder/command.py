@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +30,7 @@ from service.commands.folder.table.columns import columns_of, row_of
 from service.commands.folder.table.header import Header
 from service.commands.folder.table.opening import Table, check_output, format_of, opened
 from service.commands.folder.table.printed import Printed
-from service.commands.running import PICTURE_TYPES, started, stated
-from service.decision.sets import sets_of
+from service.commands.running import PICTURE_TYPES, predict, started, stated
 from service.errors import InvalidOption
 from service.http.answers import RANKS, Answer, classification, model_id
 from service.http.api.schemas import ClassifyOptions, ExplainOptions, PhotosOptions
@@ -41,6 +39,7 @@ from service.inference.engine import Question
 from service.inference.predictor import Predictor
 from service.inference.served import ServedModel
 from service.inference.targets import marks_of
+from service.metrics import service_version
 from service.settings import Settings
 
 CAMTRAP = "camtrap-dp"
@@ -140,15 +139,11 @@ def _classifying(served: ServedModel, predictor: Predictor, options: ClassifyOpt
     """Return what classifies a photo."""
     if options.marks is not None:
         marks_of(served.manifest)
-    if options.coverage is not None:
-        sets_of(served.manifest)
     question, belief = Question.about(served.manifest, marks=RANKS if options.marks else ()), stated(options, served)
-    again = None if belief is None or options.marks is None else belief.by_class(question)
+    by_rank = options.marks is not None
 
     async def answer(photo: Photo, data: bytes) -> Answer:
-        prediction = await predictor.predict(served, data, question, again=again)
-        if belief is not None:
-            prediction = belief.applied(prediction)
+        prediction = await predict(predictor, served, data, question, belief, by_rank=by_rank)
         return row_of(photo.name, classification(prediction, options, filename=None, request_id="", belief=belief))
 
     return answer
@@ -301,19 +296,12 @@ def _count(sources: Sources, progress: Progress) -> None:
 def _header(sources: Sources, format_: str, served: ServedModel, options: ClassifyOptions) -> Header:
     """Return what a table is of."""
     return {
-        "fieldmark": _version(),
+        "fieldmark": service_version(),
         "format": format_,
         "root": sources.root,
         "model": model_id(served),
         "options": options.model_dump(exclude_none=True, mode="json", exclude={"individual"}),
     }
-
-
-def _version() -> str:
-    try:
-        return version("fieldmark")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def _grey_picture() -> bytes:

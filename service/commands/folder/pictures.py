@@ -9,8 +9,7 @@ from service.commands.folder.job import Answering
 from service.commands.folder.names import from_text
 from service.commands.folder.sources import Photo
 from service.commands.folder.table.columns import row_of
-from service.commands.running import stated
-from service.decision.sets import sets_of
+from service.commands.running import predict, stated
 from service.errors import MalformedRequest
 from service.http.answers import Answer, classification, score
 from service.http.api.schemas import ExplainOptions
@@ -27,15 +26,10 @@ _LONGEST_NAME, _TEMPORARY = 255, len("..01234567.partial")
 def explaining(served: ServedModel, predictor: Predictor, options: ExplainOptions, out: Path) -> Answering:
     """Return what explains a photo: it writes the picture, then gives the row, so that no row lacks its picture."""
     question, belief = question_of(options, served.manifest), stated(options, served)
-    again = None if belief is None else belief.by_class(question)
-    if options.coverage is not None:
-        sets_of(served.manifest)
 
     async def explain(photo: Photo, data: bytes) -> Answer:
         place = picture_of(photo.name)
-        prediction = await predictor.predict(served, data, question, keep_image=True, again=again)
-        if belief is not None:
-            prediction = belief.applied(prediction)
+        prediction = await predict(predictor, served, data, question, belief, by_rank=True, keep_image=True)
         check_contrast(prediction)
         picture = await draw(prediction, options, "image/png", predictor)
         await asyncio.to_thread(_write, out / place, picture)
