@@ -63,7 +63,7 @@ class MarkReader:
         self._typical = table[prediction.explained_class]
         self._versus = None if prediction.versus_class is None else table[prediction.versus_class]
         # The graph ranks an unknown share as none; in words, what nobody said of one class cannot distinguish it.
-        self._tells = np.nan_to_num(self._typical if self._versus is None else self._typical - self._versus)
+        self._gains = np.nan_to_num(self._typical if self._versus is None else self._typical - self._versus)
         self._evidence_map = None
         if prediction.question.layer == LAST_LAYER:
             side = prediction.served.manifest.input_size
@@ -89,7 +89,7 @@ class MarkReader:
             if code == -1 - slot  # the mark of a rank, in the order of the ranks
             and index < self._marks.num_marks
             and self._seen[index] >= self._marks.seen
-            and self._tells[index] > 0
+            and self._gains[index] > 0
         ]
         return [self.at_slot(slot) for slot in slots[:count]]
 
@@ -100,8 +100,8 @@ class MarkReader:
             count: most marks.
         """
         is_typical = np.nan_to_num(self._typical) >= TYPICAL
-        found = np.flatnonzero(is_typical & (self._seen < self._marks.seen) & (self._tells > 0))
-        best = found[np.argsort(-self._tells[found], kind="stable")][:count]
+        found = np.flatnonzero(is_typical & (self._seen < self._marks.seen) & (self._gains > 0))
+        best = found[np.argsort(-self._gains[found], kind="stable")][:count]
         return [self._found(index) for index in best.tolist()]
 
     def _found(

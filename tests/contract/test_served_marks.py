@@ -111,7 +111,7 @@ def test_a_contrast_reads_the_positive_difference(
     table = read_table(marks.table, CLASSES, len(MARKS))
     names = [mark.name for mark in marks.marks]
     listed: list[str] = []
-    # What does not tell A from B tells B from A.
+    # What does not distinguish A from B speaks for B.
     for target, versus in ((1, 3), (3, 1)):
         query = f"marks=8&target=class:{target}&versus=class:{versus}"
         answer = client.post(f"/explain?{query}", content=PHOTO.getvalue(), headers=RAW).raise_for_status()

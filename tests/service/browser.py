@@ -12,6 +12,8 @@ from typing import Any
 
 from websockets.sync.client import ClientConnection, connect
 
+from tests.service.running import Running
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 _FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--remote-debugging-port=0")
 _PATIENCE_S = 120
@@ -115,3 +117,19 @@ def _address(profile: Path, process: subprocess.Popen[bytes]) -> str:
         with suppress(subprocess.TimeoutExpired):
             process.wait(0.05)
     raise AssertionError("Chromium does not start")
+
+
+def opened(page: Page, server: Running) -> Page:
+    """Return the tab with the page of a server freshly loaded and its events cleared."""
+    page.open("about:blank")
+    page.events.clear()
+    page.open(f"{server.url}/")
+    page.until("document.getElementById('model').textContent")
+    return page
+
+
+def desk(page: Page) -> None:
+    """Set the tab back to a large light screen without touch."""
+    for name in ("setDeviceMetricsOverride", "setTouchEmulationEnabled", "setEmulatedMedia"):
+        restore = {"width": 0, "height": 0, "deviceScaleFactor": 0, "mobile": False, "enabled": False, "features": []}
+        page.call(f"Emulation.{name}", **restore)

@@ -81,7 +81,7 @@ def test_a_contrast_names_what_tells() -> None:
 
 
 def test_an_unknown_share_tells_nothing() -> None:
-    """Nobody said whether blue birds have a red wing: it speaks for red birds, and does not tell them from blue."""
+    """Nobody said whether blue birds have a red wing: it speaks for red birds, and does not set them against blue."""
     assert "red wing" in [one.mark.name for one in read(predict(coloured(255, 0, 0), (RED,))).seen(8)]
     contrast = read(predict(coloured(255, 0, 0), (RED, BLUE), (BLUE, RED), marks=(*RANKS[:7], 3)))
     assert ["red crown"] == [one.mark.name for one in contrast.seen(8)]

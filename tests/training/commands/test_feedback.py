@@ -41,7 +41,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_figures(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The last word counts; damaged lines are named; none of the classes is told apart from a wrong class."""
+    """The last word counts; damaged lines are named; none of the classes is counted apart from a wrong class."""
     assert 0 == cli.main(["evaluate", "--feedback", str(file), "--json"])
     found = json.loads(capsys.readouterr().out)
     assert (5, 1, [3, 7, 9, 11]) == (found["answers"], found["replaced"], found["damaged_lines"])

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.service.running import Running, running, tiny_settings
-from tests.service.tiny_model import LABELS, marked_manifest, tiny_model
+from tests.service.running import Running
+from tests.service.tiny_model import LABELS
 
 pytest.importorskip("websockets")
-from tests.service.browser import CHROMIUM, Page, chromium
+from tests.service.browser import CHROMIUM, Page, chromium, opened
 from tests.service.http.site.test_page import answered, text
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
@@ -37,17 +37,6 @@ WITH_SETS = """(() => {
 
 
 @pytest.fixture(scope="module")
-def collecting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, Path]]:
-    """Return a server of a model with novelty that collects feedback, and the file it goes to."""
-    folder = tmp_path_factory.mktemp("models")
-    file = tmp_path_factory.mktemp("feedback") / "feedback.jsonl"
-    settings = tiny_settings(folder, feedback_file=file)
-    (folder / "tiny" / "1.onnx").write_bytes(tiny_model(marked_manifest()))
-    with running(settings) as server:
-        yield server, file
-
-
-@pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     """Return a tab."""
     with chromium(tmp_path_factory.mktemp("profile")) as page:
@@ -61,15 +50,6 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for colour in ("red", "white"):
         Image.new("RGB", (60, 40), colour).save(folder / f"{colour}.png")
     return {path.stem: path for path in folder.iterdir()}
-
-
-def opened(browser: Page, server: Running) -> Page:
-    """Return the tab with the page freshly loaded and its events cleared."""
-    browser.open("about:blank")
-    browser.events.clear()
-    browser.open(f"{server.url}/")
-    browser.until("document.getElementById('model').textContent")
-    return browser
 
 
 @pytest.fixture

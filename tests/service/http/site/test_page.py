@@ -14,7 +14,7 @@ from tests.service.running import Running, running, tiny_settings
 from tests.service.tiny_model import LABELS, marked_manifest, tiny_model
 
 pytest.importorskip("websockets")
-from tests.service.browser import CHROMIUM, Page, chromium
+from tests.service.browser import CHROMIUM, Page, chromium, desk, opened
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 FOLDER = Path(__file__).parents[4] / "service" / "http" / "site" / "page"
@@ -30,11 +30,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
 @pytest.fixture
 def page(browser: Page, tiny_server: Running) -> Page:
     """Return the tab with the page freshly loaded and its events cleared."""
-    browser.open("about:blank")
-    browser.events.clear()
-    browser.open(f"{tiny_server.url}/")
-    browser.until("document.getElementById('model').textContent")
-    return browser
+    return opened(browser, tiny_server)
 
 
 @pytest.fixture(scope="module")
@@ -147,14 +143,8 @@ def test_several_photos(page: Page, photos: dict[str, Path]) -> None:
 @pytest.fixture
 def marked_page(browser: Page, marked_server: Running) -> Iterator[Page]:
     """Return the tab with the page of a model with marks."""
-    browser.open("about:blank")
-    browser.events.clear()
-    browser.open(f"{marked_server.url}/")
-    browser.until("document.getElementById('model').textContent")
-    yield browser
-    for name in ("setDeviceMetricsOverride", "setTouchEmulationEnabled", "setEmulatedMedia"):
-        restore = {"width": 0, "height": 0, "deviceScaleFactor": 0, "mobile": False, "enabled": False, "features": []}
-        browser.call(f"Emulation.{name}", **restore)
+    yield opened(browser, marked_server)
+    desk(browser)
 
 
 def middle(page: Page, selector: str) -> tuple[float, float]:

@@ -16,7 +16,7 @@ from tests.service.running import Running, running, tiny_settings
 from tests.service.tiny_model import LABELS, marked_manifest, tiny_model
 
 pytest.importorskip("websockets")
-from tests.service.browser import CHROMIUM, Page, chromium
+from tests.service.browser import CHROMIUM, Page, chromium, desk, opened
 from tests.service.http.site.test_page import answered, middle, text
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
@@ -63,14 +63,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture
 def page(browser: Page, server: Running) -> Iterator[Page]:
     """Return the tab with the page freshly loaded, its events cleared, as on a desk."""
-    browser.open("about:blank")
-    browser.events.clear()
-    browser.open(f"{server.url}/")
-    browser.until("document.getElementById('model').textContent")
-    yield browser
-    for name in ("setDeviceMetricsOverride", "setTouchEmulationEnabled", "setEmulatedMedia"):
-        restore = {"width": 0, "height": 0, "deviceScaleFactor": 0, "mobile": False, "enabled": False, "features": []}
-        browser.call(f"Emulation.{name}", **restore)
+    yield opened(browser, server)
+    desk(browser)
 
 
 def contrasted(page: Page, photos: dict[str, Path], view: str) -> None:
