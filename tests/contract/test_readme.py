@@ -78,12 +78,11 @@ def test_commands_can_be_typed(cub_dir: Path, tmp_path: Path) -> None:
         photo.write_bytes((cub_dir / "images" / name).read_bytes())
     shutil.copy(ROOT / "service" / "bundled" / "cub50" / "2.onnx", tmp_path / "FILE.onnx")
     search = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": search, "FIELDMARK_PORT": "0"}  # another may listen on the usual port
     commands = _typed()
     assert len(commands) >= 7
     for command in commands:
-        done = subprocess.run(
-            ["bash", "-c", command], cwd=tmp_path, env={**os.environ, "PATH": search}, capture_output=True, text=True
-        )
+        done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert (command, 0, "") == (command, done.returncode, done.stderr if done.returncode else "")
     assert {"overlay.png", "birds.csv"} <= {path.name for path in tmp_path.iterdir()}
 
