@@ -15,6 +15,12 @@ PIXELS = 2
 """Side of a cell of the regular grid."""
 
 
+def regular_centres(cells: int, size: int) -> Centres:
+    """Return the centres of a regular grid of so many cells along each side of an input of so many pixels."""
+    step = size / cells
+    return (step - 1) / 2, (step - 1) / 2, step, step
+
+
 def at_centres(maps: npt.NDArray[np.floating[Any]], centres: Centres, size: int) -> npt.NDArray[np.float32]:
     """Return maps on a regular grid over the input, read between the true centres of their cells.
 

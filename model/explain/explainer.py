@@ -16,6 +16,7 @@ from model.explain.marks import MarkReader
 from model.explain.novelty import NoveltyScore
 from model.network.marks import MarkReading
 from model.network.network import Network
+from model.network.votes import Votes
 
 
 class Passed(NamedTuple):
@@ -24,9 +25,10 @@ class Passed(NamedTuple):
     Attributes:
         logits: (N, K).
         maps: feature map of every explainable layer, (N, C, h, w) each; last stage first.
-        attention: spatial attention in [0, 1], (N, h, w), or None.
+        attention: spatial attention in [0, 1], (N, h, w), or None; on the grid of the last stage's Grad-CAM.
         pooled: the vector before the head, (N, C), or None where it is not known.
         reading: of the marks, or None where there are none.
+        votes: of the parts on the classes, or None where they have none.
     """
 
     logits: Tensor
@@ -34,6 +36,7 @@ class Passed(NamedTuple):
     attention: Tensor | None
     pooled: Tensor | None = None
     reading: MarkReading | None = None
+    votes: Votes | None = None
 
 
 class Gradients(NamedTuple):
@@ -77,6 +80,15 @@ class ExplainableClassifier(nn.Module):
         """Classify normalised images, (N, 3, S, S)."""
         raise NotImplementedError
 
+    @property
+    def regular_grid(self) -> int | None:
+        """Side of the regular grid over the input that the last stage's maps are on; None: they are on its cells."""
+        return None
+
+    def last_maps(self, weights: Tensor, passed: Passed, cotangent: Tensor) -> Tensor:
+        """Return the last stage's maps, (N, T, h, w), of its channel weights; the other arguments are as below."""
+        return activation_maps(weights, passed.maps[0])
+
     def last_gradients(self, x: Tensor, passed: Passed, cotangent: Tensor) -> Tensor:
         """Return `mean_hw(dy/dA)` of the last stage, (N, T, C), for y = sum_k cotangent_k · logit_k.
 
@@ -112,14 +124,27 @@ class ExplainableNetwork(ExplainableClassifier):
         """Classify normalised images, (N, 3, S, S)."""
         dtype = next(self.network.backbone.parameters()).dtype  # head and attention have the input's
         read = self.network.backbone.forward_maps(x.to(dtype))
-        *earlier, _, last = read  # the one before the last is for the marks alone
-        attended = self.network.attend(last.to(x.dtype))
-        pooled = self.network.pool(attended.feature_map)
-        maps = (attended.feature_map, *reversed(earlier))[: len(self.layers)]
-        reading = None
-        if self.network.mark_head is not None:
-            reading = self.network.read_marks([each.to(x.dtype) for each in read])
-        return Passed(self.network.classify(pooled), maps, attended.attention, pooled, reading)
+        *earlier, _, _ = read  # the one before the last is for the marks alone
+        floats = [each.to(x.dtype) for each in read]
+        answer = self.network.answer(floats)
+        maps = (answer.attended.feature_map, *reversed(earlier))[: len(self.layers)]
+        reading = None if answer.votes is None else answer.votes.reading
+        if reading is None and self.network.mark_head is not None:
+            reading = self.network.read_marks(floats)
+        attention = self.network.attention_map(answer)
+        return Passed(answer.logits, maps, attention, answer.pooled, reading, answer.votes)
+
+    @property
+    def regular_grid(self) -> int | None:
+        """The marks' grid, where parts vote."""
+        return None if self.network.part_votes is None else self.network.config.mark_grid
+
+    def last_maps(self, weights: Tensor, passed: Passed, cotangent: Tensor) -> Tensor:
+        """Return Grad-CAM, and what the parts add to it."""
+        if passed.votes is None:
+            return activation_maps(weights, passed.maps[0])
+        maps = self.network.class_maps(weighted_sums(weights, passed.maps[0]), passed.votes, cotangent)
+        return torch.relu(maps)
 
     def last_gradients(self, x: Tensor, passed: Passed, cotangent: Tensor) -> Tensor:
         """Return `mean_hw(dy/dX')` at the cost of the head on one vector a target."""
@@ -135,8 +160,8 @@ class ExplainableNetwork(ExplainableClassifier):
         """Go from the earliest layer to the logits once, and back through all layers."""
         earliest = copies_of(passed.maps[-1], cotangent)
         with torch.enable_grad():
-            *later, last = self.network.backbone.forward_stages(earliest, after=self.layers[-1])
-            logits = self.network.forward_head(self.network.attend(last.to(x.dtype)).feature_map)
+            *later, narrow, last = self.network.backbone.forward_maps(earliest, after=self.layers[-1])
+            logits = self.network.answer([each.to(x.dtype) for each in (earliest, *later, narrow, last)]).logits
             return mean_gradients(logits, (*reversed(later), earliest), cotangent)
 
 
@@ -213,7 +238,8 @@ class Explainer(nn.Module):
         if len(self.classifier.layers) > 1:
             earlier, copies = self.classifier.earlier_gradients(x, passed, cotangent)
             weights.extend(earlier)
-        maps = [activation_maps(alpha, a) for alpha, a in zip(weights, passed.maps, strict=True)]
+        maps = [self.classifier.last_maps(weights[0], passed, cotangent)]
+        maps += [activation_maps(alpha, a) for alpha, a in zip(weights[1:], passed.maps[1:], strict=True)]
         last, *others = [torch.where(valid[:, :, None, None], a, torch.nan) for a in maps]
         found = [passed.logits, torch.softmax(passed.logits / self.temperature, dim=1)]
         if passed.attention is not None:
@@ -267,8 +293,13 @@ class Explainer(nn.Module):
 
 def activation_maps(channel_gradients: Tensor, feature_map: Tensor) -> Tensor:
     """Return relu(sum_k alpha_k A_k) of every target: alpha (N, T, C) and A (N, C, h, w) → (N, T, h, w)."""
+    return torch.relu(weighted_sums(channel_gradients, feature_map))
+
+
+def weighted_sums(channel_gradients: Tensor, feature_map: Tensor) -> Tensor:
+    """Return the same before the ReLU."""
     maps = torch.bmm(channel_gradients, feature_map.to(channel_gradients.dtype).flatten(2))
-    return torch.relu(maps).view(*maps.shape[:2], *feature_map.shape[2:])
+    return maps.view(*maps.shape[:2], *feature_map.shape[2:])
 
 
 def copies_of(value: Tensor, cotangent: Tensor) -> Tensor:

@@ -11,12 +11,39 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from model.network.attention import Attended
-from model.network.network import Network
+from model.network.network import Answer, Network
 
 
 def activation_map(channel_gradient: Tensor, feature_map: Tensor) -> Tensor:
     """Return relu(sum_k alpha_k A_k): alpha (N, C) and A (N, C, h, w) → (N, h, w)."""
     return torch.relu((channel_gradient[:, :, None, None] * feature_map).sum(1))
+
+
+def class_map(network: Network, answer: Answer, target: Tensor, versus: Tensor | None = None) -> Tensor:
+    """Return the class's map as the graph serves it: Grad-CAM of the last feature map, and the votes of the parts.
+
+    Args:
+        network: whose head is differentiated.
+        answer: of the network; its feature map and votes may carry a graph, the head's gradient does not.
+        target: class whose logit is y, (N,), int64.
+        versus: class whose logit is taken from it; None for none.
+
+    Returns:
+        (N, h, w) ≥ 0; where parts vote, on the marks' grid.
+    """
+    return torch.relu(signed_map(network, answer, target, versus))
+
+
+def signed_map(network: Network, answer: Answer, target: Tensor, versus: Tensor | None = None) -> Tensor:
+    """Return `class_map` before its ReLU; the arguments are the same."""
+    classes = torch.arange(network.config.num_classes, device=target.device)
+    cotangent = (target[:, None] == classes).float()
+    gradients = channel_gradients(network, answer.attended, target)
+    if versus is not None:
+        cotangent = cotangent - (versus[:, None] == classes).float()
+        gradients = gradients - channel_gradients(network, answer.attended, versus)
+    found = torch.einsum("nc,nchw->nhw", gradients, answer.attended.feature_map)[:, None]
+    return network.class_maps(found, answer.votes, cotangent[:, None])[:, 0]
 
 
 def channel_gradients(network: Network, attended: Attended, target: Tensor, *, coupled: bool = False) -> Tensor:

@@ -20,6 +20,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from model.contract.graph import codes_of_best
 from model.contract.manifest import SCHEMA_VERSION, Layer, Manifest, ManifestError, SelfCheck, synthetic_images
 from model.contract.manifest import Embedding as EmbeddingFacts
+from model.contract.placing import regular_centres
 from model.explain.embedding import Embedding, PrincipalAxes
 from model.explain.explainer import ExplainableClassifier, ExplainableNetwork, Explainer
 from model.explain.fitted import NOTHING, Fitted
@@ -316,10 +317,13 @@ def _layers(explainer: Explainer, size: int) -> tuple[Layer, ...]:
         centres = cell_centres(lambda x: classifier(x).maps, size)
     except (DataDependentOutputException, DynamicOutputShapeException):  # what it does depends on the image
         centres = (None,) * len(maps)
-    return tuple(
+    last, *earlier = (
         Layer(name=name, channels=a.shape[1], grid=(a.shape[2], a.shape[3]), centres=centre)
         for name, a, centre in zip(explainer.classifier.layers, maps, centres, strict=True)
     )
+    if side := classifier.regular_grid:
+        last = last.model_copy(update={"grid": (side, side), "centres": regular_centres(side, size)})
+    return last, *earlier
 
 
 def _self_check(runtime: InferenceSession, manifest: Manifest) -> SelfCheck:

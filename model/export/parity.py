@@ -23,6 +23,7 @@ from model.export.running import (
     run,
     session,
 )
+from model.network.votes import Votes
 
 TOLERANCE = 1e-4
 """Largest error of an export that is still written; see `ParityReport` for the units."""
@@ -137,6 +138,11 @@ def check_parity(
     return report
 
 
+def _absolute(votes: Votes | None) -> Votes | None:
+    """Return votes whose maps are the sums of absolute terms: what is read is not negative."""
+    return None if votes is None else votes._replace(weight=votes.weight.abs())
+
+
 def _outputs_of(runtime: onnxruntime.InferenceSession, images: Images, num_classes: int, layer: int) -> list[Row]:
     """Return a graph's outputs for each image, with the maps of ranks 1, 2, and 1 against 2.
 
@@ -181,10 +187,22 @@ class _Answer:
         """
         gradients = [self._of_class(target)[layer] - self._of_class(versus)[layer] for target, versus in targets]
         weights = torch.stack(gradients, dim=1)
-        feature_map = self.passed.maps[layer].detach()
-        terms = activation_maps(weights.abs(), feature_map.abs())
         smallest = torch.finfo(torch.float64).tiny
-        return activation_maps(weights, feature_map), terms.amax((2, 3), keepdim=True).clamp_min(smallest)
+        if layer == 0:
+            signs = self._signs(targets)
+            maps = self.explainer.classifier.last_maps(weights, self.passed, signs).detach()
+            absolute = self.passed._replace(maps=(self.passed.maps[0].abs(),), votes=_absolute(self.passed.votes))
+            terms = self.explainer.classifier.last_maps(weights.abs(), absolute, signs.abs()).detach()
+        else:
+            feature_map = self.passed.maps[layer].detach()
+            maps = activation_maps(weights, feature_map)
+            terms = activation_maps(weights.abs(), feature_map.abs())
+        return maps, terms.amax((2, 3), keepdim=True).clamp_min(smallest)
+
+    def _signs(self, targets: Sequence[tuple[int, int]]) -> Tensor:
+        """Return the weight of each logit in the explained scores, (1, T, K)."""
+        target, versus = torch.tensor(targets).T[:, None]
+        return self.explainer.cotangent(target, versus)
 
     def _of_class(self, index: int) -> list[Tensor]:
         """Return `mean_hw(dy/dA)` of each layer for one class's logit, (1, C) each; zeros for what is no class."""

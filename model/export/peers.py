@@ -60,12 +60,16 @@ def compare_with_peers(
 ) -> dict[str, float]:
     """Return for each installed peer the largest difference of its maps from the graph's, both scaled to [0, 1].
 
+    None where parts vote: the peers explain one layer, and the graph's map is of two.
+
     Args:
         model: the graph.
         explainer: the network that it was made of.
         images: RGB, uint8, (n, S, S, 3).
         most: images compared.
     """
+    if explainer.classifier.regular_grid:
+        return {}
     runtime, module = session(model), Tapped(explainer, whole=False)
     largest: dict[str, float] = {}
     for image in images[:most]:

@@ -98,8 +98,13 @@ class MarkHead(nn.Module):
     @property
     def stages_read(self) -> frozenset[int]:
         """Indices of the stages whose maps it reads, in training too."""
+        return self.stages_served | frozenset(index % len(self._stages) for index in self.local.indices)
+
+    @property
+    def stages_served(self) -> frozenset[int]:
+        """The same without those of training alone."""
         count = len(self._stages)
-        return frozenset(index % count for part in (self.where, self.what, self.local) for index in part.indices)
+        return frozenset(index % count for part in (self.where, self.what) for index in part.indices)
 
     @property
     def readout(self) -> Readout:
@@ -206,13 +211,13 @@ class _Projection(nn.Module):
             x, read = (norm(maps[index]), layer) if self.training else (maps[index], _folded(norm, layer, copies))
             # The layer and the resampling commute: fewer cells first.
             finer = x.shape[2] > grid
-            placed.append(read(_resampled(x, rows, columns)) if finer else _resampled(read(x), rows, columns))
+            placed.append(read(resampled(x, rows, columns)) if finer else resampled(read(x), rows, columns))
         total: Tensor = sum(placed[1:], placed[0])
         # In training the norms follow the batch, so that the copies are computed anyway.
         return torch.stack(total.chunk(self._copies, 1)).mean(0) if self.training and copies > 1 else total
 
 
-def _resampled(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+def resampled(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Return rows · x · columnsᵀ of every channel; as a product it would be exported with a copy of `rows` for each."""
     y = functional.conv1d((x @ columns.T).flatten(0, 1), rows[:, :, None])
     return y.view(-1, *x.shape[1:2], *y.shape[1:])

@@ -2,9 +2,11 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import KW_ONLY
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from pydantic import Field, ValidationError
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
@@ -13,7 +15,8 @@ from model.contract.marks import split_mark
 from model.network.attention import ARMS, Attended
 from model.network.backbone import STAGES, Backbone, Weights, create_backbone
 from model.network.config import STRICT, NetworkOptions
-from model.network.marks import MarkHead, MarkReading
+from model.network.marks import MarkHead, MarkReading, grid_matrix, input_size, resampled
+from model.network.votes import PartVotes, Votes
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -70,6 +73,27 @@ def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+class Answer(NamedTuple):
+    """What a network makes of the maps of its backbone.
+
+    Attributes:
+        attended: the last map behind the attention.
+        pooled: the vector before the head, (N, C').
+        of_head: the head's logits, (N, K).
+        votes: of the parts, with the reading of the marks; None where they have none.
+    """
+
+    attended: Attended
+    pooled: Tensor
+    of_head: Tensor
+    votes: Votes | None = None
+
+    @property
+    def logits(self) -> Tensor:
+        """The head's and the votes', (N, K)."""
+        return self.of_head if self.votes is None else self.of_head + self.votes.logits
+
+
 class Network(nn.Module):
     """A classifier of normalised images with a spatial attention map, made of backbone, attention and head.
 
@@ -77,6 +101,7 @@ class Network(nn.Module):
         config: what it was built from.
         in_channels: of the head: C' of the map behind the attention.
         mark_head: reads the marks; None where it was built without any.
+        part_votes: of the parts on the classes; None where they have none.
     """
 
     def __init__(self, config: NetworkConfig, backbone: Backbone) -> None:
@@ -87,6 +112,7 @@ class Network(nn.Module):
         self.in_channels = self.attention.out_channels
         self.head = _create_head(config, self.in_channels)
         self.mark_head = _create_mark_head(config, backbone)
+        self.part_votes = _create_votes(config, self.mark_head)
 
     @property
     def has_attention(self) -> bool:
@@ -132,9 +158,60 @@ class Network(nn.Module):
         reading: MarkReading = self.mark_head(maps)
         return reading
 
+    def answer(self, maps: Sequence[Tensor]) -> Answer:
+        """Return the logits and where they come from.
+
+        Args:
+            maps: as `Backbone.forward_maps` returns them; where parts vote, from before the first that the marks read.
+        """
+        attended = self.attend(maps[-1])
+        pooled = self.pool(attended.feature_map)
+        of_head = self.classify(pooled)
+        if self.part_votes is None:
+            return Answer(attended, pooled, of_head)
+        # In training the votes move neither the places nor what is read there: words and decision share one reading.
+        with torch.no_grad() if self.training else nullcontext():
+            reading = self.read_marks(maps)
+        return Answer(attended, pooled, of_head, self.part_votes(reading))
+
+    def on_grid(self, maps: Tensor) -> Tensor:
+        """Return maps of the last stage's cells, (N, T, h, w), on the marks' grid, (N, T, grid, grid)."""
+        stage, grid = self.backbone.stages[-1], self.config.mark_grid
+        size = input_size(maps.shape[-1], stage)
+        right, down = self.config.mark_shift
+        rows, columns = (
+            grid_matrix(cells, stage, grid, size, shift).to(maps)
+            for cells, shift in zip(maps.shape[2:], (down, right), strict=True)
+        )
+        return resampled(maps, rows, columns)
+
+    def attention_map(self, answer: Answer) -> Tensor | None:
+        """Return the spatial attention, (N, h, w), on the grid of the class's maps; None in arms without one."""
+        attention = answer.attended.attention
+        if attention is None or answer.votes is None:
+            return attention
+        return self.on_grid(attention[:, None])[:, 0]
+
+    def class_maps(self, found: Tensor, votes: Votes | None, cotangent: Tensor) -> Tensor:
+        """Return where y = sum_k cotangent_k · logit_k comes from, before the ReLU.
+
+        Args:
+            found: what each cell of the last stage adds to y through the head, (N, T, h, w).
+            votes: of the parts.
+            cotangent: (N, T, K).
+
+        Returns:
+            (N, T, h, w); where parts vote, (N, T, grid, grid).
+        """
+        if votes is None:
+            return found
+        # A finer cell holds so much less of the sum.
+        share = found.shape[2] * found.shape[3] / self.config.mark_grid**2
+        return share * self.on_grid(found) + votes.maps(cotangent)
+
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits, (N, K), of normalised images, (N, 3, H, W)."""
-        return self.forward_head(self.forward_features(x).feature_map)
+        return self.answer(self.backbone.forward_maps(x)).logits
 
 
 def build_network(config: NetworkConfig, weights: Weights = None) -> Network:
@@ -165,3 +242,9 @@ def _create_head(config: NetworkConfig, in_channels: int) -> nn.Sequential:
 
 def _create_mark_head(config: NetworkConfig, backbone: Backbone) -> MarkHead | None:
     return MarkHead(config.marks, backbone.maps, config) if config.marks else None
+
+
+def _create_votes(config: NetworkConfig, marks: MarkHead | None) -> PartVotes | None:
+    if marks is None or not config.mark_votes:
+        return None
+    return PartVotes(len(marks.parts), config.mark_width, config.num_classes, config.mark_votes)

@@ -60,9 +60,13 @@ MARK_GRID, EMBEDDING = 12, 29
 def make_marked(
     num_marks: int = len(MARKS), maps: str = "weights", **options: object
 ) -> tuple[Network, Manifest, Fitted]:
-    """Return a network with marks, an embedding and novelty, all random, and what its export needs."""
+    """Return a network with marks, votes, an embedding and novelty, all random, and what its export needs."""
     names = MARKS[:num_marks]
-    network = make_network(marks=names, mark_grid=MARK_GRID, mark_values=(0, 1), **options)
+    network = make_network(
+        **{"marks": names, "mark_grid": MARK_GRID, "mark_values": (0, 1), "mark_votes": 0.5} | options
+    )
+    if network.part_votes is not None:
+        nn.init.normal_(network.part_votes.layer.weight, std=0.3)
     table = np.random.default_rng(5).random((CLASSES, num_marks))
     table[1, 2] = np.nan
     listed = [

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from model.contract.graph import BEST, LAST_LAYER, Codes, feeds, no_class, no_mark
 from model.contract.manifest import MANIFEST_KEY, Manifest, ManifestError
-from model.explain.gradcam import activation_map, channel_gradients
+from model.explain.gradcam import class_map
 from model.explain.marks import MarkReader
 from model.network.marks import MarkReading
 from model.network.network import Network
@@ -91,19 +91,17 @@ def torch_predictor(
     def predict(images: Tensor) -> Prediction:
         with torch.no_grad():
             stages = maps_of(network, normalise(images))
-            attended = network.attend(stages[-1])
-            features = attended.feature_map
-            pooled = network.pool(features)
-            logits = network.classify(pooled)
-            novelty = None if score is None else score(logits, pooled).cpu().numpy()
+            answer = network.answer(stages)
+            logits = answer.logits
+            novelty = None if score is None else score(logits, answer.pooled).cpu().numpy()
             marks = None if reader is None else _read(reader, network.read_marks(stages))
             likeliest = logits.topk(min(2, logits.shape[1]), dim=1).indices
-            alpha = channel_gradients(network, attended, likeliest[:, 0])
-            other = channel_gradients(network, attended, likeliest[:, -1])
-            gradcam, contrast = activation_map(alpha, features), activation_map(alpha - other, features)
-        attention = None if attended.attention is None else attended.attention.cpu().numpy()
+            gradcam = class_map(network, answer, likeliest[:, 0])
+            contrast = class_map(network, answer, likeliest[:, 0], likeliest[:, -1])
+            attention = network.attention_map(answer)
         maps = ({layer: gradcam.cpu().numpy()}, {layer: contrast.cpu().numpy()})
-        return Prediction(logits.cpu().numpy(), *maps, attention, marks, novelty)
+        attended = None if attention is None else attention.cpu().numpy()
+        return Prediction(logits.cpu().numpy(), *maps, attended, marks, novelty)
 
     return predict
 
@@ -173,7 +171,7 @@ def network_asker(network: Network, normalise: Callable[[Tensor], Tensor], reade
     def ask(images: Tensor) -> tuple[Floats, Floats]:
         with torch.no_grad():
             stages = network.backbone.forward_maps(normalise(images))
-            logits = network.forward_head(network.attend(stages[-1]).feature_map)
+            logits = network.answer(stages).logits
             seen = torch.sigmoid(reader.logits(network.read_marks(stages)))
         return logits.cpu().numpy(), seen.cpu().numpy()
 
@@ -207,10 +205,10 @@ def pair_maps(model: Path, images: Tensor, first: Ints, second: Ints) -> Floats:
     selected = load_selected(model)
     network, data = selected.network(), selected.recipe.data
     with torch.no_grad():
-        attended = network.forward_features(Normalise(data.mean, data.std, torch.device("cpu"))(images))
-        one, other = (channel_gradients(network, attended, torch.from_numpy(column)) for column in classes.T.copy())
-        features = attended.feature_map
-        pairs = [activation_map(one - other, features), activation_map(other - one, features)]
+        normalised = Normalise(data.mean, data.std, torch.device("cpu"))(images)
+        answer = network.answer(network.backbone.forward_maps(normalised))
+        one, other = torch.from_numpy(classes.T.copy())
+        pairs = [class_map(network, answer, one, other), class_map(network, answer, other, one)]
     return torch.stack(pairs, dim=1).numpy()
 
 

@@ -17,7 +17,13 @@ def create_optimizer(network: Network, recipe: OptimRecipe) -> torch.optim.Optim
 
     Each group carries its peak learning rate as `peak_lr`.
     """
-    parts = (("", recipe.lr_new), ("backbone.", recipe.lr_backbone), ("mark_head.", recipe.lr_marks or recipe.lr_new))
+    of_marks = recipe.lr_marks or recipe.lr_new
+    parts = (
+        ("", recipe.lr_new),
+        ("backbone.", recipe.lr_backbone),
+        ("mark_head.", of_marks),
+        ("part_votes.", of_marks),
+    )
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:

@@ -65,13 +65,11 @@ def predict(learner: Learner, loader: Batches) -> Predictions:
     logits, pooled, marks, labels = [], [], [], []
     for inputs, targets in loader:
         x = learner.normalise(inputs)
-        if network.mark_head is None:
-            last, read = network.backbone(x, learner.after), torch.zeros(len(x), 0)
-        else:
-            *_, last = maps = learner.stage_maps(network, x)
-            read = network.read_marks(maps).logits
-        pooled.append(network.pool(network.attend(last).feature_map).float())
-        logits.append(network.classify(pooled[-1]).float())
+        maps = learner.stage_maps(network, x)
+        answer = network.answer(maps)
+        read = torch.zeros(len(x), 0) if network.mark_head is None else network.read_marks(maps).logits
+        pooled.append(answer.pooled.float())
+        logits.append(answer.logits.float())
         marks.append(read.float())
         labels.append(targets)
     answers = (torch.cat(each).cpu().numpy() for each in (logits, pooled, marks, labels))

@@ -38,7 +38,8 @@ def look_offsets(network: Network, photos: Tensor, centres: Mapping[str, Centres
         with torch.enable_grad():
             maps = network.backbone.forward_stages(image)
         for stage, values in zip(network.backbone.stages, maps, strict=True):
-            if stage.name not in centres:
+            on_marks_grid = network.part_votes is not None and stage is network.backbone.stages[-1]
+            if stage.name not in centres or on_marks_grid:
                 continue
             row, column = values.shape[2] // 2, values.shape[3] // 2
             mixture = torch.randn(values.shape[1], generator=generator)

@@ -15,8 +15,8 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from model.explain.gradcam import activation_map, channel_gradients
-from model.network.network import Network, build_network
+from model.explain.gradcam import class_map
+from model.network.network import Answer, Network, build_network
 from training.evaluation.figures import Figure, mean
 
 Floats = npt.NDArray[np.floating]
@@ -65,7 +65,7 @@ def cascade(
     kept, kept_statistics = _features(network, photos), _features(network, statistics)
     start = _nearest(network, "head", kept)
     with torch.no_grad():
-        classes = network.forward_head(network.forward_features(kept[start], start).feature_map).argmax(1)
+        classes = _answer(network, kept[start], start).logits.argmax(1)
     original = gradcam_of(network, kept[start], classes, start)
     found = {ORIGINAL: rank_correlations(original, original)}
     renewed: list[nn.Module] = []
@@ -85,8 +85,12 @@ def cascade_figures(correlations: Mapping[str, Floats]) -> dict[str, Figure]:
 
 
 def layers_from_top(network: Network) -> list[str]:
-    """Return the paths of the modules with weights: head, attention, then the backbone's steps from last to first."""
-    names = ["head", "attention", *(f"backbone.{step}" for step in reversed(network.backbone.steps))]
+    """Return the paths of the modules with weights, from the head on, then the backbone's steps from last to first.
+
+    Where parts vote, what they read comes with them.
+    """
+    voting = [] if network.part_votes is None else ["part_votes", "mark_head"]
+    names = ["head", *voting, "attention", *(f"backbone.{step}" for step in reversed(network.backbone.steps))]
     return [name for name in names if any(True for _ in network.get_submodule(name).parameters())]
 
 
@@ -102,8 +106,7 @@ def gradcam_of(network: Network, photos: Tensor, classes: Tensor, after: str | N
     maps = []
     for part, targets in zip(torch.split(photos, BATCH), torch.split(classes, BATCH), strict=True):
         with torch.no_grad():
-            attended = network.forward_features(part, after)
-            maps.append(activation_map(channel_gradients(network, attended, targets), attended.feature_map))
+            maps.append(class_map(network, _answer(network, part, after), targets))
     return torch.cat(maps).numpy()
 
 
@@ -142,10 +145,18 @@ def _features(network: Network, photos: Tensor) -> Features:
 
 
 def _nearest(network: Network, layer: str, kept: Features) -> str | None:
-    """Return the last step below a layer whose output was kept."""
-    steps, name = network.backbone.steps, layer.removeprefix("backbone.")
-    below = steps[: steps.index(name)] if name in steps else steps
+    """Return the last step below a layer, and below what parts are read from, whose output was kept."""
+    backbone, name = network.backbone, layer.removeprefix("backbone.")
+    ends = [name] if name in backbone.steps else []
+    if network.part_votes is not None and network.mark_head is not None:
+        ends += [backbone.maps[index].name for index in network.mark_head.stages_served]
+    below = backbone.steps[: min(map(backbone.steps.index, ends), default=len(backbone.steps))]
     return next((step for step in reversed(below) if step in kept), None)
+
+
+def _answer(network: Network, photos: Tensor, after: str | None) -> Answer:
+    """Return the answer to normalised photos, or to the features of the step `after`."""
+    return network.answer(network.backbone.forward_maps(photos, after) or [photos])  # after the last step: its map
 
 
 @torch.no_grad()
@@ -159,7 +170,7 @@ def _estimate_statistics(network: Network, modules: Sequence[nn.Module], photos:
         norm.train()
     # In parts of almost the same size: a last one of a single photo has no variance.
     for part in torch.tensor_split(photos, -(-len(photos) // BATCH)):
-        network.forward_head(network.forward_features(part, after).feature_map)
+        _answer(network, part, after)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()

@@ -1,8 +1,9 @@
 """The loss that draws evidence to field marks: the map of "A, not B" lights up where A and B differ, part by part.
 
 How much two classes differ at a part comes from the table of marks alone, and where the parts are from the mark head,
-which the loss does not move: it teaches the class's own feature map. Per photo it is 1 − the correlation, over the
-cells of that map and weighted by how surely a part is there, between the map and the expected difference in a cell.
+which the loss does not move: it teaches the class's own feature map, and the parts' votes. Per photo it is 1 − the
+correlation, over the cells of that map and weighted by how surely a part is there, between the map and the expected
+difference in a cell.
 
 Source: this project. Guided by parts that nobody annotated, in place of the human attention of Selvaraju et al. 2019,
 "Taking a HINT", arXiv:1902.03751.
@@ -14,10 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.explain.gradcam import channel_gradients
-from model.network.attention import Attended
+from model.explain.gradcam import signed_map
 from model.network.marks import MarkHead, cell_mass
-from model.network.network import Network
+from model.network.network import Answer, Network
 from training.data.marks import Marks
 
 FOREGROUND = 1e-3
@@ -43,16 +43,13 @@ class EvidenceLoss(nn.Module):
         of_part = functional.one_hot(head.part_of, len(head.parts)).T
         self.register_buffer("of_part", of_part.bool(), persistent=False)
 
-    def forward(
-        self, network: Network, attended: Attended, maps: Sequence[Tensor], logits: Tensor, targets: Tensor
-    ) -> Tensor:
+    def forward(self, network: Network, answer: Answer, maps: Sequence[Tensor], targets: Tensor) -> Tensor:
         """Return the mean over the photos, scalar, from 0 to 2.
 
         Args:
             network: with a mark head; its class head is explained.
-            attended: its last feature map, with its graph.
+            answer: of the network, with its graph.
             maps: of the backbone's stages, first to last.
-            logits: of the classes, (N, K).
             targets: shares of the classes, (N, K); A is the largest, B is drawn by the probability of the others.
 
         Raises:
@@ -61,13 +58,15 @@ class EvidenceLoss(nn.Module):
         if network.mark_head is None:
             raise ValueError("the network has no marks")
         with torch.no_grad():
-            weights = network.mark_head.weights(maps)
+            votes = answer.votes
+            weights = network.mark_head.weights(maps) if votes is None else votes.reading.weights
         true = targets.argmax(1)
-        others = logits.detach().softmax(1).scatter(1, true[:, None], 0.0)
+        others = answer.logits.detach().softmax(1).scatter(1, true[:, None], 0.0)
         second = torch.multinomial(others.clamp_min(SMALLEST).scatter(1, true[:, None], 0.0), 1)[:, 0]
-        gradient = channel_gradients(network, attended, true) - channel_gradients(network, attended, second)
-        found = torch.einsum("nc,nchw->nhw", gradient, attended.feature_map).float()
-        mass = cell_mass(weights.float(), network.backbone.stages[-1], found.shape[-1])
+        found = signed_map(network, answer, true, second).float()
+        mass = weights.float()
+        if votes is None:
+            mass = cell_mass(mass, network.backbone.stages[-1], found.shape[-1])
         every = mass.sum(1)
         expected = torch.einsum("np,nphw->nhw", self.differences(true, second), mass) / (every + FOREGROUND)
         return (1 - correlation(found, expected, every)).mean()

@@ -81,9 +81,10 @@ class Objective(nn.Module):
             progress: share of the training that is done.
         """
         maps = self.inputs(self.network, inputs)
-        attended = self.network.attend(maps[-1])
-        logits = self.network.forward_head(attended.feature_map).float()
-        total = cross_entropy = self.cross_entropy(logits, targets)
+        answer = self.network.answer(maps)
+        attended, logits = answer.attended, answer.logits.float()
+        # Head and votes learn to name the class each by itself: of their sum the faster would leave the other nothing.
+        total = cross_entropy = self.cross_entropy(answer.of_head.float(), targets)
         guidance = marks = torch.zeros_like(cross_entropy)
         if self.guidance.weight:
             guided = guided_class(logits, targets, self.guidance)
@@ -93,8 +94,10 @@ class Objective(nn.Module):
             shares = targets if targets.ndim == 2 else functional.one_hot(targets, logits.shape[1]).float()
             marks = self.marks(self.network.mark_head, maps, shares, progress)
             if self.evidence is not None:
-                evidence = self.evidence(self.network, attended, maps, logits, shares)
+                evidence = self.evidence(self.network, answer, maps, shares)
                 marks = marks + self.evidence_weight * ramp(progress) * evidence
+            if answer.votes is not None and self.network.part_votes is not None:
+                marks = marks + self.cross_entropy(self.network.part_votes.own(answer.votes).float(), targets)
             total = total + self.mark_weight * marks
         return Losses(total, cross_entropy.detach(), guidance.detach(), marks.detach(), logits.detach())
 

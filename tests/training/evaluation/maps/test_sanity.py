@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 import service
 from model.export.export import load_network
 from model.network.network import Network, NetworkConfig, build_network
+from tests.model.networks import make_marked
 from training.data.store import as_served
 from training.data.transforms import Normalise
 from training.evaluation.maps.sanity import (
@@ -46,6 +47,15 @@ def test_layers_are_named_from_the_top() -> None:
     assert "backbone.features.1" not in names  # an activation
     plain = layers_from_top(network_of("resnet18", "none"))
     assert ["head", *(f"backbone.{name}" for name in ("layer4", "layer3", "layer2", "layer1", "bn1", "conv1"))] == plain
+
+
+def test_what_parts_vote_by_is_randomised_with_the_head() -> None:
+    """And features are taken from before the first map that the marks read."""
+    network = make_marked(backbone="resnet18", mark_places=(1,), mark_values=(1, 2))[0]
+    assert ["head", "part_votes", "mark_head", "attention"] == layers_from_top(network)[:4]
+    found = cascade(network, photos(6), photos(4), layers=["head", "part_votes", "backbone.layer3"])
+    assert ["original", "head", "part_votes", "backbone.layer3"] == list(found)
+    assert np.mean(found["backbone.layer3"]) < np.mean(found["head"]) < 1
 
 
 def test_correlation_starts_at_one_and_falls() -> None:

@@ -55,8 +55,7 @@ def test_the_map_is_drawn_to_the_parts_and_they_stay() -> None:
     for step in range(12):
         torch.manual_seed(step % 3)  # the same other classes again and again
         maps = network.backbone.forward_maps(images)
-        attended = network.attend(maps[-1])
-        value = loss(network, attended, maps, network.forward_head(attended.feature_map), targets)
+        value = loss(network, network.answer(maps), maps, targets)
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
@@ -72,6 +71,6 @@ def test_a_network_without_marks_is_refused() -> None:
     network = _network()
     loss = _loss(network)
     network.mark_head = None
-    attended = network.attend(torch.rand(1, 512, 3, 3))
+    answer = network.answer([torch.rand(1, 512, 3, 3)])
     with pytest.raises(ValueError, match="no marks"):
-        loss(network, attended, [], torch.zeros(1, 3), torch.eye(3)[:1])
+        loss(network, answer, [], torch.eye(3)[:1])
