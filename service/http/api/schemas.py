@@ -237,7 +237,9 @@ class Explanation(Classification):
     target: Score = Field(description="The class that was explained.")
     versus: Score | None = Field(None, description="The class it was contrasted with.")
     layer: str = Field(description="Name of the layer whose map is shown.", examples=["features.18"])
-    gradcam: ClassMap = Field(description="Grad-CAM of `target`; with `versus`, of target − versus.")
+    gradcam: ClassMap = Field(
+        description="Grad-CAM of `target`, and the votes of its parts if any; with `versus`, of target − versus."
+    )
     gradcam_versus: ClassMap | None = Field(None, description="With `versus`: Grad-CAM of versus − target.")
     attention: ClassMap | None = Field(description="The model's own attention; null where it has none.")
     mark: MarkMap | None = Field(None, description="With `mark`: that field mark.")
