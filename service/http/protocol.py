@@ -116,6 +116,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Refuse what followed the last request; close the connection of a client that has closed its half."""
+        self._patient.end()
         is_last = not self.pipeline
         super().on_response_complete()
         if not is_last or self.transport.is_closing() or self._linger_bytes is not None:
@@ -340,18 +341,39 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
 
 class _PatientTransport:
-    """The transport that a request's answer is written to; `close` lingers while the request is still arriving."""
+    """The transport that a request's answer is written to; `close` lingers while the request is still arriving.
 
-    __slots__ = ("_protocol", "get_extra_info", "is_closing", "write")
+    An answer's header waits for the first part of its body: uvicorn writes them apart, which is one more call of the
+    system here and one more packet that wakes the client.
+    """
+
+    __slots__ = ("_has_begun", "_header", "_protocol", "_transport", "get_extra_info", "is_closing")
 
     def __init__(self, protocol: LimitedHttpProtocol, transport: asyncio.Transport) -> None:
         self._protocol = protocol
-        self.write = transport.write
+        self._transport = transport
+        self._header = b""
+        self._has_begun = False
         self.is_closing = transport.is_closing
         self.get_extra_info = transport.get_extra_info
 
+    def write(self, data: bytes) -> None:
+        """Write a part of an answer, or `100 Continue` before it."""
+        if not self._has_begun and self._protocol.cycle.response_started:
+            self._has_begun, self._header = True, data
+        else:
+            self._transport.writelines((self._header, data) if self._header else (data,))
+            self._header = b""
+
+    def end(self) -> None:
+        """Write a header without a body, at the end of an answer."""
+        if self._header:
+            self.write(b"")
+        self._has_begun = False
+
     def close(self) -> None:
         """Close the connection once the answer can be read."""
+        self.end()
         self._protocol._linger()
 
 

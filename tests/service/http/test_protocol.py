@@ -191,6 +191,16 @@ def test_pipelined_requests(tiny_server: Running) -> None:
         assert 3 == read_all(connection).count(b"HTTP/1.1 200 OK")
 
 
+def test_header_and_body_leave_together(tiny_server: Running) -> None:
+    """An answer is one packet; one without a body does not wait for it."""
+    with tiny_server.connect() as connection:
+        for method in ("GET", "HEAD", "GET"):
+            connection.sendall(f"{method} /livez HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            header, end, body = connection.recv(65536).partition(b"\r\n\r\n")
+            length = int(re.findall(rb"content-length: (\d+)", header)[0])
+            assert (b"\r\n\r\n", 0 if method == "HEAD" else length) == (end, len(body))
+
+
 UPGRADE = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAB\r\n"
 
 
