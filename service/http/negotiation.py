@@ -27,12 +27,19 @@ Options = TypeVar("Options", bound=BaseModel)
 def with_options(
     endpoint: Callable[[Request, Options], Awaitable[Response]],
 ) -> Callable[[Request], Awaitable[Response]]:
-    """Return an endpoint that takes the request alone and reads its second parameter, `options`, from the query."""
-    kind = get_type_hints(endpoint)["options"]
+    """Return an endpoint that takes the request alone and reads its second parameter, `options`, from the query.
+
+    Clients repeat their queries, and options are frozen.
+    """
+    kind: type[Options] = get_type_hints(endpoint)["options"]
+
+    @lru_cache(maxsize=64)
+    def read(query: bytes) -> Options:
+        return read_options(query, kind)
 
     @wraps(endpoint)
     async def with_options_read(request: Request) -> Response:
-        return await endpoint(request, read_options(request.scope["query_string"], kind))
+        return await endpoint(request, read(request.scope["query_string"]))
 
     return with_options_read
 

@@ -33,7 +33,7 @@ class BaseModel(pydantic.BaseModel):
 class ModelChoice(BaseModel):
     """Which of the loaded models answers."""
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), frozen=True)
 
     model: str | None = Field(
         None, min_length=1, max_length=64, description="Name of a loaded model; by default the first."
