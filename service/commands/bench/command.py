@@ -190,7 +190,7 @@ def table(report: dict[str, Any]) -> str:
             )
         header = (
             f"  {'load':<28}{'per s':>8}{'ratio':>7}{'p50':>8}{'p95':>8}{'p99':>8}"
-            f"{'CPU ms':>8}{'loop':>6}{'lag p99':>9}  codes"
+            f"{'CPU ms':>8}{'loop':>6}{'client':>8}{'lag p99':>9}  codes"
         )
         lines.append(header)
         lines += [_row(load) for load in found["loads"]]
@@ -202,7 +202,7 @@ def _row(load: dict[str, Any]) -> str:
     return (
         f"  {load['name']:<28}{load['per_s']:>8.1f}{_shown(load['ratio'], 2):>7}{load['p50_ms']:>8.1f}"
         f"{load['p95_ms']:>8.1f}{load['p99_ms']:>8.1f}{_shown(load['cpu_ms'], 2):>8}"
-        f"{_shown(load['loop_cpu_ms'], 2):>6}"
+        f"{_shown(load['loop_cpu_ms'], 2):>6}{_shown(load['client_cpu_ms'], 2):>8}"
         f"{_shown(load['loop_lag_p99_ms'], 1):>9}  {codes}"
     )
 

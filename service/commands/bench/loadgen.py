@@ -70,6 +70,7 @@ class Outcome:
         probe_s: latencies of the probe, seconds.
         cpu_s: CPU time of the server, None where unknown; not measured by the generator itself.
         loop_cpu_s: CPU time of the server's event loop thread; likewise.
+        client_cpu_s: CPU time of the generator, probes included.
     """
 
     seconds: float = 0.0
@@ -77,6 +78,7 @@ class Outcome:
     probe_s: list[float] = field(default_factory=list)
     cpu_s: float | None = None
     loop_cpu_s: float | None = None
+    client_cpu_s: float = 0.0
 
 
 class Connection(asyncio.Protocol):
@@ -157,12 +159,13 @@ class Generator:
     async def run(self) -> Outcome:
         """Run the plan."""
         probe = asyncio.create_task(self._probe()) if self._plan.probe else None
-        started = time.perf_counter()
+        started, cpu_started = time.perf_counter(), time.process_time()
         if self._plan.concurrency:
             await asyncio.gather(*(self._closed(started) for _ in range(self._plan.concurrency)))
         else:
             await self._open(started)
         self._outcome.seconds = time.perf_counter() - started
+        self._outcome.client_cpu_s = time.process_time() - cpu_started
         if probe is not None:
             probe.cancel()
         for connection in self._free:

@@ -30,6 +30,7 @@ class Load:
         cpu_ms: CPU time of the server per request, None where its metrics cannot be read.
         loop_cpu_ms: CPU time of its event loop's thread per request: all but decode, prepare and runtime. None where
             the server was not started here, or the system does not report it.
+        client_cpu_ms: CPU time of the load generator per request, which shares the machine with the server.
         codes: answers by status; 0 for broken connections, -1 for refused ones.
         loop_lag_p50_ms: of `/livez` beside the load.
         loop_lag_p99_ms: of `/livez` beside the load.
@@ -45,6 +46,7 @@ class Load:
     p99_ms: float
     cpu_ms: float | None
     loop_cpu_ms: float | None
+    client_cpu_ms: float | None
     codes: dict[str, int]
     loop_lag_p50_ms: float | None
     loop_lag_p99_ms: float | None
@@ -111,6 +113,7 @@ def summarise(name: str, *rounds: Outcome) -> Load:
         p99_ms=p99,
         cpu_ms=_mean_ms([outcome.cpu_s for outcome in rounds], len(requests)),
         loop_cpu_ms=_mean_ms([outcome.loop_cpu_s for outcome in rounds], len(requests)),
+        client_cpu_ms=_mean_ms([outcome.client_cpu_s for outcome in rounds], len(requests)),
         codes=dict(sorted(codes.items())),
         loop_lag_p50_ms=lag50 if probes else None,
         loop_lag_p99_ms=lag99 if probes else None,

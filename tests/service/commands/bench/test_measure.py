@@ -35,6 +35,7 @@ def test_closed_loop_counts_every_request(tiny_server: Running, photos: list[Pat
         code: count - counted[code] for code, count in requests_counted(tiny_server).items()
     }
     assert load.cpu_ms is not None
+    assert (load.client_cpu_ms or 0) > 0
     assert load.loop_lag_p99_ms is not None
 
 
