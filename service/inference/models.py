@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from model.contract.variant import full_path
+from model.photo.budget import return_freed_blocks
 from service.errors import NotReady, UnknownModel
 from service.inference.batcher import WorkerLost
 from service.inference.engine import Engine, OnnxEngine
@@ -199,6 +200,8 @@ class Registry:
             if self._once and self.loaded:
                 break
         self._keep_or_retire(set(found), report, retire)
+        if (report.loaded or report.removed) and not self._once:
+            await asyncio.to_thread(return_freed_blocks)
         return report
 
     def _in_order(self, found: Iterable[str]) -> list[str]:
