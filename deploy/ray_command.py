@@ -99,7 +99,7 @@ class _Command:
             serve.start("EveryNode", http, logging_config={"enable_access_log": False})
             self._handle = serve.run(application, name=NAME)
         except (RuntimeError, RayError) as error:
-            raise Refused(_reason("\n".join([str(error), *_messages()]))) from None
+            raise Refused(reason("\n".join([str(error), *_messages()]))) from None
 
     def _watch(self) -> None:
         """Log which replicas have come and gone since the last look, and why they have gone."""
@@ -167,7 +167,7 @@ def _start(options: CommandSettings) -> None:
     except (OSError, OverflowError):
         raise Refused(f"no Ray cluster answers at {options.address}") from None
     except Exception as error:  # Ray raises bare exceptions: other versions, a raylet that did not start
-        raise Refused(f"Ray does not start: {_reason(str(error))}") from None
+        raise Refused(f"Ray does not start: {reason(str(error))}") from None
 
 
 def _check_answers(address: str) -> None:
@@ -193,7 +193,7 @@ def _messages() -> list[str]:
     return []
 
 
-def _reason(text: str) -> str:
+def reason(text: str) -> str:
     """Return what we say in a traceback of Ray; else its last line."""
     ours = re.findall(r"Refused: (.+)", text)
     return ours[-1] if ours else text.strip().splitlines()[-1]

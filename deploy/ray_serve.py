@@ -109,7 +109,7 @@ class Replica:
         gc.set_threshold(10_000)  # as `fieldmark serve`; Ray freezes what is there
         configure_logs(settings)
         self._name = serve.get_replica_context().replica_tag
-        _check_same(deployed, installed(settings), ray.util.get_node_ip_address())
+        check_same(deployed, installed(settings), ray.util.get_node_ip_address())
         if not settings.cpu_runs:  # a replica is not alone on its node
             settings = settings.model_copy(update={"cpu_runs": math.ceil(num_cpus)})
         try:
@@ -244,7 +244,7 @@ def installed(settings: Settings) -> dict[str, str]:
     return {"fieldmark": service_version(), "Ray": ray.__version__, **models}
 
 
-def _check_same(deployed: dict[str, str], found: dict[str, str], node: str) -> None:
+def check_same(deployed: dict[str, str], found: dict[str, str], node: str) -> None:
     """Compare; a newer version of a model, which a node took from its folder, is no difference.
 
     Raises:
@@ -271,7 +271,7 @@ def app(options: RaySettings, settings: Settings | None = None) -> serve.Applica
     """
     settings = settings or Settings()
     if settings.admin_port:
-        raise Refused("admin_port: Ray's proxies listen on one port; keep /metrics and /admin from clients in front")
+        raise Refused("admin_port: Ray's proxies listen on one port; shield /metrics and /admin in front")
     if settings.feedback_file is not None:
         raise Refused("feedback_file: answers are remembered by one process, and feedback would reach another")
     try:

@@ -1,37 +1,32 @@
 """The service on a real Ray of this machine: two replicas behind Ray's proxy, killed, swapped and drained."""
 
-import json
 import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import psutil
 import pytest
-from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.settings import BUNDLED_MODEL, Settings
+from service.settings import BUNDLED_MODEL
 from tests.deploy.conftest import free_port, served, wait_until
 
 pytest.importorskip("ray.serve", reason="the extra `ray` is not installed")
 
-from deploy import ray_serve
-from deploy.ray_serve import LoadPolicy, RaySettings, Refused
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 MODEL = next(BUNDLED_MODEL.glob("*/2.onnx"))
+WITHIN_S = float(os.environ.get("W", "150"))
 TRIES = 3
 """Of a client, for one request."""
 
@@ -93,10 +88,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, settings: dict[str, str]) 
     command = [sys.executable, "-m", "deploy.ray_serve", "--port", str(port), "--temp-dir", str(short)]
     command += ["--min-replicas", "2", "--max-replicas", "2", "--num-cpus", "0.5"]
     log, address = folder / "log", f"http://127.0.0.1:{port}"
-    with served(command, address, log, {**settings, "PYTHONPATH": str(ROOT)}, within_s=150):
+    with served(command, address, log, {**settings, "PYTHONPATH": str(ROOT)}, within_s=WITHIN_S):
         (process,) = (one for one in psutil.Process().children() if one.cmdline()[1:3] == command[1:3])
         found = Cluster(address, process, Path(settings["FIELDMARK_MODEL"]), log)
-        wait_until(lambda: len(found.versions()) == 2, "two replicas")
+        wait_until(lambda: len(found.versions()) == 2, "two replicas", WITHIN_S)
         yield found
     # shutil.rmtree(short, ignore_errors=True)
 
@@ -139,6 +134,12 @@ def load(url: str, photo: bytes, seconds: float, clients: int = 8, tries: int = 
     return wait
 
 
+@pytest.fixture(scope="module")
+def plain(serve: Callable[..., str], settings: dict[str, str]) -> str:
+    """Return the address of `fieldmark serve` with the same settings."""
+    return serve(**settings)
+
+
 @pytest.mark.parametrize(
     ("method", "target"),
     [
@@ -152,22 +153,19 @@ def load(url: str, photo: bytes, seconds: float, clients: int = 8, tries: int = 
     ],
 )
 def test_answers_are_those_of_fieldmark_serve(
-    cluster: Cluster, serve: Callable[..., str], settings: dict[str, str], bird: Path, method: str, target: str
+    cluster: Cluster, plain: str, bird: Path, method: str, target: str
 ) -> None:
     """Status, body and header are byte for byte the same, but for times and what the connection needs."""
     ids = {"X-Request-Id": "the-same"}
     body = bird.read_bytes() if method == "POST" else b""
-    urls = serve(**settings) if not _plain else _plain[0], cluster.url
-    _plain[:] = [urls[0]]
-    expected, actual = (httpx.request(method, url + target, content=body, headers=ids, timeout=60) for url in urls)
+    expected, actual = (
+        httpx.request(method, url + target, content=body, headers=ids, timeout=60) for url in (plain, cluster.url)
+    )
     assert (expected.status_code, expected.content) == (actual.status_code, actual.content)
     left_out = {"date", "server", "server-timing", "connection", "transfer-encoding"}
     assert {name: value for name, value in expected.headers.items() if name not in left_out} == {
         name: value for name, value in actual.headers.items() if name not in left_out
     }
-
-
-_plain: list[str] = []
 
 
 def test_load_spreads(cluster: Cluster, bird: Path) -> None:
@@ -196,7 +194,7 @@ def test_killed_replica_costs_nothing(cluster: Cluster, bird: Path) -> None:
     wait_until(lambda: cluster.classified().total() > 0, "load")
     killed.kill()
     assert set(finished()) == {"200"}
-    wait_until(lambda: len(cluster.versions()) == 2, "another replica")
+    wait_until(lambda: len(cluster.versions()) == 2, "another replica", WITHIN_S)
     lines = [line for line in cluster.log.read_text().splitlines() if "was killed by a signal" in line]
     assert len(lines) == 1
 
