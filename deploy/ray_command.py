@@ -26,9 +26,10 @@ from ray.serve.config import HTTPOptions
 from ray.serve.exceptions import RayServeException
 
 from deploy import ray_serve
-from deploy.ray_serve import GATHER_S, NAME, RaySettings, Refused, app
+from deploy.ray_serve import GATHER_S, NAME, RaySettings, Refused, build
 from model import terminal
 from service.errors import FieldmarkError
+from service.http.server import listen
 from service.logs import configure_logs
 from service.settings import MIB, Settings
 
@@ -66,6 +67,7 @@ class _Command:
         self._settings = settings
         self._stopped = threading.Event()
         self._actors: dict[str, Any] = {}
+        self._port = settings.port
 
     def run(self) -> int:
         """Serve until a signal.
@@ -73,13 +75,16 @@ class _Command:
         Raises:
             Refused: it cannot be served.
         """
-        application = app(self._options, self._settings)
+        application = build(self._options, self._settings)
+        if not self._options.address:
+            with listen(self._settings.host, self._settings.port) as probe:  # Ray would fail in another process
+                self._port = probe.getsockname()[1]
         try:
             _start(self._options)
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: self._stopped.set())
             self._deploy(application)
-            logger.info("ready on http://%s:%d", self._settings.host, self._settings.port)
+            logger.info("ready on http://%s:%d", self._settings.host, self._port)
             while not self._stopped.wait(1):
                 self._watch()
             self._drain()
@@ -93,7 +98,7 @@ class _Command:
         # A body that never ends, which the proxy would wait for: ended when ours would have been.
         timeout_s = settings.header_timeout_s + settings.body_timeout_s + settings.request_timeout_ms / 1000
         http = HTTPOptions(
-            host=settings.host, port=settings.port, request_timeout_s=timeout_s, keep_alive_timeout_s=KEEP_ALIVE_S
+            host=settings.host, port=self._port, request_timeout_s=timeout_s, keep_alive_timeout_s=KEEP_ALIVE_S
         )
         try:
             serve.start("EveryNode", http, logging_config={"enable_access_log": False})
@@ -103,11 +108,7 @@ class _Command:
 
     def _watch(self) -> None:
         """Log which replicas have come and gone since the last look, and why they have gone."""
-        try:
-            found = self._handle.broadcast("named").results(timeout_s=GATHER_S, return_exceptions=True)
-        except (TimeoutError, RayError, RayServeException) as error:
-            logger.warning("the replicas do not answer: %s", type(error).__name__)
-            return
+        found = self._all("named")
         if any(isinstance(one, TimeoutError) for one in found):
             return  # busy, not gone
         names = dict(one for one in found if not isinstance(one, BaseException))
@@ -125,10 +126,17 @@ class _Command:
         until = time.monotonic() + self._settings.shutdown_grace_s
         quiet = 0
         while quiet < QUIET_LOOKS and time.monotonic() < until:
-            in_flight = self._handle.broadcast("drain").results(timeout_s=GATHER_S, return_exceptions=True)
-            quiet = quiet + 1 if not any(in_flight) else 0
+            quiet = quiet + 1 if not any(self._all("drain")) else 0
             time.sleep(LOOK_S)
-        self._handle.broadcast("end").results(timeout_s=GATHER_S, return_exceptions=True)
+        self._all("end")
+
+    def _all(self, method: str) -> list[Any]:
+        """Return the results of a method of every replica; faults stand in their place."""
+        try:
+            return self._handle.broadcast(method).results(timeout_s=GATHER_S, return_exceptions=True)
+        except (TimeoutError, RayError, RayServeException) as error:
+            logger.warning("the replicas do not answer: %s", type(error).__name__)
+            return [error]
 
     def _remove(self) -> None:
         """Take the application from a cluster; of a Ray of our own nothing is left anyway.
@@ -204,14 +212,15 @@ def _fate(actor: Any) -> tuple[int, str] | None:
     try:
         ray.get(actor.__ray_ready__.remote(), timeout=1)
     except ActorDiedError as error:
-        if "memory" in str(error).partition("Some common causes")[0]:
-            return logging.ERROR, "replica %s was killed by Ray: its node is short of memory; another one is started"
-        if "SYSTEM_ERROR" in str(error):
-            return logging.ERROR, (
-                "replica %s was killed by a signal (by the kernel, if `dmesg` names it out of memory) or has crashed; "
-                "another one is started"
-            )
-        return logging.INFO, "replica %s is drained and has ended"
+        how = str(error).partition("Some common causes")[0]
+        if "ray.kill" in how or "INTENDED" in how:
+            return logging.INFO, "replica %s is drained and has ended"
+        cause = "was killed by a signal (by the kernel, if `dmesg` says so: out of memory) or has crashed"
+        if "memory" in how:
+            cause = "was killed by Ray: its node is out of memory"
+        elif "node has died" in how:
+            cause = "is gone with its node"
+        return logging.ERROR, f"replica %s {cause}; another one is started"
     except (GetTimeoutError, RayError):
         return None
     return None

@@ -11,9 +11,11 @@ processes of `fieldmark serve`. https://docs.ray.io/en/releases-2.60.0/serve/
 import asyncio
 import gc
 import hashlib
+import logging
 import math
 import os
 import sys
+import time
 from typing import Any
 
 # Read when Ray is imported.
@@ -28,7 +30,9 @@ from prometheus_client.exposition import choose_encoder
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve.config import AutoscalingConfig, AutoscalingContext, AutoscalingPolicy
+from ray.serve.exceptions import RayServeException
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -45,8 +49,12 @@ from service.settings import Settings
 
 NAME = "fieldmark"
 """Of the application and of its one deployment."""
+DEPLOYING_S = 600.0
+"""How long after the deployment a replica that starts must find the models that were deployed, seconds."""
 GATHER_S = 3.0
 """How long the other replicas have to report their metrics, seconds: below the usual timeout of a scrape."""
+
+logger = logging.getLogger("fieldmark.ray")
 
 
 class Refused(Exception):
@@ -100,16 +108,19 @@ class Replica:
         settings: of the service.
         num_cpus: cores of this replica.
         deployed: what was deployed, by `installed`; this node must have the same.
+        checked_until: on `time.time()`'s clock; from then on its models may be others.
 
     Raises:
         Refused: it has not.
     """
 
-    async def __init__(self, settings: Settings, num_cpus: float, deployed: dict[str, str]) -> None:
+    async def __init__(
+        self, settings: Settings, num_cpus: float, deployed: dict[str, str], checked_until: float
+    ) -> None:
         gc.set_threshold(10_000)  # as `fieldmark serve`; Ray freezes what is there
         configure_logs(settings)
         self._name = serve.get_replica_context().replica_tag
-        check_same(deployed, installed(settings), ray.util.get_node_ip_address())
+        check_same(deployed, installed(settings), ray.util.get_node_ip_address(), late=time.time() > checked_until)
         if not settings.cpu_runs:  # a replica is not alone on its node
             settings = settings.model_copy(update={"cpu_runs": math.ceil(num_cpus)})
         try:
@@ -162,8 +173,12 @@ class Replica:
         await self.__del__()  # type: ignore[attr-defined]  # of `serve.ingress`
 
     async def from_all(self, method: str) -> list[Any]:
-        """Return the results of a method of every replica that answers."""
-        results = await self._others.broadcast(method).results_async(timeout_s=GATHER_S, return_exceptions=True)
+        """Return the results of a method of every replica; none where one of them takes too long."""
+        try:
+            results = await self._others.broadcast(method).results_async(timeout_s=GATHER_S, return_exceptions=True)
+        except (TimeoutError, RayError, RayServeException) as error:
+            logger.warning("not all replicas answer: %s", type(error).__name__)
+            return []
         return [result for result in results if not isinstance(result, BaseException)]
 
 
@@ -192,7 +207,8 @@ class _OfAllReplicas:
 
         if is_scrape:
             accept = Headers(scope=scope).get("accept", "")
-            body, media_type = exposition(accept, dict(await self._replica.from_all("collect")))
+            collected = [*await self._replica.from_all("collect"), await self._replica.collect()]
+            body, media_type = exposition(accept, dict(collected))
             headers = [(b"content-type", media_type.encode()), (b"content-length", str(len(body)).encode())]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             await send({"type": "http.response.body", "body": body})
@@ -244,32 +260,39 @@ def installed(settings: Settings) -> dict[str, str]:
     return {"fieldmark": service_version(), "Ray": ray.__version__, **models}
 
 
-def check_same(deployed: dict[str, str], found: dict[str, str], node: str) -> None:
-    """Compare; a newer version of a model, which a node took from its folder, is no difference.
+def check_same(deployed: dict[str, str], found: dict[str, str], node: str, *, late: bool = False) -> None:
+    """Compare what was deployed with what a node has; what the node has besides does not matter.
 
     Raises:
-        Refused: something differs; the message names all of it.
+        Refused: something differs; the message names all of it. Where it is late, models that differ are only logged:
+            since the deployment they may have been swapped everywhere, and a replica that ended must be replaced.
     """
-    differ = [
-        f"{name} is {found.get(name, 'missing')} and not {value}"
-        for name, value in deployed.items()
-        if found.get(name) != value
-    ]
-    if differ:
-        raise Refused(f"node {node} differs from where it was deployed: {'; '.join(differ)}")
+    differ = {name: value for name, value in deployed.items() if found.get(name) != value}
+    if not differ:
+        return
+    all_of_it = "; ".join(f"{name} is {found.get(name, 'missing')} and not {value}" for name, value in differ.items())
+    message = f"node {node} differs from where it was deployed: {all_of_it}"
+    if late and all(name.startswith("model ") for name in differ):
+        logger.warning("%s", message)
+        return
+    raise Refused(message)
 
 
-def app(options: RaySettings, settings: Settings | None = None) -> serve.Application:
-    """Return the application; also Ray's `import_path` and what `serve run` calls.
+def app(options: RaySettings) -> serve.Application:
+    """Return the application with the service's settings from `FIELDMARK_*`, for Ray's own commands."""
+    return build(options, Settings())
+
+
+def build(options: RaySettings, settings: Settings) -> serve.Application:
+    """Return the application.
 
     Args:
         options: of the replicas.
-        settings: of the service, else from `FIELDMARK_*`.
+        settings: of the service.
 
     Raises:
         Refused: the settings cannot be kept by several processes, or there is no model.
     """
-    settings = settings or Settings()
     if settings.admin_port:
         raise Refused("admin_port: Ray's proxies listen on one port; shield /metrics and /admin in front")
     if settings.feedback_file is not None:
@@ -303,7 +326,7 @@ def app(options: RaySettings, settings: Settings | None = None) -> serve.Applica
             ),
         ),
     )
-    return deployment.bind(settings, options.num_cpus, installed(settings))
+    return deployment.bind(settings, options.num_cpus, installed(settings), time.time() + DEPLOYING_S)
 
 
 if __name__ == "__main__":
