@@ -161,15 +161,13 @@ def _start(options: CommandSettings) -> None:
             _check_answers(options.address)
             ray.init(options.address, **common)
             return
-        folder = str(options.temp_dir.absolute()) if options.temp_dir else None
-        common.update(include_dashboard=options.dashboard, object_store_memory=options.object_store_bytes)
-        try:
-            ray.init("local", _temp_dir=folder, **common)
-        except Exception as error:
-            if "timed out during startup" not in str(error):
-                raise
-            ray.shutdown()  # Ray gives itself 30 s, which a busy machine may need only for the first time
-            ray.init("local", _temp_dir=folder, **common)
+        ray.init(
+            "local",
+            include_dashboard=options.dashboard,
+            object_store_memory=options.object_store_bytes,
+            _temp_dir=str(options.temp_dir.absolute()) if options.temp_dir else None,
+            **common,
+        )
     except Refused:
         raise
     except (OSError, OverflowError):
