@@ -12,6 +12,7 @@ import re
 import signal
 import socket
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Sequence
@@ -35,6 +36,8 @@ from service.settings import MIB, Settings
 
 CONNECT_S = 5.0
 """How long a cluster has to answer, seconds."""
+MOST_CHARACTERS = 400
+"""Of what Ray says of a fault."""
 LOOK_S, QUIET_LOOKS = 0.2, 5
 """While draining: how often the replicas are looked at, and how often nothing must be in flight before the end."""
 KEEP_ALIVE_S = 75
@@ -200,9 +203,9 @@ def _messages() -> list[str]:
 
 
 def reason(text: str) -> str:
-    """Return what we say in a traceback of Ray; else its last line."""
+    """Return what we say in a traceback of Ray; else its beginning: it names versions that differ one a line."""
     ours = re.findall(r"Refused: (.+)", text)
-    return ours[-1] if ours else text.strip().splitlines()[-1]
+    return ours[-1] if ours else textwrap.shorten(text, MOST_CHARACTERS)
 
 
 def _fate(actor: Any) -> tuple[int, str] | None:

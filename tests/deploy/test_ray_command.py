@@ -64,7 +64,9 @@ def test_a_fault_of_a_replica_is_taken_from_its_traceback() -> None:
     """Ray sends the whole traceback, within others; ours is the line that the service raised."""
     text = "Failed\nRayTaskError: x\n  File y\ndeploy.ray_serve.Refused: m/1: not an ONNX file\nNext\n"
     assert reason(text) == "m/1: not an ONNX file"
-    assert reason("first\nVersion mismatch: 2.59.0\n") == "Version mismatch: 2.59.0"
+    assert reason("Version mismatch:\n    Ray: 2.59.0\nwas not\n    Ray: 2.60.0\n") == (
+        "Version mismatch: Ray: 2.59.0 was not Ray: 2.60.0"
+    )
 
 
 def test_a_node_that_differs_is_refused() -> None:
