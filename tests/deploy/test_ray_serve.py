@@ -204,7 +204,7 @@ def test_models_are_swapped_in_every_replica(cluster: Cluster, bird: Path) -> No
     """A new file answers everywhere within two polls and its loading, and no request is lost."""
     finished = load(cluster.url, bird.read_bytes(), 4, clients=4)
     part = cluster.models / "cub50" / ".part"
-    shutil.copy(MODEL.with_name("2.int8.onnx"), part)
+    shutil.copy(MODEL, part)
     part.rename(part.with_name("3.onnx"))
     wait_until(lambda: list(cluster.versions().values()) == ["3", "3"], "version 3 in both replicas", within_s=20)
     assert set(finished()) == {"200"}
