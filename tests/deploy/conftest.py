@@ -80,12 +80,14 @@ def answers(url: str) -> bool:
 
 
 @contextmanager
-def served(command: list[str], address: str, log: Path, settings: Mapping[str, str]) -> Iterator[str]:
+def served(
+    command: list[str], address: str, log: Path, settings: Mapping[str, str], within_s: float = READY_WITHIN_S
+) -> Iterator[str]:
     """Run a command that serves at the address, from ready until the block ends; yield the address."""
     with log.open("wb") as sink:
         process = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, env=os.environ | dict(settings))
     try:
-        deadline = time.monotonic() + READY_WITHIN_S
+        deadline = time.monotonic() + within_s
         while not answers(f"{address}/readyz"):
             if process.poll() is not None or time.monotonic() > deadline:
                 pytest.fail(f"{command} did not get ready: {log.read_text()[-2000:]}")
