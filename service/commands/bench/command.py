@@ -83,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
             server = Server(url.rstrip("/")) if url else stack.enter_context(started_server(options.model, environment))
         except RuntimeError as error:
             raise OSError(f"no server to measure: {error}") from error
-        file = _file_of(options.model, server.precision())
+        file = file_of(options.model, server.precision())
         report: dict[str, Any] = {"sizes": {}}
         for text in options.sizes.split(","):
             width, _, height = text.strip().partition("x")
@@ -168,7 +168,7 @@ def _mean(ceilings: list[Ceiling]) -> Ceiling | None:
     return Ceiling(**{name: float(np.mean([row[name] for row in rows])) for name in rows[0]})
 
 
-def _file_of(model: Path, precision: str) -> Path:
+def file_of(model: Path, precision: str) -> Path:
     """Return the file that runs: the newest of a folder of models or the file itself, or its variant."""
     full = model
     if model.is_dir():
