@@ -177,7 +177,7 @@ def _add_photos(parser: argparse.ArgumentParser) -> None:
 
 
 def _given(options: argparse.Namespace) -> Any:
-    from service.commands.folder.command import Given
+    from service.commands.folder.given import Given
 
     if not options.photos and options.files_from is None:
         options.usage.error("give a PATH, or names in `--files-from`")
@@ -212,13 +212,15 @@ def _add_classify(parser: argparse.ArgumentParser) -> None:
 
 
 def _classify(options: argparse.Namespace) -> int:
-    from service.commands import photos
-    from service.commands.folder import command as folder
     from service.http.api.schemas import PhotosOptions
 
     given, wanted, settings = _given(options), PhotosOptions(**_chosen(options)), _settings(options)
     if given.has_many or given.out is not None:
+        from service.commands.folder import command as folder
+
         return folder.classify(given, wanted, settings)
+    from service.commands import photos
+
     return photos.classify(options.photos, wanted, settings, as_json=options.json)
 
 
@@ -251,13 +253,15 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    from service.commands import photos
-    from service.commands.folder import command as folder
     from service.http.api.schemas import ExplainOptions
 
     given, wanted, settings = _given(options), ExplainOptions(**_chosen(options)), _settings(options)
     if given.is_one_picture:
-        return photos.explain(options.photos[0], Path(options.out), wanted, settings, as_json=options.json)
+        from service.commands import picture
+
+        return picture.explain(options.photos[0], Path(options.out), wanted, settings, as_json=options.json)
+    from service.commands.folder import command as folder
+
     return folder.explain(given, wanted, settings)
 
 

@@ -28,6 +28,7 @@ from model.export.parity import ParityReport, check_parity
 from model.export.quality_limits import HeldOut, check, measure
 from model.export.rounding import round_to_outputs
 from model.export.running import session
+from model.export.stem import read_pixels, stem_length
 from model.export.tracing import drop_unused_initializers, initializers, trace
 
 HALF_TOLERANCE = 0.05
@@ -137,6 +138,7 @@ def quantise(model: ModelProto, explainer: Explainer, calibration: npt.NDArray[n
         names = _convolutional_part(fused, explainer)
         if not names:
             raise ExportError("int8 begins behind the first convolution, and there is no second")
+        read_pixels(fused, explainer)
         onnx.save(fused, str(path))
         quantize_static(
             str(path),
@@ -208,26 +210,18 @@ def _fuse(model: ModelProto, path: Path) -> ModelProto:
 def _convolutional_part(model: ModelProto, explainer: Explainer) -> list[str]:
     """Return the names of the nodes to quantise: of the backbone, from behind its stem to its last convolution.
 
-    The stem is the first convolution with the depthwise one that may follow. Of the error of a MobileNetV2 all in int8,
-    rounding what these two read made more than all else together.
-
-    What reads the marks branches off on the way, and stays as it is.
+    The activation behind that is one of them, since it bounds what is rounded. What reads the marks branches off on the
+    way, and stays as it is.
     """
     modules = explainer.classifier.feature_extractor.modules()
     count = sum(isinstance(module, nn.Conv2d) for module in modules)
     producers = {name: node for node in model.graph.node for name in node.output}
     needed = ancestors(producers, ["logits"], stop=())
-    weights = initializers(model)
-    seen, behind_stem, names = 0, False, []
-    for node in model.graph.node:
-        if seen == count:
-            break
-        if id(node) not in needed:
-            continue
-        if node.op_type == "Conv":
-            seen += 1
-            depthwise = weights[node.input[1]].dims[1] == 1
-            behind_stem |= seen > 2 or (seen == 2 and not depthwise)
-        if behind_stem and node.op_type in QUANTISED:
-            names.append(node.name)
-    return names
+    nodes = [node for node in model.graph.node if id(node) in needed and node.op_type in QUANTISED]
+    convolutions = [node for node in nodes if node.op_type == "Conv"][:count]
+    behind = convolutions[stem_length(convolutions, initializers(model)) :]
+    if not behind:
+        return []
+    first, last = nodes.index(behind[0]), nodes.index(behind[-1])
+    bounding = [node for node in nodes if node.op_type in ("Clip", "Relu") and node.input[0] in behind[-1].output]
+    return [node.name for node in (*nodes[first : last + 1], *bounding)]

@@ -1,4 +1,4 @@
-"""`fieldmark classify` and `fieldmark explain`: the service's results without a server."""
+"""`fieldmark classify` of some photos: the service's results without a server."""
 
 import asyncio
 import json
@@ -9,18 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from model.files import WriteError, check_target, write_whole
 from model.terminal import one_line, plain
-from service.commands.running import PICTURE_TYPES, predict, started, stated
+from service.commands.running import predict, started, stated
 from service.decision.beliefs import Belief
-from service.errors import EmptyInput, FieldmarkError, InvalidOption, MalformedRequest
-from service.http.answers import RANKS, classification, individual_answer, mark_note, mark_shares, score, unlike_all
-from service.http.api.schemas import ClassifyOptions, ExplainOptions, PhotosOptions
-from service.http.explain import DRAWN_MARKS, draw, explanation, question_of
+from service.errors import EmptyInput, FieldmarkError, MalformedRequest
+from service.http.answers import RANKS, classification, individual_answer, mark_note, mark_shares, unlike_all
+from service.http.api.schemas import ClassifyOptions, PhotosOptions
 from service.inference.engine import Question
 from service.inference.predictor import Prediction, Predictor
 from service.inference.served import ServedModel
-from service.inference.targets import check_contrast, marks_of
+from service.inference.targets import marks_of
 from service.settings import Settings
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -31,11 +29,6 @@ _BAR = 20
 def classify(photos: Sequence[str], options: PhotosOptions, settings: Settings, *, as_json: bool) -> int:
     """Print the classes of photos in their order; returns the exit code, 1 where a photo could not be classified."""
     return asyncio.run(_classify(photos, options, settings, as_json))
-
-
-def explain(photo: str, out: Path, options: ExplainOptions, settings: Settings, *, as_json: bool) -> int:
-    """Write the explanation of a photo as a picture and describe it; returns the exit code."""
-    return asyncio.run(_explain(photo, out, options, settings, as_json))
 
 
 async def _classify(photos: Sequence[str], options: PhotosOptions, settings: Settings, as_json: bool) -> int:
@@ -60,11 +53,11 @@ async def _classify(photos: Sequence[str], options: PhotosOptions, settings: Set
     if options.individual and predictions:
         whole = individual_answer(predictions, results, options, uuid.uuid4().hex, belief)
         if as_json:
-            _print_json(whole)
+            print_json(whole)
         else:
             _print_classes(f"all of one individual: {len(predictions)} photos", whole, served.manifest.num_classes)
     elif as_json:
-        _print_json(results[0] if len(results) == 1 else {"results": results})
+        print_json(results[0] if len(results) == 1 else {"results": results})
     return int(any("code" in result for result in results))
 
 
@@ -92,73 +85,25 @@ async def _one(
     return classification(prediction, options, filename=name, request_id=request_id, belief=belief), prediction
 
 
-async def _explain(photo: str, out: Path, options: ExplainOptions, settings: Settings, as_json: bool) -> int:
-    media_type = PICTURE_TYPES.get(out.suffix.lower())
-    if media_type is None:
-        raise InvalidOption(f"{out}: the name must end in {', '.join(PICTURE_TYPES)}.")
-    if options.view == "marks" and options.marks is None:
-        options = options.model_copy(update={"marks": DRAWN_MARKS})
-    check_target(out)
-    if not out.parent.is_dir():
-        raise WriteError(out, OSError("No such file or directory: its folder"))
-    try:
-        data = read(photo)
-    except FieldmarkError as error:
-        raise type(error)(f"{photo}: {error.detail}") from error
-    async with started(settings) as runtime:
-        served, predictor = runtime.models.get(options.model, options.version), runtime.predictor
-        question = question_of(options, served.manifest)
-        belief = stated(options, served)
-        prediction = await predict(
-            predictor, served, data, question, belief, by_rank=True, lane="explain", keep_image=True
-        )
-        check_contrast(prediction)
-        picture = await draw(prediction, options, media_type, predictor)
-        head = classification(
-            prediction, options, filename=Path(photo).name, request_id=uuid.uuid4().hex, belief=belief
-        )
-        # The layers are for web pages; here the picture is a file.
-        shown = await explanation(head, prediction, options.model_copy(update={"size": 16}), predictor)
-    write_whole(out, picture)
-    for name in ("gradcam", "gradcam_versus", "attention", "mark"):
-        if shown.get(name):
-            del shown[name]["png"]
-    if as_json:
-        _print_json({**shown, "picture": str(out)})
-        return 0
-    target = score(prediction, prediction.explained_class)
-    against = f", not {shown['versus']['label']}" if "versus" in shown else ""
-    of_mark = f"{shown['mark']['name']}, " if "mark" in shown else ""
-    _print_line(f"{out}: {options.view} of {of_mark}{target['label']}{against} ({target['probability']:.1%})")
-    if not shown.get("known", True):
-        _print_line(f"  {unlike_all(served.manifest.num_classes)}; the nearest: {shown['predictions'][0]['label']}")
-    _print_set(shown)
-    _print_marks(shown)
-    for name, kind in (("gradcam", "Grad-CAM"), ("attention", "attention")):
-        if shown.get(name) and shown[name].get("note"):
-            _print_line(f"{kind}: {shown[name]['note']}")
-    return 0
-
-
-def _print_set(result: dict[str, Any]) -> None:
+def print_set(result: dict[str, Any]) -> None:
     """Print the set of an answer that has one, and its lowest common taxon."""
     if "set" in result:
         common = ""
         if "taxon" in result and len(result["set"]) > 1:
             common = "; no common taxon" if result["taxon"] is None else "; {rank} {name}".format(**result["taxon"])
-        _print_line(f"  set: {', '.join(result['set'])}{common}")
+        print_line(f"  set: {', '.join(result['set'])}{common}")
 
 
-def _print_marks(result: dict[str, Any]) -> None:
+def print_marks(result: dict[str, Any]) -> None:
     """Print the marks of an answer that has them: the one named, those seen with their place, then missing ones."""
     versus = result.get("versus", {}).get("label", "")
     named = [result["mark"]] if "mark" in result else []
     for mark in (*named, *result.get("marks", ())):
         at = "at {:.0f}, {:.0f}".format(*mark["at"]) if mark.get("at") else ""
         said = "; ".join(filter(None, (mark_shares(mark, versus), at, mark_note(mark))))
-        _print_line(f"  {mark['name']}: {said}")
+        print_line(f"  {mark['name']}: {said}")
     for mark in result.get("missing", ()):
-        _print_line(f"  missing: {mark['name']}: {mark_shares(mark, versus)}")
+        print_line(f"  missing: {mark['name']}: {mark_shares(mark, versus)}")
 
 
 def read(photo: str) -> bytes:
@@ -186,23 +131,24 @@ def _print_result(photo: str, result: dict[str, Any], num_classes: int) -> None:
             print(f"  {label}", file=sys.stderr)  # noqa: T201
         return
     _print_classes(f"{photo}  {result['width']}×{result['height']}", result, num_classes)
-    _print_marks(result)
+    print_marks(result)
 
 
 def _print_classes(head: str, result: dict[str, Any], num_classes: int) -> None:
     accepted = {True: "", False: "  none of these", None: ""}[result.get("accepted")]
     unlike = "" if result.get("known", True) else f"  {unlike_all(num_classes)}; the nearest:"
-    _print_line(f"{head}{accepted}{unlike}")
+    print_line(f"{head}{accepted}{unlike}")
     for found in result["predictions"]:
         bar = "█" * round(found["probability"] * _BAR)
-        _print_line(f"  {found['probability']:7.2%}  {bar:{_BAR}}  {found['label']}")
-    _print_set(result)
+        print_line(f"  {found['probability']:7.2%}  {bar:{_BAR}}  {found['label']}")
+    print_set(result)
 
 
-def _print_json(result: dict[str, Any]) -> None:
+def print_json(result: dict[str, Any]) -> None:
+    """Print an answer as JSON."""
     print(json.dumps(result, indent=2, ensure_ascii=False), flush=True)  # noqa: T201 - the command's result
 
 
-def _print_line(line: str) -> None:
+def print_line(line: str) -> None:
     """Print a line of the result; flushed, so that a pipe shows progress."""
     print(plain(line), flush=True)  # noqa: T201 - the command's result

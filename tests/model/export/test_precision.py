@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from onnx import TensorProto, helper
 from torch import nn
 
 from model.contract.geometry import Resize
@@ -17,6 +18,7 @@ from model.export.precision import export_variant
 from model.export.quality_limits import HeldOut, QualityError, check, measure
 from model.export.rounding import rounded_columns
 from model.export.running import run, session
+from model.export.stem import stem_length
 from model.export.tracing import initializers
 from model.network.network import Network
 from tests.model.networks import CLASSES, SIZE, Exported, make_manifest, make_marked, make_small
@@ -98,17 +100,7 @@ def test_int8_quantises_the_convolutions_alone(tmp_path: Path) -> None:
     assert (manifest.precision, manifest.weights_dtype, len(manifest.layers)) == ("int8", "int8", 1)
     assert sum(tensor.data_type == 3 and len(tensor.dims) == 4 for tensor in stored.values()) == 3
     assert manifest.operators["QuantizeLinear"] > 0
-    assert _first_steps(path) == [
-        "Reshape",
-        "Cast",
-        "Mul",
-        "Add",
-        "Reshape",
-        "Transpose",
-        "Conv",
-        "Relu",
-        "QuantizeLinear",
-    ]
+    assert _first_steps(path) == ["Reshape", "Cast", "Add", "Reshape", "Transpose", "Conv", "Relu", "QuantizeLinear"]
     codes = np.full((len(held_out.images), 1), -1, dtype=np.int64)
     outputs = run(session(path.read_bytes()), held_out.images, codes, np.full_like(codes, CLASSES))
     assert outputs["gradcam"].shape == (len(held_out.images), 1, 5, 5)
@@ -170,6 +162,22 @@ def test_limits_are_the_projects(precision: str, figures: dict[str, float], brok
             check(FIGURES | figures | {"trained_on": 1.0}, precision)
         words = f"{precision} loses too much on 100 photos that were trained on; nothing was written: {broken}"
         assert words == str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "length"),
+    [
+        ([(32, 3, 3, 3), (32, 1, 3, 3), (16, 32, 1, 1), (96, 16, 1, 1)], 3),
+        ([(32, 3, 3, 3), (32, 1, 3, 3), (16, 32, 3, 3)], 2),
+        ([(64, 3, 7, 7), (64, 64, 1, 1), (64, 64, 3, 3)], 1),
+        ([(32, 3, 3, 3)], 1),
+    ],
+)
+def test_the_stem_ends_at_its_narrowest_map(shapes: list[tuple[int, ...]], length: int) -> None:
+    """A separable first block stays in float as a whole, else the first convolution alone."""
+    convolutions = [helper.make_node("Conv", ["x", str(index)], ["y"]) for index in range(len(shapes))]
+    weights = {str(index): TensorProto(dims=shape) for index, shape in enumerate(shapes)}
+    assert stem_length(convolutions, weights) == length
 
 
 def test_rounding_keeps_outputs_rather_than_weights() -> None:
