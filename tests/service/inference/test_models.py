@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from service.errors import NotReady, UnknownModel
+from service.inference import models
 from service.inference.engine import Engine, OnnxEngine, Question
 from service.inference.models import Registry, check_there
 from service.inference.runtime import Runtime
@@ -170,8 +171,8 @@ async def test_one_bad_model_does_not_stop_the_others(tmp_path: Path) -> None:
         assert ["tiny/1"] == names(registry)
 
 
-async def test_reload_swaps_and_reports(tmp_path: Path) -> None:
-    """A new version and a changed file are loaded, an unchanged one is left alone."""
+async def test_reload_swaps_and_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new version and a changed file are loaded, an unchanged one is left alone; what was freed goes back."""
     put(tmp_path, "tiny/1", tiny_model())
     put(tmp_path, "small/1", tiny_model())
 
@@ -180,7 +181,10 @@ async def test_reload_swaps_and_reports(tmp_path: Path) -> None:
         before = registry.get("tiny", 1)
         put(tmp_path, "tiny/1", other_model())
         put(tmp_path, "tiny/2", tiny_model())
+        freed: list[None] = []
+        monkeypatch.setattr(models, "return_freed_blocks", lambda: freed.append(None))
         report = await registry.reload()
+        assert [None] == freed
         assert {"loaded": ["tiny/1", "tiny/2"], "unchanged": ["small/1"], "removed": [], "failed": []} == report
         assert registry.get("tiny", 1).sha256 != before.sha256
         assert registry.get("tiny").version == "2"
