@@ -202,6 +202,15 @@ def _add_classify(parser: argparse.ArgumentParser) -> None:
     package.add_argument("--deployment", metavar="ID", help="that the photos are of")
     package.add_argument("--timezone", metavar="ZONE", help="of the camera's clock: Europe/Berlin, +02:00")
     package.add_argument("--location", metavar="LAT,LON", help="of the camera, degrees")
+    cluster = parser.add_argument_group("Ray")
+    cluster.add_argument(
+        "--ray", metavar="ADDRESS",
+        help="classify on a Ray cluster, HOST:PORT, `auto` or `local`, into a folder of Parquet files, `--out DIR`",
+    )  # fmt: skip
+    cluster.add_argument(
+        "--ray-gpus", type=_share, default=0.0, metavar="NUMBER",
+        help="GPUs of each worker, such as 1 or 0.5 [0: a core each]",
+    )  # fmt: skip
     _add_model(parser)
     _add_fields(parser, PhotosOptions, ("top_k", "threshold", "coverage", "marks"), prefix=_OPTION)
     _add_belief(parser)
@@ -215,6 +224,10 @@ def _classify(options: argparse.Namespace) -> int:
     from service.http.api.schemas import PhotosOptions
 
     given, wanted, settings = _given(options), PhotosOptions(**_chosen(options)), _settings(options)
+    if options.ray is not None:
+        from service.commands.ray_data.command import classify
+
+        return classify(given, wanted, settings, options.ray, options.ray_gpus)
     if given.has_many or given.out is not None:
         from service.commands.folder import command as folder
 
@@ -222,6 +235,14 @@ def _classify(options: argparse.Namespace) -> int:
     from service.commands import photos
 
     return photos.classify(options.photos, wanted, settings, as_json=options.json)
+
+
+def _share(text: str) -> float:
+    """Return a number of GPUs."""
+    value = float(text)
+    if not 0 < value <= 64 or (value > 1 and value % 1):
+        raise argparse.ArgumentTypeError(f"{text} is neither a share of a GPU nor a whole number of them")
+    return value
 
 
 def _number(text: str) -> str:

@@ -11,7 +11,7 @@ from tests.service.running import tiny_settings
 
 MOST_OF_CLASSIFY = 560
 """Most modules of `fieldmark classify`; 500 with Python 3.11, most of them numpy's, pydantic's and Python's own."""
-HEAVY = {"torch", "torchvision", "onnx", "onnxscript", "scipy", "matplotlib", "training", "pandas", "cv2"}
+HEAVY = {"torch", "torchvision", "onnx", "onnxscript", "scipy", "matplotlib", "training", "pandas", "cv2", "ray"}
 
 
 def imported_by(statement: str) -> set[str]:

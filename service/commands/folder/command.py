@@ -26,7 +26,7 @@ from service.commands.folder.progress import Progress
 from service.commands.folder.reading import Reader
 from service.commands.folder.remote import is_address
 from service.commands.folder.sources import Photo, Sources, places
-from service.commands.folder.table.columns import columns_of, row_of
+from service.commands.folder.table.columns import Column, columns_of, row_of
 from service.commands.folder.table.header import Header
 from service.commands.folder.table.opening import Table, check_output, format_of, opened
 from service.commands.folder.table.printed import Printed
@@ -51,11 +51,11 @@ def classify(given: Given, options: PhotosOptions, settings: Settings) -> int:
     Returns:
         The exit code: 0 all are classified, 1 some are not, 2 refused, 130 interrupted.
     """
-    return _refusing(_classify(given, options, settings))
+    return refusing(_classify(given, options, settings))
 
 
-def _refusing(command: Coroutine[Any, Any, int]) -> int:
-    """Run a command; what it refuses is wrong usage, and apart from the exit code of bad photos."""
+def refusing(command: Coroutine[Any, Any, int]) -> int:
+    """Run a command; what it refuses is wrong usage, and apart from the exit code of bad photos: 2."""
     try:
         return asyncio.run(command)
     except InvalidOption as error:
@@ -78,18 +78,16 @@ async def _classify(given: Given, options: PhotosOptions, settings: Settings) ->
     with Stop().heard() as stop:
         async with started(settings) as runtime:
             served = runtime.models.get(options.model, options.version)
-            answer = _classifying(served, runtime.predictor, options)
+            answer = classifying(served, runtime.predictor, options)
             if given.out is None:
                 return await _run(given, sources, Printed(as_json=given.as_json), answer, served, settings, stop)
-            # The answer for a grey picture shows which members the answers of this run have.
-            sample = await answer(Photo("", "", is_named=True), _grey_picture())
-            columns = columns_of(sample, options, served.manifest.num_classes)
-            with opened(given.out, format_, _header(sources, format_, served, options), columns) as table:
+            columns = await columns_for(answer, options, served)
+            with opened(given.out, format_, header_of(sources, format_, served, options), columns) as table:
                 return await _run(given, sources, table, answer, served, settings, stop)
 
 
-def _classifying(served: ServedModel, predictor: Predictor, options: ClassifyOptions) -> Answering:
-    """Return what classifies a photo."""
+def classifying(served: ServedModel, predictor: Predictor, options: ClassifyOptions) -> Answering:
+    """Return what classifies a photo, and gives its row."""
     if options.marks is not None:
         marks_of(served.manifest)
     question, belief = Question.about(served.manifest, marks=RANKS if options.marks else ()), stated(options, served)
@@ -115,9 +113,9 @@ async def _classify_deployment(given: Given, sources: Sources, options: Classify
     with Stop().heard() as stop:
         async with started(settings) as runtime:
             served = runtime.models.get(options.model, options.version)
-            answer = _classifying(served, runtime.predictor, options)
+            answer = classifying(served, runtime.predictor, options)
             folder.mkdir(parents=True, exist_ok=True)
-            header = _header(sources, CAMTRAP, served, options)
+            header = header_of(sources, CAMTRAP, served, options)
             header["deployment"] = {"id": given.deployment, "timezone": given.timezone}
 
             def complete() -> None:
@@ -146,7 +144,7 @@ def _report_package(package: Package, deployment: Deployment) -> None:
 
 def explain(given: Given, options: ExplainOptions, settings: Settings) -> int:
     """Write the explanations of many photos as pictures into a folder; returns the exit code, as `classify`."""
-    return _refusing(_explain(given, str(given.out), options, settings))
+    return refusing(_explain(given, str(given.out), options, settings))
 
 
 async def _explain(given: Given, out: str, options: ExplainOptions, settings: Settings) -> int:
@@ -165,7 +163,7 @@ async def _explain(given: Given, out: str, options: ExplainOptions, settings: Se
             served = runtime.models.get(options.model, options.version)
             answer = explaining(served, runtime.predictor, options, Path(out))
             os.makedirs(out, exist_ok=True)
-            with opened(table_name, "jsonl", _header(sources, "pictures", served, options), ()) as table:
+            with opened(table_name, "jsonl", header_of(sources, "pictures", served, options), ()) as table:
                 return await _run(given, sources, table, answer, served, settings, stop)
 
 
@@ -183,7 +181,7 @@ async def _run(
     out = given.out
     own = places([] if out is None else [out, f"{out}.json", f"{out}.parts"])
     progress = Progress()
-    _count(replace(sources, own=own), progress)
+    count_meanwhile(replace(sources, own=own), progress)
     reader = Reader(
         replace(sources, own=own, refuse=refuse).photos(), table.done, settings.max_decode_bytes, progress, facts
     )
@@ -203,13 +201,18 @@ async def _run(
     finally:
         progress.end()
     if not (table.rows or stop):
-        others = f", and {progress.skipped:,} other files" if progress.skipped else ""
-        raise InvalidOption(f"{' '.join(map(to_text, given.paths)) or given.files_from}: no photos{others}.")
-    _report(given, table, progress, unreadable, stop)
+        raise nothing_found(given, progress)
+    report(given, table, progress, unreadable, stop)
     return 128 + stop.signal if stop else int(bool(table.bad or unreadable))
 
 
-def _report(given: Given, table: Table, progress: Progress, unreadable: Sequence[str], stop: Stop) -> None:
+def nothing_found(given: Given, progress: Progress) -> InvalidOption:
+    """Return what to say where there is no photo."""
+    others = f", and {progress.skipped:,} other files" if progress.skipped else ""
+    return InvalidOption(f"{' '.join(map(to_text, given.paths)) or given.files_from}: no photos{others}.")
+
+
+def report(given: Given, table: Table, progress: Progress, unreadable: Sequence[str], stop: Stop) -> None:
     """Print how many photos there are now."""
     if given.as_json and given.out is not None:
         found = {
@@ -235,7 +238,7 @@ def _report(given: Given, table: Table, progress: Progress, unreadable: Sequence
     print(plain(text if given.out is None else f"{given.out}: {text}"), file=where, flush=True)
 
 
-def _count(sources: Sources, progress: Progress) -> None:
+def count_meanwhile(sources: Sources, progress: Progress) -> None:
     """Count the photos meanwhile, for the time that is left."""
 
     def count() -> None:
@@ -246,7 +249,7 @@ def _count(sources: Sources, progress: Progress) -> None:
         threading.Thread(target=count, name="fieldmark-count", daemon=True).start()
 
 
-def _header(sources: Sources, format_: str, served: ServedModel, options: ClassifyOptions) -> Header:
+def header_of(sources: Sources, format_: str, served: ServedModel, options: ClassifyOptions) -> Header:
     """Return what a table is of."""
     return {
         "fieldmark": service_version(),
@@ -257,7 +260,9 @@ def _header(sources: Sources, format_: str, served: ServedModel, options: Classi
     }
 
 
-def _grey_picture() -> bytes:
+async def columns_for(answer: Answering, options: ClassifyOptions, served: ServedModel) -> tuple[Column, ...]:
+    """Return the columns of a run: the answer for a grey picture shows which members its answers have."""
     picture = io.BytesIO()
     Image.new("RGB", (16, 16), (128, 128, 128)).save(picture, "PNG")
-    return picture.getvalue()
+    sample = await answer(Photo("", "", is_named=True), picture.getvalue())
+    return columns_of(sample, options, served.manifest.num_classes)

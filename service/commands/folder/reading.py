@@ -102,8 +102,7 @@ class Reader:
         """Return a photo with its bytes; nothing for a file that is no photo."""
         data: bytes | FieldmarkError
         try:
-            opened: IO[bytes] = photo.system.open(photo.path, "rb") if photo.system else open_regular(photo.path)
-            with opened as file:
+            with _open(photo) as file:
                 head = file.read(_HEAD_BYTES)
                 if not (photo.is_named or photo.has_suffix or sniff(head)):
                     self._progress.skipped += 1
@@ -119,6 +118,26 @@ class Reader:
         if not data:
             return [Read(photo, EmptyInput("The file is empty."))]
         return [Read(photo, data, self._facts(data) if self._facts else {})]
+
+
+def is_readable(photo: Photo) -> bool:
+    """Return whether a photo's file can be read here."""
+    try:
+        with _open(photo) as file:
+            file.read(1)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _open(photo: Photo) -> IO[bytes]:
+    """Open a photo's file.
+
+    Raises:
+        OSError: it cannot be read; likewise ValueError.
+    """
+    opened: IO[bytes] = photo.system.open(photo.path, "rb") if photo.system else open_regular(photo.path)
+    return opened
 
 
 def _rest(file: IO[bytes], most: int) -> bytes:

@@ -6,9 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from model.files import check_target
+from model.files import check_folder, check_target
 from service.commands.folder.remote import is_address
 from service.commands.folder.table.columns import Column
+from service.commands.folder.table.files import TableOfFiles
 from service.commands.folder.table.header import Header, check_same, encode, locked, sidecar_of
 from service.commands.folder.table.lines import GrowingTable
 from service.commands.folder.table.parquet import Parquet, check_installed
@@ -21,6 +22,8 @@ from service.http.answers import Answer
 SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 FORMATS = ("csv", "jsonl", "parquet")
 """Of one file."""
+FILES = "parquet files"
+"""The format of a folder of Parquet files."""
 
 
 class Table(Protocol):
@@ -67,19 +70,22 @@ def check_output(out: str, format_: str) -> None:
         WriteError: it cannot be written.
         InvalidOption: it is there, and not of this program; or a package that it needs is missing.
     """
-    if format_ == "parquet":
+    if format_ in ("parquet", FILES):
         check_installed()
     if is_address(out):
         store, name = _remote(out)
-        is_there, is_ours = store.exists(name), store.exists(f"{name}.json")
+        is_there, is_ours = store.exists(name) or bool(store.names(name)), store.exists(f"{name}.json")
     else:
         path, sidecar = Path(out), sidecar_of(Path(out))
-        check_target(path)
+        if format_ == FILES:
+            check_folder(path)
+        else:
+            check_target(path)
         if not path.parent.is_dir():
             raise InvalidOption(f"{path.parent}: there is no such folder.")
-        if path.exists() and not path.is_file():
+        if format_ != FILES and path.exists() and not path.is_file():
             raise InvalidOption(f"{out} is no plain file, which can be read again to go on.")
-        is_there = path.exists() and path.stat().st_size > 0
+        is_there = any(path.iterdir()) if path.is_dir() else path.exists() and path.stat().st_size > 0
         is_ours = sidecar.is_file() and sidecar.stat().st_size > 0
     if is_there and not is_ours:
         raise InvalidOption(f"{out} is there already, and not of this command: it has no {out}.json beside it.")
@@ -116,12 +122,14 @@ def opened(out: str, format_: str, header: Header, columns: Sequence[Column]) ->
 
 
 def _local(path: Path, format_: str, header: Header, columns: Sequence[Column]) -> Table:
-    if format_ == "parquet":
+    if format_ in ("parquet", FILES):
         return _parted(LocalStore(path.parent), path.name, format_, header, columns)
     return GrowingTable(path, _lines(format_, columns))
 
 
 def _parted(store: Store, name: str, format_: str, header: Header, columns: Sequence[Column]) -> Table:
+    if format_ == FILES:
+        return TableOfFiles(store, name, Parquet(columns, header))
     content = Parquet(columns, header) if format_ == "parquet" else PartsOfLines(_lines(format_, columns))
     return PartedTable(store, name, content)
 

@@ -39,12 +39,20 @@ class Parquet:
             [(column.name, kinds[column.kind]) for column in columns], metadata={"fieldmark": encode(header)}
         )
 
+    def table(self, rows: Sequence[Answer]) -> Any:
+        """Return rows as Arrow's table."""
+        cells = {column.name: [_value(column.cell(row)) for row in rows] for column in self._columns}
+        return self._pa.table(cells, schema=self._schema)
+
+    def write(self, tables: Sequence[Any]) -> bytes:
+        """Return the content of a file of tables with these columns."""
+        content = io.BytesIO()
+        self._pq.write_table(self._pa.concat_tables([table.cast(self._schema) for table in tables]), content)
+        return content.getvalue()
+
     def part(self, rows: Sequence[Answer]) -> bytes:
         """Return the content of a part."""
-        cells = {column.name: [_value(column.cell(row)) for row in rows] for column in self._columns}
-        content = io.BytesIO()
-        self._pq.write_table(self._pa.table(cells, schema=self._schema), content)
-        return content.getvalue()
+        return self.write([self.table(rows)])
 
     def read(self, file: IO[bytes]) -> Iterator[tuple[str, bool]]:
         """Yield path of every row, and whether the photo was bad."""
