@@ -13,6 +13,7 @@ from model.files import WriteError, check_target, write_whole
 from model.terminal import one_line, plain
 from service.commands.running import PICTURE_TYPES, predict, started, stated
 from service.decision.beliefs import Belief
+from service.drawing.fonts import percent
 from service.errors import EmptyInput, FieldmarkError, InvalidOption, MalformedRequest
 from service.http.answers import RANKS, classification, individual_answer, mark_note, mark_shares, score, unlike_all
 from service.http.api.schemas import ClassifyOptions, ExplainOptions, PhotosOptions
@@ -129,7 +130,7 @@ async def _explain(photo: str, out: Path, options: ExplainOptions, settings: Set
     target = score(prediction, prediction.explained_class)
     against = f", not {shown['versus']['label']}" if "versus" in shown else ""
     of_mark = f"{shown['mark']['name']}, " if "mark" in shown else ""
-    _print_line(f"{out}: {options.view} of {of_mark}{target['label']}{against} ({target['probability']:.1%})")
+    _print_line(f"{out}: {options.view} of {of_mark}{target['label']}{against} ({percent(target['probability'])})")
     if not shown.get("known", True):
         _print_line(f"  {unlike_all(served.manifest.num_classes)}; the nearest: {shown['predictions'][0]['label']}")
     _print_set(shown)
