@@ -22,7 +22,7 @@ from training.fit.loaders import Loaders, open_loaders
 from training.fit.optim import learning_rate_factor
 from training.fit.outputs import discard_outputs, keep_outputs
 from training.fit.processes import AGREE_EVERY, ProcessGroup, StopRequest, process_group
-from training.fit.rehearsal import STEPS, clock_of, pace
+from training.fit.rehearsal import STEPS, pace
 from training.fit.selection import measure, select
 from training.fit.state import TrainingState, read_checkpoint, removed_unless_begun, starting_weights
 from training.fit.words import expectation, introduction, kept
@@ -130,7 +130,7 @@ def expect(run: Run, runs: int = 1) -> None:
     at, epochs = run.state, run.job.recipe.optim.epochs
     steps = (epochs - at.epoch) * len(run.order) - at.batch
     if run.job.visible and steps > 2 * STEPS and len(run.order) - at.batch > 1:
-        pace_s = pace(run.learner, run.loaders.train, run.order, at, clock_of(run.processes.device))
+        pace_s = pace(run.learner, run.loaders.train, run.order, at, run.processes)
         for line in expectation(pace_s, runs * steps, runs * (epochs - at.epoch) * len(run.loaders.held)):
             run.progress.say(line)
 
