@@ -7,6 +7,7 @@ from pathlib import Path
 from model.files import WriteError, check_target, write_whole
 from service.commands.photos import print_json, print_line, print_marks, print_set, read
 from service.commands.running import PICTURE_TYPES, predict, started, stated
+from service.drawing.fonts import percent
 from service.errors import FieldmarkError, InvalidOption
 from service.http.answers import classification, score, unlike_all
 from service.http.api.schemas import ExplainOptions
@@ -57,7 +58,7 @@ async def _explain(photo: str, out: Path, options: ExplainOptions, settings: Set
     target = score(prediction, prediction.explained_class)
     against = f", not {shown['versus']['label']}" if "versus" in shown else ""
     of_mark = f"{shown['mark']['name']}, " if "mark" in shown else ""
-    print_line(f"{out}: {options.view} of {of_mark}{target['label']}{against} ({target['probability']:.1%})")
+    print_line(f"{out}: {options.view} of {of_mark}{target['label']}{against} ({percent(target['probability'])})")
     if not shown.get("known", True):
         print_line(f"  {unlike_all(served.manifest.num_classes)}; the nearest: {shown['predictions'][0]['label']}")
     print_set(shown)

@@ -149,3 +149,10 @@ def _rank(path: Path) -> tuple[int, int, str]:
     name = path.name.lower()
     preferred = next((place for place, begin in enumerate(_PREFERRED) if name.startswith(begin)), len(_PREFERRED))
     return sum(word in name for word in _AVOIDED), preferred, name
+
+
+def percent(probability: float) -> str:
+    """Return a probability in words, never rounded to none or to certain; as the page does."""
+    if probability < 0.001:
+        return "under 0.1%"
+    return "over 99.9%" if probability >= 0.9995 else f"{probability:.1%}"

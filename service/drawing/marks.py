@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from model.contract.geometry import Resize
 from model.photo.decode import DecodedImage
 from service.drawing.encode import check_size, encode
-from service.drawing.fonts import draw_text, wrapped
+from service.drawing.fonts import draw_text, percent, wrapped
 from service.drawing.maps import Placement
 from service.drawing.overlay import picture
 
@@ -74,7 +74,7 @@ def render_marks(
     beside = photo.width <= photo.height
     words = _Words(unit, max(photo.width, 16 * unit) if not beside else max(round(0.8 * photo.height), 16 * unit))
     words.add(caption, 1.35 * unit, _INK)
-    words.add(f"{probability:.1%}", 1.1 * unit, _ACCENT)
+    words.add(percent(probability), 1.1 * unit, _ACCENT)
     for number, mark in enumerate(marks, 1):
         words.add_numbered(number, mark)
     if not marks:

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from service.drawing.fonts import draw_text, fitting
+from service.drawing.fonts import draw_text, fitting, percent
 from service.drawing.maps import ScaledMap, coloured, palette_of
 
 _PAPER, _INK, _FAINT, _ACCENT, _TRACK = "#ffffff", "#16202a", "#66727f", "#2f6f5e", "#e6eaee"
@@ -46,7 +46,7 @@ def _draw_head(
     left, top, right = place
     size = 1.35 * unit
     font = ImageFont.load_default(size)
-    share = "" if probability is None else f"{probability:.1%}"
+    share = "" if probability is None else percent(probability)
     draw.text((right, top), share, _ACCENT, font, anchor="ra")
     room = right - left - draw.textlength(share, font) - unit
     draw_text(draw, (left, top), fitting(draw, caption, size, room), size, _INK)

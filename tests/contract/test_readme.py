@@ -4,10 +4,12 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -45,14 +47,6 @@ def test_answer_is_the_one_shown(served: str, cub_dir: Path) -> None:
         assert given[key] == shown[key]
 
 
-@pytest.mark.parametrize("query", re.findall(r"8000/(explain[^']*)'", README))
-def test_pictures_are_returned(served: str, cub_dir: Path, query: str) -> None:
-    """Every address of a picture in the README returns one."""
-    (name,) = re.findall(r"here CUB-200-2011's `([^`]+\.jpg)`", README)
-    answer = httpx.post(f"{served}/{query}", files={"file": (cub_dir / "images" / name).read_bytes()})
-    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
-
-
 def test_client_in_python_runs(served: str, cub_dir: Path, tmp_path: Path) -> None:
     """The README's lines print the class and its marks."""
     (code,) = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
@@ -64,27 +58,98 @@ def test_client_in_python_runs(served: str, cub_dir: Path, tmp_path: Path) -> No
 
 
 def _typed() -> list[str]:
-    """Return the commands of the README's text that need neither a server nor training, without those of its blocks."""
-    text = re.sub(r"^```.*?^```", "", README, flags=re.MULTILINE | re.DOTALL).partition("## Install and test")[0]
-    return [command for command in re.findall(r"`([^`]*\bfieldmark [^`]*)`", text) if "serve" not in command]
+    """Return the README's commands in its order, without those that need Docker, a cluster, a GPU or a download."""
+    text = re.sub(r"^## Install and test$.*?(?=^## )", "", README.partition("## Deployment")[0], flags=re.M | re.S)
+    found, in_words = [], True
+    for part in re.split(r"(^## [^\n]*$|^```\w*$.*?^```$)", text, flags=re.M | re.S):
+        if part.startswith("## "):
+            in_words = part == "## Install and serve"  # further below a command's name in the text is no command
+        elif part.startswith("```sh"):
+            lines = part.splitlines()[1:-1]
+            prompted = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+            found += [re.sub(r"^.*\bpip install '[^']+' && ", "", line) for line in prompted or lines]
+        elif in_words and not part.startswith("```"):
+            found += re.findall(r"`([^`]*\bfieldmark [^`]*)`", part)
+    return found
+
+
+class _Serving:
+    """The `fieldmark serve` that was typed last; another may listen on the usual port."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+        self.address = ""
+
+    def start(self, command: str, **where: Any) -> None:
+        """Type the command, and wait until it listens."""
+        self.stop()
+        self._process = subprocess.Popen(["bash", "-c", f"exec {command}"], stderr=subprocess.PIPE, text=True, **where)
+        assert self._process.stderr is not None
+        self.address = next(
+            match[0] for line in self._process.stderr if (match := re.search(r"http://[\d.]+:\d+", line))
+        )
+
+    def stop(self) -> None:
+        """Stop it as Ctrl-C does."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGINT)
+            self._process.communicate()
+            assert 0 == self._process.returncode
+            self._process = None
 
 
 @pytest.mark.slow
 def test_commands_can_be_typed(cub_dir: Path, tmp_path: Path) -> None:
-    """In order and literally, in one activated environment; only names of a user's own files are put in."""
+    """In order and literally, in one activated environment; only a user's files are put in.
+
+    The weights that `fit` downloads lie where it would have put them.
+    """
     (name,) = re.findall(r"here CUB-200-2011's `([^`]+\.jpg)`", README)
-    (tmp_path / "PHOTOS").mkdir()
-    for photo in (tmp_path / "bird.jpg", tmp_path / "PHOTOS" / "bird.jpg"):
-        photo.write_bytes((cub_dir / "images" / name).read_bytes())
+    shutil.copy(cub_dir / "images" / name, tmp_path / "bird.jpg")
     shutil.copy(ROOT / "service" / "bundled" / "cub50" / "2.onnx", tmp_path / "FILE.onnx")
+    for folder in ("017.Cardinal", "042.Vermilion_Flycatcher"):
+        (tmp_path / "PHOTOS" / folder).mkdir(parents=True)
+        for photo in sorted((cub_dir / "images" / folder).iterdir())[:8]:
+            shutil.copy(photo, tmp_path / "PHOTOS" / folder)
+    downloaded = tmp_path / "torch" / "hub" / "checkpoints" / "mobilenet_v2-7ebf99e0.pth"
+    downloaded.parent.mkdir(parents=True)
+    shutil.copy(cub_dir.parent / "weights" / "mobilenet_v2_imagenet.pth", downloaded)
+    settings = {"FIELDMARK_PORT": "0", "FIELDMARK_LOG_FORMAT": "console", "FIELDMARK_CACHE": str(tmp_path / "cache")}
     search = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    environment = {**os.environ, "PATH": search, "FIELDMARK_PORT": "0"}  # another may listen on the usual port
-    commands = _typed()
-    assert len(commands) >= 7
-    for command in commands:
-        done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert (command, 0, "") == (command, done.returncode, done.stderr if done.returncode else "")
-    assert {"overlay.png", "birds.csv"} <= {path.name for path in tmp_path.iterdir()}
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    where = {
+        "cwd": tmp_path,
+        "env": {
+            **os.environ,
+            **settings,
+            "PATH": search,
+            "TORCH_HOME": str(tmp_path / "torch"),
+            "OMP_NUM_THREADS": "1",
+        },
+    }
+    serving, commands = _Serving(), _typed()
+    assert ["fieldmark-train recipes", "fit", "evaluate", "export"] == [
+        re.sub(r"^fieldmark-train (fit|evaluate|export) .*", r"\1", command.partition("  ")[0])
+        for command in commands
+        if command.startswith("fieldmark-train")
+    ]
+    try:
+        for command in commands:
+            if "fieldmark serve" in command:
+                serving.start(command, **where)
+                continue
+            typed = ["bash", "-c", command.replace("http://127.0.0.1:8000", serving.address)]
+            done = subprocess.run(typed, capture_output=True, text=True, **where)
+            assert (command, 0, "") == (command, done.returncode, done.stderr if done.returncode else "")
+        (served,) = httpx.get(f"{serving.address}/models").json()["models"]
+        assert ("mine", "1", ["Cardinal", "Vermilion Flycatcher"]) == (
+            served["name"], served["version"], served["labels"]
+        )  # fmt: skip
+    finally:
+        serving.stop()
+    for picture in ("overlay.png", "why-not.png", "marks.png"):
+        assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "birds.csv").is_file()
 
 
 def test_length_is_bounded() -> None:

@@ -25,7 +25,7 @@ from training.evaluation.figures import share
 from training.evaluation.scores import accuracy_figures, fit_temperature
 from training.fit.job import Job, Outcome, Parts
 from training.fit.loaders import served_batches
-from training.fit.loop import introduce, set_up, train
+from training.fit.loop import expect, introduce, set_up, train
 from training.fit.outputs import MOST_TRAINED, keep_outputs, outputs_of
 from training.fit.processes import ProcessGroup, StopRequest, process_group
 from training.fit.state import ADVICE, read_checkpoint, removed_unless_begun
@@ -59,14 +59,16 @@ def fit_folds(job: Job, folds: int) -> Outcome:
             _discard(job.out, processes)
             job = replace(job, fresh=False)
         read_checkpoint(job, processes)  # refuses another run before the folds are trained
+        begun = False
         for number, division in enumerate(parts, 1):
             fold = replace(job, out=job.out / FOLDS / str(number), parts=division)
             if _is_done(fold, processes):
                 continue
-            outcome = _fit_fold(fold, number, folds, processes, stop)
+            outcome = _fit_fold(fold, number, folds, processes, stop, first=not begun)
+            begun = True
             if not outcome.finished or processes.any(stop.wanted()):
                 return replace(outcome, finished=False, interrupted=stop.signalled, fold=number)
-        return _fit_last(job, folds, processes, stop)
+        return _fit_last(job, folds, processes, stop, first=not begun)
 
 
 def divide(samples: Sequence[Sample], folds: int, seed: int, labels: Sequence[str]) -> list[Parts]:
@@ -129,11 +131,14 @@ def _is_done(fold: Job, processes: ProcessGroup) -> bool:
     return True
 
 
-def _fit_fold(fold: Job, number: int, folds: int, processes: ProcessGroup, stop: StopRequest) -> Outcome:
-    """Train a fold, and answer its photos."""
+def _fit_fold(
+    fold: Job, number: int, folds: int, processes: ProcessGroup, stop: StopRequest, *, first: bool
+) -> Outcome:
+    """Train a fold, and answer its photos; the first of a call says what all that are left take."""
     run = set_up(fold, processes, stop)
-    if number == 1:
+    if first:
         introduce(run)
+        expect(run, folds - number + 2)
     run.progress.say(f"fold {number} of {folds}: {len(run.parts.train)} photos, {len(run.parts.held)} held out")
     outcome = train(run)
     if outcome.finished and processes.leads:
@@ -146,9 +151,11 @@ def _fit_fold(fold: Job, number: int, folds: int, processes: ProcessGroup, stop:
     return outcome
 
 
-def _fit_last(job: Job, folds: int, processes: ProcessGroup, stop: StopRequest) -> Outcome:
+def _fit_last(job: Job, folds: int, processes: ProcessGroup, stop: StopRequest, *, first: bool) -> Outcome:
     """Train on all photos; calibrate and measure by the answers of the folds."""
     run = set_up(job, processes, stop)
+    if first:
+        expect(run)
     run.progress.say(f"all {len(run.parts.train)} photos")
     outcome = train(run)
     selected = run.state.best

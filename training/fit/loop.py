@@ -22,9 +22,10 @@ from training.fit.loaders import Loaders, open_loaders
 from training.fit.optim import learning_rate_factor
 from training.fit.outputs import discard_outputs, keep_outputs
 from training.fit.processes import AGREE_EVERY, ProcessGroup, StopRequest, process_group
+from training.fit.rehearsal import STEPS, pace
 from training.fit.selection import measure, select
 from training.fit.state import TrainingState, read_checkpoint, removed_unless_begun, starting_weights
-from training.fit.words import Forecast, clock_of, introduction, kept
+from training.fit.words import expectation, introduction, kept
 
 SAVE_EVERY_S = 30.0
 """A crash loses at most so many seconds of training, and one epoch."""
@@ -45,7 +46,6 @@ class Run:
         state: epoch, batch, and the weights selected so far.
         journal: of the epochs so far, on disk.
         progress: bar.
-        forecast: of the time that is left.
     """
 
     job: Job
@@ -58,7 +58,6 @@ class Run:
     state: TrainingState
     journal: Journal
     progress: Progress
-    forecast: Forecast
 
 
 def fit(job: Job) -> Outcome:
@@ -76,6 +75,7 @@ def fit(job: Job) -> Outcome:
     ):
         run = set_up(job, processes, stop)
         introduce(run)
+        expect(run)
         result = train(run)
         if result.finished and job.keep_outputs and run.state.best is not None:
             keep_outputs(job, run.parts, run.learner, run.loaders, run.state.best, processes)
@@ -111,15 +111,28 @@ def set_up(job: Job, processes: ProcessGroup, stop: StopRequest) -> Run:
     journal = Journal(job.out, state.epoch, write=processes.leads)
     done = state.epoch * len(order) + state.batch
     progress = Progress(optim.epochs * len(order), done, visible=job.visible and processes.leads)
-    evaluations = (optim.epochs - state.epoch) * len(loaders.held)
-    forecast = Forecast(optim.epochs * len(order) - done, evaluations, progress.say, clock_of(processes.device))
-    return Run(job, processes, stop, parts, order, learner, loaders, state, journal, progress, forecast)
+    return Run(job, processes, stop, parts, order, learner, loaders, state, journal, progress)
 
 
 def introduce(run: Run) -> None:
     """Say what was found and what is trained."""
     for line in introduction(run.job, run.parts, run.learner, run.processes.device):
         run.progress.say(line)
+
+
+def expect(run: Run, runs: int = 1) -> None:
+    """Say how long the run will take; nothing where that is no longer than measuring it.
+
+    Args:
+        run: ready to train.
+        runs: of the same kind, this one included.
+    """
+    at, epochs = run.state, run.job.recipe.optim.epochs
+    steps = (epochs - at.epoch) * len(run.order) - at.batch
+    if run.job.visible and steps > 2 * STEPS and len(run.order) - at.batch > 1:
+        pace_s = pace(run.learner, run.loaders.train, run.order, at, run.processes)
+        for line in expectation(pace_s, runs * steps, runs * (epochs - at.epoch) * len(run.loaders.held)):
+            run.progress.say(line)
 
 
 def train(run: Run) -> Outcome:
@@ -161,7 +174,6 @@ def train_epoch(run: Run) -> bool:
         if run.processes.device.type == "cpu":  # on CUDA reading the loss would block the device
             refuse_nan(run, float(losses.total.detach()))
         at.batch += 1
-        run.forecast.step()
         if run.progress.step():
             means = at.means()
             refuse_nan(run, means["loss"])

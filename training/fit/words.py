@@ -1,7 +1,6 @@
 """What a run says of itself: what it found and trains, how long that takes, and which weights it keeps and why."""
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -14,8 +13,6 @@ FEW = 100
 """Fewer held-out photos than these fit a temperature badly."""
 LONG_S = 3600.0
 """A run that takes longer gets a warning, seconds."""
-_WARM, _MEASURED = 3, 8
-"""Steps that are not measured, because they start things, and steps that are."""
 _EVALUATION = 0.5
 """Time of a held-out batch, as a share of a step's: no gradient."""
 
@@ -50,46 +47,20 @@ def introduction(job: Job, parts: Parts, learner: Learner, device: torch.device)
     return lines
 
 
-class Forecast:
-    """Measures the first steps of a call, and says once how long the rest takes.
+def expectation(pace_s: float, steps: int, evaluations: int) -> list[str]:
+    """Return how long the rest takes, and a warning where that is long.
 
     Args:
+        pace_s: time of a step, seconds.
         steps: of the training left.
         evaluations: batches of held-out photos left, over all epochs.
-        say: shows a line.
-        clock: seconds, after all steps so far are done.
     """
-
-    def __init__(
-        self, steps: int, evaluations: int, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._work = steps - _WARM - _MEASURED + _EVALUATION * evaluations
-        self._wanted = steps > 2 * (_WARM + _MEASURED)
-        self._say, self._clock = say, clock
-        self._steps, self._began = 0, 0.0
-
-    def step(self) -> None:
-        """Count a step."""
-        self._steps += 1
-        if self._steps == _WARM:
-            self._began = self._clock()
-        elif self._steps == _WARM + _MEASURED and self._wanted:
-            seconds = (self._clock() - self._began) / _MEASURED * self._work
-            self._say(f"about {duration(seconds)} to go, by the pace of {_MEASURED} steps")
-            if seconds > LONG_S:
-                self._say("warning: over an hour. A GPU, a smaller --recipe or fewer --epochs take less; "
-                          "Ctrl-C and --time-budget-s keep what is done, and the same command resumes")  # fmt: skip
-
-
-def clock_of(device: torch.device) -> Callable[[], float]:
-    """Return a clock that waits for the device's work."""
-
-    def clock() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.monotonic()
-
-    return clock
+    seconds = pace_s * (steps + _EVALUATION * evaluations)
+    lines = [f"about {duration(seconds)} to go, measured on a few steps that change nothing"]
+    if seconds > LONG_S:
+        lines.append("warning: over an hour. A GPU, a smaller --recipe or fewer --epochs take less; "
+                     "Ctrl-C and --time-budget-s keep what is done, and the same command resumes")  # fmt: skip
+    return lines
 
 
 def duration(seconds: float) -> str:

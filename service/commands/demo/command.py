@@ -13,6 +13,7 @@ from service.commands.demo.folder import Folder, names_of
 from service.commands.demo.pictures import Painter, Subject, missed_words
 from service.commands.photos import read
 from service.commands.running import started
+from service.drawing.fonts import percent
 from service.errors import FieldmarkError
 from service.inference.served import ServedModel
 from service.samples.plates import PLATES, Plate
@@ -89,7 +90,7 @@ def _words(name: str, answer: dict[str, Any], plate: Plate | None) -> list[str]:
     """Return what was seen in a subject."""
     first = answer["predictions"][0]
     unknown = "; the model calls it unknown, unlike its training photos" if answer.get("known") is False else ""
-    lines = ["", f"{name}: {first['label']} ({first['probability']:.1%}){unknown}"]
+    lines = ["", f"{name}: {first['label']} ({percent(first['probability'])}){unknown}"]
     lines += _mark_lines("seen", answer)
     if versus := answer.get("versus"):
         lines += _mark_lines(f"rather than {versus['label']}", versus)
@@ -97,9 +98,9 @@ def _words(name: str, answer: dict[str, Any], plate: Plate | None) -> list[str]:
         after = answer["repainted"]
         now, before, share = after["predictions"][0], after["before"], after["after"]["probability"]
         stays = now["label"] == before["label"]
-        falls = "" if stays else f"; {before['label']} {before['probability']:.1%} → {share:.1%}"
+        falls = "" if stays else f"; {before['label']} {percent(before['probability'])} → {percent(share)}"
         unknown = ", called unknown" if after.get("known") is False else ""
-        said = f"{'still' if stays else 'now'} {now['label']} ({now['probability']:.1%}){unknown}{falls}"
+        said = f"{'still' if stays else 'now'} {now['label']} ({percent(now['probability'])}){unknown}{falls}"
         lines.append(f"  its {plate.mark} painted {plate.paint}: {said}")
         lines += [f"    {words}" for words in [missed_words(after["missed"])] if words]
     return lines

@@ -8,6 +8,7 @@ import numpy as np
 
 from model.contract.marks import read_table
 from service.commands.demo.folder import Folder
+from service.drawing.fonts import percent
 from service.drawing.stack import stack
 from service.http.answers import classification, score
 from service.http.api.schemas import ExplainOptions
@@ -94,7 +95,7 @@ class Painter:
         answer["after"] = score(after, before.explained_class)
         answer["missed"] = _missed(before, after)
         first = answer["predictions"][0]
-        words = f"Its {plate.mark} painted {plate.paint}: now {first['label']} ({first['probability']:.1%}). "
+        words = f"Its {plate.mark} painted {plate.paint}: now {first['label']} ({percent(first['probability'])}). "
         pictures = [
             (f"As drawn: {answer['before']['label']}", await draw(before, options, "image/png", self._predictor)),
             (words + missed_words(answer["missed"]), await draw(after, options, "image/png", self._predictor)),

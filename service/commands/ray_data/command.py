@@ -1,6 +1,7 @@
 """`fieldmark classify PATH… --out DIR --ray ADDRESS`: checks before the work, without Ray where that is missing."""
 
-from service.commands.folder.command import Given, refusing
+from service.commands.folder.command import refusing
+from service.commands.folder.given import Given
 from service.commands.folder.sources import Sources
 from service.commands.folder.table.opening import FILES, check_output
 from service.errors import InvalidOption

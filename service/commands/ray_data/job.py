@@ -28,7 +28,6 @@ from ray.util.annotations import RayDeprecationWarning
 from model.contract.variant import variant_path
 from model.terminal import reason_of
 from service.commands.folder.command import (
-    Given,
     classifying,
     columns_for,
     count_meanwhile,
@@ -36,6 +35,7 @@ from service.commands.folder.command import (
     nothing_found,
     report,
 )  # fmt: skip
+from service.commands.folder.given import Given
 from service.commands.folder.job import Stop
 from service.commands.folder.progress import Progress
 from service.commands.folder.reading import is_readable

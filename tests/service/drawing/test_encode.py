@@ -2,12 +2,13 @@
 
 import base64
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from model.photo.decode import DecodedImage
+from model.photo.decode import DecodedImage, decode_image
 from service.drawing.encode import encode
 from service.drawing.maps import Placement, heatmap, scale_map
 from service.drawing.views import render_layer, render_view
@@ -49,6 +50,19 @@ def test_formats_have_a_longest_side() -> None:
     """WebP holds at most 16,383 pixels a side."""
     with pytest.raises(InvalidOption, match="16383"):
         render_view(photo(17000, 2), RESIZE, view="gradcam", gradcam=peak(1, 1), media_type="image/webp")
+
+
+@pytest.mark.parametrize("media_type", ["image/webp", "image/jpeg"])
+def test_lossy_types_stay_near_the_png(cub_dir: Path, media_type: str) -> None:
+    """Of an overlay, WebP and JPEG differ from the PNG by what the document of the API says."""
+    decoded = decode_image(next((cub_dir / "images").glob("017.*/*.jpg")).read_bytes())
+    pictures = [
+        Image.open(io.BytesIO(render_view(decoded, RESIZE, view="overlay", gradcam=peak(3, 3), media_type=type_)))
+        for type_ in ("image/png", media_type)
+    ]
+    exact, lossy = (np.asarray(picture.convert("RGB"), np.int16) for picture in pictures)
+    difference = np.abs(lossy - exact)
+    assert (True, True) == (difference.mean() < 4.4, difference.max() <= 64)
 
 
 def test_unknown_type_is_refused() -> None:

@@ -79,3 +79,11 @@ def test_words_without_room_are_broken_between_letters(word: str) -> None:
 def test_a_room_too_narrow_for_a_letter() -> None:
     """Every line still holds a letter."""
     assert list("wide") == fonts.wrapped(ImageDraw.Draw(Image.new("L", (1, 1))), "wide", 24, 1)
+
+
+def test_probabilities_are_never_rounded_to_none_or_to_certain() -> None:
+    """As on the page."""
+    shares = (0.0, 0.0009, 0.001, 0.5, 0.9994, 0.9995)
+    assert ["under 0.1%", "under 0.1%", "0.1%", "50.0%", "99.9%", "over 99.9%"] == [
+        fonts.percent(share) for share in shares
+    ]

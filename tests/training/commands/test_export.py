@@ -1,19 +1,14 @@
-"""`fieldmark-train export`: what is fitted to photos beside the network, and what is reported as missing."""
+"""`fieldmark-train export`: what is fitted to photos beside the network."""
 
 import dataclasses
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from model.contract.manifest import Manifest
 from model.contract.taxonomy import Taxonomy
 from model.explain.fitted import NOTHING
-from model.export.export import read
 from training.calibration.fitted import sets_of
 from training.calibration.outputs import TRAINED, Outputs
 from training.commands import export as module
@@ -22,21 +17,6 @@ from training.errors import DatasetError, TrainingError
 from training.fit.folds import fit_folds
 from training.fit.job import Job
 from training.fit.loop import fit
-
-ABSENT = ("torchcam", "pytorch_grad_cam")
-COMMAND = f"""
-import sys
-
-class Absent:
-    @staticmethod
-    def find_spec(name, path=None, target=None):
-        if name.partition(".")[0] in {ABSENT}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-
-sys.meta_path.insert(0, Absent)
-from training.cli import main
-sys.exit(main(sys.argv[1:]))
-"""
 
 
 def test_the_axes_of_the_embedding_are_those_of_the_training_photos(make_job: Callable[..., Job]) -> None:
@@ -117,21 +97,3 @@ def test_a_run_with_folds_is_compared_on_photos_that_it_was_trained_on(make_job:
     alone = dataclasses.replace(job.dataset, train=job.dataset.train[:1])
     with pytest.raises(TrainingError, match="needs training photos to calibrate on and others to be measured on"):
         variant_photos(alone, without, job.recipe.data.resize)
-
-
-@pytest.mark.slow
-def test_missing_peers_are_reported_with_their_pip_command(make_job: Callable[..., Job]) -> None:
-    """Without other implementations the file is still written, and a note names their packages."""
-    job = make_job(keep_outputs=True)
-    fit(job)
-    out = job.out / "1.onnx"
-    command = [sys.executable, "-c", COMMAND, "export", job.out, "--out", out, "--json"]
-    run = subprocess.run(command, capture_output=True, text=True, check=True)
-    figures = json.loads(run.stdout)
-    assert out.stat().st_size == figures["bytes"]
-    assert ["peer.captum"] == [name for name in figures if name.startswith("peer.")]
-    note = "note: not compared with torchcam, pytorch-grad-cam: not installed; pip install torchcam grad-cam"
-    assert note in run.stderr.splitlines()
-    embedding = Manifest.from_metadata({entry.key: entry.value for entry in read(out).metadata_props}).embedding
-    assert embedding is not None
-    assert (17, 18) == (embedding.size, embedding.num_photos)

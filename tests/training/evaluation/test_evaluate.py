@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,9 +53,18 @@ def marked_birds(cub_like: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.mark.slow
 def test_an_exported_run_has_the_same_figures(
-    make_job: Callable[..., Job], marked_birds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    make_job: Callable[..., Job],
+    marked_birds: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Fit, evaluate, export, evaluate the file, export again: the same network each time, and the same marks."""
+    """Fit, evaluate, export, evaluate the file, export again: the same network each time, and the same marks.
+
+    Without other implementations the file is still written, and a note names their packages.
+    """
+    for absent in ("torchcam", "torchcam.methods", "pytorch_grad_cam"):
+        monkeypatch.setitem(sys.modules, absent, None)
     birds = load_dataset(marked_birds)
     job = make_job(optim__epochs=4, dataset=birds)
     fit(job)
@@ -64,13 +74,21 @@ def test_an_exported_run_has_the_same_figures(
     card.write_text("# Birds\n\n<!-- evaluation -->\n<!-- /evaluation -->\n\nMore.\n")
     report = ["--out", str(tmp_path / "report"), "--card", str(card)]
 
+    said = []
+
     def command(*arguments: str) -> dict[str, Any]:
         assert cli.main(list(arguments)) == 0
-        answer: dict[str, Any] = json.loads(capsys.readouterr().out)
+        printed = capsys.readouterr()
+        said.extend(printed.err.splitlines())
+        answer: dict[str, Any] = json.loads(printed.out)
         return answer
 
     in_torch = command("evaluate", str(run), *data, "--device=cpu", "--blur=6", *report)
-    command("export", str(run), "--out", str(file), "--weights-dtype=fp32", "--json")
+    exported = command("export", str(run), "--out", str(file), "--weights-dtype=fp32", "--json")
+    assert (file.stat().st_size, ["peer.captum"]) == (
+        exported["bytes"], [name for name in exported if name.startswith("peer.")]
+    )  # fmt: skip
+    assert "note: not compared with torchcam, pytorch-grad-cam: not installed; pip install torchcam grad-cam" in said
     in_onnx = command("evaluate", str(file), *data, "--blur=6", "--placings=6")
     command("export", str(file), "--out", str(again), "--name=again", "--data", str(marked_birds), "--json")
     held_out = command("evaluate", str(again), *data, "--part=held-out")

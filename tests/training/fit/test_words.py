@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import count
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from training.data.samples import Dataset
 from training.fit.job import Job, Parts
 from training.fit.learner import Learner
 from training.fit.processes import ProcessGroup
-from training.fit.words import Forecast, duration, introduction, kept
+from training.fit.words import duration, expectation, introduction, kept
 from training.recipe import Recipe
 
 MakeJob = Callable[..., Job]
@@ -37,22 +36,12 @@ def test_the_introduction_counts_what_was_found(make_job: MakeJob, birds: Datase
     assert f"{sum(weight.numel() for weight in weights):,} weights, {learn:,} of them learn, on the CPU (" in third
 
 
-@pytest.mark.parametrize(
-    ("pace_s", "steps", "said"),
-    [
-        (1.0, 71, ["about 65 s to go, by the pace of 8 steps"]),
-        (60.0, 71, ["about 65 min to go, by the pace of 8 steps", "warning: over an hour"]),
-        (1.0, 22, []),
-    ],
-)
-def test_the_time_is_said_once(pace_s: float, steps: int, said: list[str]) -> None:
-    """From the pace of the first steps and half of it a held-out batch; nothing where the end is near."""
-    lines: list[str] = []
-    ticks = count()
-    forecast = Forecast(steps, 10, lines.append, lambda: next(ticks) * 8 * pace_s)
-    for _ in range(steps):
-        forecast.step()
-    assert said == [line if line.startswith("about") else line[: len("warning: over an hour")] for line in lines]
+def test_the_time_to_expect_warns_of_hours() -> None:
+    """From the pace of a step and half of it a held-out batch."""
+    (said,) = expectation(1.0, 60, 10)
+    assert "about 65 s to go, measured on a few steps that change nothing" == said
+    said, warning = expectation(60.0, 60, 10)
+    assert (said.partition(",")[0], warning.partition(".")[0]) == ("about 65 min to go", "warning: over an hour")
 
 
 def test_times_are_for_people() -> None:
