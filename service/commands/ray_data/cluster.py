@@ -28,7 +28,6 @@ from service.errors import InvalidOption
 from service.inference.cpus import usable_cores
 
 LOCAL = "local"
-_LOOPBACK = "127.0.0.1"
 _CONNECT_S = 10
 _OBJECT_STORE_BYTES = 256 << 20
 """Names and rows alone are in it; by default Ray takes 30% of the memory."""
@@ -97,7 +96,6 @@ def _init(address: str) -> None:
         num_cpus=usable_cores(),
         object_store_memory=_OBJECT_STORE_BYTES,
         include_dashboard=False,
-        _node_ip_address=_LOOPBACK,  # else it listens on every address
         **quiet,
     )
 
@@ -125,6 +123,8 @@ def _why_not(text: str) -> str:
         return (
             f"the cluster has Ray {there} and Python {python_there}, this machine Ray {here} and Python {python_here}."
         )
+    if "Failed to connect" in text:
+        return "what listens there does not let this machine in: is it Ray, and does it want RAY_AUTH_MODE and a token?"
     if "timed out during startup" in text:
         return "Ray did not start in the time that it gives itself: this machine is too busy, or short of memory."
     return one_line(text)
@@ -158,6 +158,7 @@ def why_failed(error: BaseException) -> str:
         error: as Ray Data raises it.
     """
     causes = list(_causes(error))
+    place = next(filter(None, (_place_of(str(cause)) for cause in causes)), "")
     for cause in causes:
         if isinstance(cause, WorkerRefused):
             return str(cause)
@@ -168,9 +169,9 @@ def why_failed(error: BaseException) -> str:
         if "No module named 'service'" in text or "No module named 'model'" in text:
             return "a worker has no fieldmark: all machines need the same version, with the extras `cpu` and `ray`."
         if isinstance(cause, OutOfMemoryError):
-            return f"a worker{_place_of(text)} ran out of memory again and again."
+            return f"a worker{place} ran out of memory again and again."
         if isinstance(cause, ActorDiedError | ActorUnavailableError | WorkerCrashedError):
-            return f"a worker{_place_of(text)} died again and again."
+            return f"a worker{place} died again and again."
         if isinstance(cause, ObjectStoreFullError | OutOfDiskError):
             return "Ray's object store is full."
     return f"Ray failed: {one_line(str(causes[-1]))[:300]}"
@@ -183,6 +184,8 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _place_of(text: str) -> str:
-    """Return where a worker was, as Ray's text says it."""
-    found = re.search(r"(?:\bip: |IP: |on node \(IP: )([0-9A-Fa-f.:]+)", text)
-    return f" on {found[1].rstrip('.,:')}" if found else ""
+    """Return where a worker was, as Ray's text says it; which one it was, where the text says no more."""
+    if found := re.search(r"(?:\bip: |IP: |on node \(IP: )([0-9A-Fa-f.:]+)", text):
+        return f" on {found[1].rstrip('.,:')}"
+    actor = re.search(r"\bactor ([0-9a-f]{12})", text)
+    return f" (Ray's actor {actor[1]})" if actor else ""

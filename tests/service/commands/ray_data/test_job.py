@@ -5,6 +5,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -45,7 +46,8 @@ class Deadly(LocalFileSystem):
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
-    """Yield the address of this machine's Ray, as `--ray local` starts it."""
+    """Yield the address of this machine's Ray, as `--ray local` starts it, which wants a token."""
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 32}
     script = (
         "import sys\nfrom service.commands.ray_data.cluster import connected\nimport ray\n"
         "with connected('local'):\n"
@@ -57,6 +59,7 @@ def cluster() -> Iterator[str]:
         assert running.stdout is not None
         yield running.stdout.readline().strip()
         running.stdin.close()
+    del os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"]
 
 
 def test_rows_are_those_of_one_machine(
@@ -106,7 +109,7 @@ def test_a_photo_that_ends_every_worker(
     arguments = ["classify", f"deadly://{many}", "--model", model, "--out", "rows", "--ray", cluster]
     assert main(arguments) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert "a worker on 127.0.0.1 died" in line
+    assert re.search(r"a worker (on [\d.]+|\(Ray's actor \w+\)) died", line)
     assert "photos are safe, and the same command goes on" in line
     deadly.unlink()
     assert main(arguments) == 0
