@@ -112,6 +112,7 @@ def test_a_photo_that_ends_every_worker(
     assert re.search(r"a worker (on [\d.]+|\(Ray's actor \w+\)) died", line)
     assert "photos are safe, and the same command goes on" in line
     deadly.unlink()
+    Path(f"{deadly}.opened").unlink()
     assert main(arguments) == 0
     assert sorted(f"{index % 3}/{index:03}.png" for index in range(300)) == sorted(
         ds.dataset("rows").to_table()["path"].to_pylist()
