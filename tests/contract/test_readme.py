@@ -142,7 +142,7 @@ def test_commands_can_be_typed(cub_dir: Path, tmp_path: Path) -> None:
             done = subprocess.run(typed, capture_output=True, text=True, **where)
             assert (command, 0, "") == (command, done.returncode, done.stderr if done.returncode else "")
         (served,) = httpx.get(f"{serving.address}/models").json()["models"]
-        assert ("mine", "1", ["Cardinal", "Vermilion Flycatcher"]) == (
+        assert ("mine", "1", ["017.Cardinal", "042.Vermilion Flycatcher"]) == (
             served["name"], served["version"], served["labels"]
         )  # fmt: skip
     finally:
