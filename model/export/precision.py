@@ -215,13 +215,22 @@ def _convolutional_part(model: ModelProto, explainer: Explainer) -> list[str]:
     """
     modules = explainer.classifier.feature_extractor.modules()
     count = sum(isinstance(module, nn.Conv2d) for module in modules)
-    producers = {name: node for node in model.graph.node for name in node.output}
+    producers, weights = {name: node for node in model.graph.node for name in node.output}, initializers(model)
     needed = ancestors(producers, ["logits"], stop=())
-    nodes = [node for node in model.graph.node if id(node) in needed and node.op_type in QUANTISED]
-    convolutions = [node for node in nodes if node.op_type == "Conv"][:count]
-    behind = convolutions[stem_length(convolutions, initializers(model)) :]
+    found = [node for node in model.graph.node if id(node) in needed and node.op_type == "Conv"]
+    # The marks' readings, which may vote on the classes, are convolutions of cells in a row.
+    convolutions = [node for node in found if node.input[1] in weights and len(weights[node.input[1]].dims) == 4][
+        :count
+    ]
+    if not convolutions:
+        return []
+    inside = ancestors(producers, [node.output[0] for node in convolutions], stop=())
+    nodes = [node for node in model.graph.node if id(node) in inside and node.op_type in QUANTISED]
+    behind = convolutions[stem_length(convolutions, weights) :]
     if not behind:
         return []
     first, last = nodes.index(behind[0]), nodes.index(behind[-1])
-    bounding = [node for node in nodes if node.op_type in ("Clip", "Relu") and node.input[0] in behind[-1].output]
+    bounding = [
+        node for node in model.graph.node if node.op_type in ("Clip", "Relu") and node.input[0] in behind[-1].output
+    ]
     return [node.name for node in (*nodes[first : last + 1], *bounding)]
