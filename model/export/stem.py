@@ -10,7 +10,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from model.explain.explainer import Explainer
-from model.export.tracing import initializers
+from model.export.tracing import drop_unused_initializers, initializers
 
 
 def stem_length(convolutions: Sequence[NodeProto], weights: dict[str, TensorProto]) -> int:
@@ -60,3 +60,4 @@ def read_pixels(model: ModelProto, explainer: Explainer) -> None:
     for name in {node.input[1] for node in readers}:
         weight = numpy_helper.to_array(stored[name]) * explainer.scale.numpy()[None]
         stored[name].CopyFrom(numpy_helper.from_array(weight.astype(np.float32), name))
+    drop_unused_initializers(model)
