@@ -113,10 +113,10 @@ def measure(network: Network, manifest: Manifest, runs: int, int8: Path | None) 
 
 
 def with_marks(network: Network, manifest: Manifest, count: int) -> tuple[Network, Manifest]:
-    """Return the network with a random mark head, unless it has one, and a manifest that lists its marks."""
+    """Return the network with a random mark head whose parts vote, unless it has one, and a manifest of its marks."""
     if network.mark_head is None:
         names = tuple(f"part {index % NUM_PARTS}: value {index // NUM_PARTS}" for index in range(count))
-        marked = build_network(dataclasses.replace(network.config, marks=names)).eval()
+        marked = build_network(dataclasses.replace(network.config, marks=names, mark_votes=0.5)).eval()
         marked.load_state_dict(network.state_dict(), strict=False)
         listed = [{"name": name, "part": name.partition(":")[0]} for name in names]
         table = write_table(np.random.default_rng(0).random((manifest.num_classes, count)))
@@ -131,7 +131,7 @@ def measure_marks(network: Network, manifest: Manifest, runs: int) -> list[dict[
     axes = torch.linalg.qr(torch.randn(channels, min(256, channels))).Q.T.contiguous()
     fitted = Fitted(embedding=PrincipalAxes(torch.zeros(channels), axes, 1000))
     plain = copy.deepcopy(network)
-    plain.mark_head = None
+    plain.mark_head = plain.part_votes = None
     explainers = {
         1: explainer_of(plain, manifest.model_copy(update={"marks": None})),
         2: explainer_of(network, manifest, fitted=fitted),
