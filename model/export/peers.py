@@ -40,7 +40,7 @@ class Tapped(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits, (N, K), of normalised images, (N, 3, S, S)."""
         if isinstance(self.classifier, Network):
-            return self.classifier.forward_head(self._tap(self.classifier.forward_features(x).feature_map))
+            return tapped_logits(self.classifier, self._tap, x)
         # The rest works on a copy: the peers would read a map that was changed in place.
         layer = self.classifier.get_submodule(self.layer)
         hook = layer.register_forward_hook(lambda module, args, output: self._tap(output).clone())
@@ -55,12 +55,28 @@ class Tapped(nn.Module):
         return tapped
 
 
+def tapped_logits(network: Network, tap: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Return the logits, (N, K), of normalised images, computed from the map behind a tap, which peers explain.
+
+    Where parts vote the map is of two layers, and the peers explain one. So the map at the tap is of both, on the
+    marks' grid: the head's channels, and what is read at each part times where it is read, whose means are what the
+    votes are made of. The head gets what it gets in the network, and passes its gradient on to the map on the grid.
+    """
+    answer = network.answer(network.backbone.forward_maps(x))
+    if answer.votes is None:
+        return network.forward_head(tap(answer.attended.feature_map))
+    weights, features = answer.votes.reading.weights, answer.votes.reading.features
+    read = (weights[:, :, None] * features[:, None]).flatten(1, 2) * network.config.mark_grid**2
+    mapped = network.on_grid(answer.attended.feature_map)
+    pooled = tap(torch.cat([mapped, read], 1)).mean((2, 3))
+    of_head, of_votes = pooled.split([mapped.shape[1], read.shape[1]], 1)
+    return network.classify(answer.pooled.detach() + of_head - of_head.detach()) + of_votes @ answer.votes.weight.T
+
+
 def compare_with_peers(
     model: Runnable, explainer: Explainer, images: npt.NDArray[np.uint8], most: int = 2
 ) -> dict[str, float]:
     """Return for each installed peer the largest difference of its maps from the graph's, both scaled to [0, 1].
-
-    None where parts vote: the peers explain one layer, and the graph's map is of two.
 
     Args:
         model: the graph.
@@ -68,8 +84,6 @@ def compare_with_peers(
         images: RGB, uint8, (n, S, S, 3).
         most: images compared.
     """
-    if explainer.classifier.regular_grid:
-        return {}
     runtime, module = session(model), Tapped(explainer, whole=False)
     largest: dict[str, float] = {}
     for image in images[:most]:

@@ -1,6 +1,7 @@
 """The served Grad-CAM is captum's, torchcam's and pytorch-grad-cam's, on real photos, through the real service.
 
-Each peer differentiates the same network, rebuilt from the served file, at an `Identity` behind the attention.
+Each peer differentiates the same network, rebuilt from the served file, at an `Identity` behind the attention and what
+is read at the parts.
 """
 
 import io
@@ -67,6 +68,7 @@ def model_file() -> Path:
 def tapped(model_file: Path) -> tuple[Any, Any, Manifest]:
     """Return the served network rebuilt in torch, its `Identity` behind the attention, and the manifest."""
     from model.export.export import load_network
+    from model.export.peers import tapped_logits
 
     network, manifest = load_network(model_file)
 
@@ -80,7 +82,7 @@ def tapped(model_file: Path) -> tuple[Any, Any, Manifest]:
 
         def forward(self, images: Any) -> Any:
             """Return the logits, (N, K)."""
-            return self.network.forward_head(self.tap(self.network.forward_features(images).feature_map))
+            return tapped_logits(self.network, self.tap, images)
 
     module = Tapped().eval()
     return module, module.tap, manifest
