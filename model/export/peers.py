@@ -69,8 +69,9 @@ def tapped_logits(network: Network, tap: Callable[[Tensor], Tensor], x: Tensor) 
     read = (weights[:, :, None] * features[:, None]).flatten(1, 2) * network.config.mark_grid**2
     mapped = network.on_grid(answer.attended.feature_map)
     pooled = tap(torch.cat([mapped, read], 1)).mean((2, 3))
-    of_head, of_votes = pooled.split([mapped.shape[1], read.shape[1]], 1)
-    return network.classify(answer.pooled.detach() + of_head - of_head.detach()) + of_votes @ answer.votes.weight.T
+    of_head, of_votes = torch.split(pooled, [mapped.shape[1], read.shape[1]], 1)
+    logits = network.classify(answer.pooled.detach() + of_head - of_head.detach())
+    return logits + of_votes @ answer.votes.weight.T
 
 
 def compare_with_peers(
