@@ -46,20 +46,19 @@ class Deadly(LocalFileSystem):
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
-    """Yield the address of this machine's Ray, as `--ray local` starts it, which wants a token."""
-    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 32}
+    """Yield the address of this machine's Ray, as `--ray local` starts it, but without a token."""
     script = (
         "import sys\nfrom service.commands.ray_data.cluster import connected\nimport ray\n"
         "with connected('local'):\n"
         "    print(ray.get_runtime_context().gcs_address, flush=True)\n"
         "    sys.stdin.read()\n"
     )
-    with subprocess.Popen([sys.executable, "-c", script], stdin=-1, stdout=-1, text=True) as running:
+    environment = os.environ | {"RAY_AUTH_MODE": "disabled"}
+    with subprocess.Popen([sys.executable, "-c", script], stdin=-1, stdout=-1, text=True, env=environment) as running:
         assert running.stdin is not None
         assert running.stdout is not None
         yield running.stdout.readline().strip()
         running.stdin.close()
-    del os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"]
 
 
 def test_rows_are_those_of_one_machine(
