@@ -57,6 +57,7 @@ def test_refuses_in_one_line(
     """Each fault that shows before Ray starts is one line, and the exit code says whose it is."""
     for name, value in environment.items():
         monkeypatch.setenv(f"FIELDMARK_{name}", value)
+    monkeypatch.setattr("deploy.ray_command.configure_logs", lambda settings: None)  # those of this process stay
     assert (main(arguments), capsys.readouterr().err) == (code, f"fieldmark: {line}\n")
 
 
