@@ -128,9 +128,7 @@ class ExplainableNetwork(ExplainableClassifier):
         floats = [each.to(x.dtype) for each in read]
         answer = self.network.answer(floats)
         maps = (answer.attended.feature_map, *reversed(earlier))[: len(self.layers)]
-        reading = None if answer.votes is None else answer.votes.reading
-        if reading is None and self.network.mark_head is not None:
-            reading = self.network.read_marks(floats)
+        reading = None if self.network.mark_head is None else self.network.reading_of(answer, floats)
         attention = self.network.attention_map(answer)
         return Passed(answer.logits, maps, attention, answer.pooled, reading, answer.votes)
 

@@ -174,6 +174,14 @@ class Network(nn.Module):
             reading = self.read_marks(maps)
         return Answer(attended, pooled, of_head, self.part_votes(reading))
 
+    def reading_of(self, answer: Answer, maps: Sequence[Tensor]) -> MarkReading:
+        """Return the marks of the maps that were answered: as the parts' votes read them, or read now.
+
+        Raises:
+            ValueError: the network has no mark head.
+        """
+        return self.read_marks(maps) if answer.votes is None else answer.votes.reading
+
     def on_grid(self, maps: Tensor) -> Tensor:
         """Return maps of the last stage's cells, (N, T, h, w), on the marks' grid, (N, T, grid, grid)."""
         stage, grid = self.backbone.stages[-1], self.config.mark_grid

@@ -94,7 +94,7 @@ def torch_predictor(
             answer = network.answer(stages)
             logits = answer.logits
             novelty = None if score is None else score(logits, answer.pooled).cpu().numpy()
-            marks = None if reader is None else _read(reader, network.read_marks(stages))
+            marks = None if reader is None else _read(reader, network.reading_of(answer, stages))
             likeliest = logits.topk(min(2, logits.shape[1]), dim=1).indices
             gradcam = class_map(network, answer, likeliest[:, 0])
             contrast = class_map(network, answer, likeliest[:, 0], likeliest[:, -1])
@@ -171,9 +171,9 @@ def network_asker(network: Network, normalise: Callable[[Tensor], Tensor], reade
     def ask(images: Tensor) -> tuple[Floats, Floats]:
         with torch.no_grad():
             stages = network.backbone.forward_maps(normalise(images))
-            logits = network.answer(stages).logits
-            seen = torch.sigmoid(reader.logits(network.read_marks(stages)))
-        return logits.cpu().numpy(), seen.cpu().numpy()
+            answer = network.answer(stages)
+            seen = torch.sigmoid(reader.logits(network.reading_of(answer, stages)))
+        return answer.logits.cpu().numpy(), seen.cpu().numpy()
 
     return ask
 

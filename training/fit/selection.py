@@ -67,7 +67,7 @@ def predict(learner: Learner, loader: Batches) -> Predictions:
         x = learner.normalise(inputs)
         maps = learner.stage_maps(network, x)
         answer = network.answer(maps)
-        read = torch.zeros(len(x), 0) if network.mark_head is None else network.read_marks(maps).logits
+        read = torch.zeros(len(x), 0) if network.mark_head is None else network.reading_of(answer, maps).logits
         pooled.append(answer.pooled.float())
         logits.append(answer.logits.float())
         marks.append(read.float())
