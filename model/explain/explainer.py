@@ -196,6 +196,11 @@ class Explainer(nn.Module):
         self.register_buffer("shift", shift.float(), persistent=False)
 
     @property
+    def ranks_by_map(self) -> bool:
+        """Whether the class's map lies on the marks' grid, so that marks are ranked by it too."""
+        return self.marks is not None and self.classifier.regular_grid == self.marks.grid[0]
+
+    @property
     def inputs(self) -> list[str]:
         """Names of the arguments of `forward`, as the graph has them."""
         return inputs_of(self.marks is not None)
@@ -248,7 +253,8 @@ class Explainer(nn.Module):
         if self.novelty is not None and self.embedding is not None and passed.pooled is not None:
             found.append(self.novelty(passed.logits, passed.pooled, self.embedding.outside(passed.pooled)))
         if self.marks is not None:
-            found += self.marks(passed.reading, cotangent[:, 0], named[:, 0], mark)
+            class_map = maps[0][:, 0] if self.ranks_by_map else None
+            found += self.marks(passed.reading, cotangent[:, 0], named[:, 0], mark, class_map)
         return *found, *others, *passed.maps[1:], *copies
 
     def named_constants(self) -> Iterator[tuple[str, Tensor]]:

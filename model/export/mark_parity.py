@@ -1,5 +1,6 @@
 """Do marks, embedding and novelty come out of the graph as torch in float64 computes them?"""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -65,13 +66,16 @@ def compare_novelty(reference: Explainer, passed: Passed, row: Row) -> dict[str,
     return {"novelty": largest_difference(row["novelty"], expected) / max(1.0, float(expected.abs().max()))}
 
 
-def compare_marks(reference: Explainer, passed: Passed, asked: MarkRow) -> dict[str, float]:
+def compare_marks(
+    reference: Explainer, passed: Passed, asked: MarkRow, map_of: Callable[[int, int], Tensor]
+) -> dict[str, float]:
     """Return the errors of the outputs about marks, of one image.
 
     Args:
         reference: in float64.
         passed: its forward pass.
         asked: the graph's outputs.
+        map_of: returns the reference's map, (1, h, w), of a class, contrasted with another or with none.
 
     Returns:
         `marks`: largest absolute error of a probability. `mark_ranks`: by how much what the marks are ranked by is out
@@ -83,9 +87,11 @@ def compare_marks(reference: Explainer, passed: Passed, asked: MarkRow) -> dict[
         return {}
     reading = type(reading)(*(value.detach() for value in reading))
     logits = passed.logits.detach()
+    first = torch.from_numpy(asked.row["explained"])
     second = logits.topk(2, dim=1).indices[:, 1:] if asked.contrast else torch.tensor([[reference.num_classes]])
     seen = torch.sigmoid(reader.logits(reading))
-    scores = reader.scores(seen, reference.cotangent(torch.from_numpy(asked.row["explained"]), second)[:, 0])
+    class_map = map_of(int(first), int(second)) if reference.ranks_by_map else None
+    scores = reader.scores(reading, seen, reference.cotangent(first, second)[:, 0], class_map)
     found, maps = torch.from_numpy(asked.row["marked"]), torch.from_numpy(asked.row["mark_maps"])
     return {
         "marks": largest_difference(asked.row["marks"], seen),

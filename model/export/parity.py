@@ -129,7 +129,7 @@ def check_parity(
             _keep_larger(errors, _compare_classes(reference, exact.passed, row))
             _keep_larger(errors, _compare_map(exact, layer, row))
         for answer in of_marks[index]:
-            _keep_larger(errors, compare_marks(reference, exact.passed, answer))
+            _keep_larger(errors, compare_marks(reference, exact.passed, answer, exact.last_map))
         for name, error in _rounding(explainer, exact, of_earlier, errors, always).items():
             limits[name] = max(limits[name], KINKS * error)
     report = ParityReport(len(images), errors, tolerance, limits=limits)
@@ -198,6 +198,10 @@ class _Answer:
             maps = activation_maps(weights, feature_map)
             terms = activation_maps(weights.abs(), feature_map.abs())
         return maps, terms.amax((2, 3), keepdim=True).clamp_min(smallest)
+
+    def last_map(self, target: int, versus: int) -> Tensor:
+        """Return the last layer's map of a class, contrasted with another or with none, (1, h, w)."""
+        return self.maps(0, [(target, versus)])[0][:, 0]
 
     def _signs(self, targets: Sequence[tuple[int, int]]) -> Tensor:
         """Return the weight of each logit in the explained scores, (1, T, K)."""

@@ -11,6 +11,7 @@ The division into where and what, and the reading that is too local to guess the
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -114,26 +115,36 @@ class MarkHead(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> MarkReading:
         """Read the marks of what `Backbone.forward_maps` returns, (N, C, h, w) each."""
-        weights, features = self.weights(maps), self.features(maps)
+        if self.training:
+            weights, features = self.weights(maps), self.features(maps)
+        else:
+            # Places and values from one reading of each map, with nothing left to do on the grid but to place them.
+            scores, values = read_together((self.where, self.what), maps, self.grid, self.mixing)
+            weights, features = distributions(scores), torch.relu(values)
         return MarkReading(self.logits(weights, features), weights, features)
 
     def weights(self, maps: Sequence[Tensor]) -> Tensor:
         """Return where each part is read, (N, P, grid, grid)."""
-        return self._distributions(self.where(maps, self.grid, average=True))
+        copies = self.where(maps, self.grid).chunk(self.copies, 1)
+        return distributions(self._mixed(torch.stack(copies).mean(0)))
 
     def copies_of_weights(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Return what each copy says of it, (N, P, grid, grid) each; for training alone."""
-        return [self._distributions(scores) for scores in self.where(maps, self.grid).chunk(self.copies, 1)]
+        return [distributions(self._mixed(scores)) for scores in self.where(maps, self.grid).chunk(self.copies, 1)]
 
-    def _distributions(self, scores: Tensor) -> Tensor:
-        scores = scores.flatten(2)
-        if self.between:
-            # One small product: taking the planes apart would be three operators of the exported graph for each.
-            mixed = torch.eye(len(self.parts)).to(scores)
-            for part, others in self.between.items():
-                mixed[part] = torch.isin(torch.arange(len(self.parts)), torch.tensor(others)) / len(others)
-            scores = mixed @ scores
-        return scores.softmax(2).view(-1, len(self.parts), self.grid, self.grid)
+    @property
+    def mixing(self) -> Tensor | None:
+        """How the scores of parts are made of those that are learnt, (P, P); None: they are those."""
+        if not self.between:
+            return None
+        mixing = torch.eye(len(self.parts)).to(self.own)
+        for part, others in self.between.items():
+            mixing[part] = torch.isin(torch.arange(len(self.parts)), torch.tensor(others)) / len(others)
+        return mixing
+
+    def _mixed(self, scores: Tensor) -> Tensor:
+        mixing = self.mixing
+        return scores if mixing is None else torch.einsum("pq,nqhw->nphw", mixing.to(scores), scores)
 
     def features(self, maps: Sequence[Tensor]) -> Tensor:
         """Return what is read at each place, (N, D, grid, grid)."""
@@ -143,7 +154,7 @@ class MarkHead(nn.Module):
         """Return the marks' logits, (N, A), of weights and features."""
         pooled = torch.bmm(weights.flatten(2), features.flatten(2).transpose(1, 2))
         weight, bias = self.readout
-        return (pooled[:, self.part_of] * weight).sum(2) + bias
+        return (pooled.index_select(1, self.part_of) * weight).sum(2) + bias
 
     def local_scores(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Return what fine maps say of the local values at each place; for training alone.
@@ -193,30 +204,76 @@ class _Projection(nn.Module):
         super().__init__()
         self._copies = copies
         self._shift = shift
-        self.indices = tuple(indices)
+        # Counted from the last map: the first ones may be missing, where a gradient starts behind them.
+        self.indices = tuple(index % len(stages) - len(stages) for index in indices)
         self._read = tuple(stages[index] for index in indices)
         self.norms = nn.ModuleList(nn.BatchNorm2d(stage.channels, EPSILON, affine=False) for stage in self._read)
         count = copies * channels
         self.layers = nn.ModuleList(nn.Conv2d(stage.channels, count, 1, bias=False) for stage in self._read)
 
-    def forward(self, maps: Sequence[Tensor], grid: int, *, average: bool = False) -> Tensor:
-        """Return (N, copies · channels, grid, grid) of the maps of all stages, or the average of the copies."""
-        copies = self._copies if average else 1
-        size = input_size(maps[self.indices[0]].shape[-1], self._read[0])
-        placed = []
-        for index, stage, norm, layer in zip(self.indices, self._read, self.norms, self.layers, strict=True):
-            right, down = self._shift
-            rows, columns = (
-                grid_matrix(cells, stage, grid, size, shift).to(maps[index])
-                for cells, shift in zip(maps[index].shape[2:], (down, right), strict=True)
-            )
-            x, read = (norm(maps[index]), layer) if self.training else (maps[index], _folded(norm, layer, copies))
-            # The layer and the resampling commute: fewer cells first.
-            finer = x.shape[2] > grid
-            placed.append(read(resampled(x, rows, columns)) if finer else resampled(read(x), rows, columns))
+    def forward(self, maps: Sequence[Tensor], grid: int) -> Tensor:
+        """Return (N, copies · channels, grid, grid) of the maps of all stages."""
+        layers = [nn.Sequential(norm, layer) for norm, layer in zip(self.norms, self.layers, strict=True)]
+        placed = [self.place(maps, index, grid, layer) for index, layer in zip(self.indices, layers, strict=True)]
         total: Tensor = sum(placed[1:], placed[0])
-        # In training the norms follow the batch, so that the copies are computed anyway.
-        return torch.stack(total.chunk(self._copies, 1)).mean(0) if self.training and copies > 1 else total
+        return total
+
+    def place(self, maps: Sequence[Tensor], index: int, grid: int, read: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return what a layer reads in the cells of a stage, on the regular grid, (N, c, grid, grid)."""
+        size = input_size(maps[self.indices[0]].shape[-1], self._read[0])
+        x, stage, (right, down) = maps[index], self._read[self.indices.index(index)], self._shift
+        rows, columns = (
+            grid_matrix(cells, stage, grid, size, shift).to(x)
+            for cells, shift in zip(x.shape[2:], (down, right), strict=True)
+        )
+        # The layer and the resampling commute: fewer cells first.
+        return read(resampled(x, rows, columns)) if x.shape[2] > grid else resampled(read(x), rows, columns)
+
+    def folded(self, index: int) -> tuple[Tensor, Tensor]:
+        """Return weight, (channels, C), and bias, (channels,), of a stage's norm and layer in evaluation as one layer.
+
+        Of several copies it is the average. Runtimes fold a norm into the layer before it, not into the one behind it.
+        """
+        number = self.indices.index(index)
+        mean, variance = (self.norms[number].get_buffer(name) for name in ("running_mean", "running_var"))
+        weight = self.layers[number].get_parameter("weight").flatten(1) * (variance + EPSILON).rsqrt()
+        weight = torch.stack(weight.chunk(self._copies)).mean(0)
+        return weight, -(weight @ mean[:, None])[:, 0]
+
+
+def read_together(
+    projections: Sequence[_Projection], maps: Sequence[Tensor], grid: int, mixing: Tensor | None = None
+) -> list[Tensor]:
+    """Return what projections of the same stages read in evaluation, (N, channels, grid, grid) each; copies averaged.
+
+    One layer reads a map for all of them: an exported graph takes half of the time, as its nodes are small.
+
+    Args:
+        projections: with the same shift.
+        maps: of the backbone's stages, first to last.
+        grid: cells along each side.
+        mixing: of the first one's channels, (channels, channels).
+    """
+    found: list[list[Tensor]] = [[] for _ in projections]
+    for index in sorted({index for projection in projections for index in projection.indices}):
+        numbers = [number for number, projection in enumerate(projections) if index in projection.indices]
+        layers = [projections[number].folded(index) for number in numbers]
+        if mixing is not None and numbers[0] == 0:
+            layers[0] = (mixing @ layers[0][0], mixing @ layers[0][1])
+        weight, bias = (torch.cat(parts) for parts in zip(*layers, strict=True))
+        read = partial(_in_rows, weight=weight, bias=bias)
+        placed = projections[numbers[0]].place(maps, index, grid, read)
+        for number, part in zip(numbers, torch.split(placed, [len(bias) for _, bias in layers], 1), strict=True):
+            found[number].append(part)
+    return [sum(parts[1:], parts[0]) for parts in found]
+
+
+def _in_rows(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return a 1×1 convolution over cells in a row, as the map is kept for Grad-CAM.
+
+    In two dimensions runtimes would want the map in an order of their own.
+    """
+    return functional.conv1d(x.flatten(2), weight[:, :, None], bias).view(-1, len(bias), *x.shape[2:])
 
 
 def resampled(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -225,20 +282,9 @@ def resampled(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return y.view(-1, *x.shape[1:2], *y.shape[1:])
 
 
-def _folded(norm: nn.Module, layer: nn.Module, copies: int) -> Callable[[Tensor], Tensor]:
-    """Return layer(norm(x)) of evaluation as one layer: in an exported graph it takes half of the time.
-
-    Of several copies of the layer it is the average.
-
-    Runtimes fold a norm into the layer before it, not into the one behind it; and cells in a row are taken as the map
-    is kept for Grad-CAM, where a convolution in two dimensions would have it in an order of its own.
-    """
-    mean, variance = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
-    weight = layer.get_parameter("weight").flatten(1) * (variance + EPSILON).rsqrt()
-    if copies > 1:
-        weight = torch.stack(weight.chunk(copies)).mean(0)
-    bias = -(weight @ mean[:, None])[:, 0]
-    return lambda x: functional.conv1d(x.flatten(2), weight[:, :, None], bias).view(-1, len(bias), *x.shape[2:])
+def distributions(scores: Tensor) -> Tensor:
+    """Return a softmax over the places, (N, P, h, w)."""
+    return scores.flatten(2).softmax(2).view(scores.shape)
 
 
 def input_size(cells: int, stage: Stage) -> int:

@@ -15,7 +15,7 @@ from model.contract.marks import split_mark
 from model.network.attention import ARMS, Attended
 from model.network.backbone import STAGES, Backbone, Weights, create_backbone
 from model.network.config import STRICT, NetworkOptions
-from model.network.marks import MarkHead, MarkReading, grid_matrix, input_size, resampled
+from model.network.marks import MarkHead, MarkReading, grid_matrix, input_size
 from model.network.votes import PartVotes, Votes
 
 
@@ -191,7 +191,8 @@ class Network(nn.Module):
             grid_matrix(cells, stage, grid, size, shift).to(maps)
             for cells, shift in zip(maps.shape[2:], (down, right), strict=True)
         )
-        return resampled(maps, rows, columns)
+        # Both axes in one product, as these are few maps of few cells.
+        return (maps.flatten(2) @ torch.kron(rows, columns).T).view(*maps.shape[:2], grid, grid)
 
     def attention_map(self, answer: Answer) -> Tensor | None:
         """Return the spatial attention, (N, h, w), on the grid of the class's maps; None in arms without one."""

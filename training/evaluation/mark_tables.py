@@ -96,7 +96,7 @@ def blur_result(
     logits, labels = evaluation.prediction.logits, evaluation.labels
     points, sides, middles = _places(evaluation)
     scenes = scenes_of(chosen, points, sides, evaluation.resize.crop)
-    first = chosen_marks(readings.seen, marks, labels, likeliest_other(logits, labels))
+    first = chosen_marks(readings.ranked, marks, labels, likeliest_other(logits, labels))
     named = readings.spots.peaks[np.arange(len(first)), first]
     named[first < 0] = np.nan
     rows = {MARKS: named, "gradcam": _peaks(evaluation, evaluation.prediction.gradcam)}

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
-from model.contract.graph import BEST, LAST_LAYER, Codes, feeds, no_class, no_mark
+from model.contract.graph import BEST, LAST_LAYER, MAX_MARKS, Codes, feeds, no_class, no_mark
 from model.contract.manifest import MANIFEST_KEY, Manifest, ManifestError
 from model.explain.gradcam import class_map
 from model.explain.marks import MarkReader
@@ -94,11 +95,15 @@ def torch_predictor(
             answer = network.answer(stages)
             logits = answer.logits
             novelty = None if score is None else score(logits, answer.pooled).cpu().numpy()
-            marks = None if reader is None else _read(reader, network.reading_of(answer, stages))
             likeliest = logits.topk(min(2, logits.shape[1]), dim=1).indices
             gradcam = class_map(network, answer, likeliest[:, 0])
             contrast = class_map(network, answer, likeliest[:, 0], likeliest[:, -1])
             attention = network.attention_map(answer)
+            marks = None
+            if reader is not None:
+                one, other = one_hot(likeliest, logits.shape[1]).to(logits).unbind(1)
+                on_grid = None if answer.votes is None else contrast.cpu()
+                marks = _read(reader, network.reading_of(answer, stages), (one - other).cpu(), on_grid)
         maps = ({layer: gradcam.cpu().numpy()}, {layer: contrast.cpu().numpy()})
         attended = None if attention is None else attention.cpu().numpy()
         return Prediction(logits.cpu().numpy(), *maps, attended, marks, novelty)
@@ -106,12 +111,15 @@ def torch_predictor(
     return predict
 
 
-def _read(reader: MarkReader, reading: MarkReading) -> MarkAnswer:
-    """Return how surely each mark is seen, and the maps of all of them."""
+def _read(reader: MarkReader, reading: MarkReading, difference: Tensor, class_map: Tensor | None) -> MarkAnswer:
+    """Return how surely each mark is seen, the maps of all of them, and the first ranks."""
     reading = MarkReading(*(part.cpu() for part in reading))
-    seen = torch.sigmoid(reader.logits(reading))
-    maps = reader.maps(reading, torch.eye(reader.num_marks).expand(len(seen), -1, -1))
-    return MarkAnswer(seen.numpy(), maps.numpy())
+    codes = torch.cat([torch.arange(reader.num_marks), -1 - torch.arange(ranks_of(reader.num_marks))])
+    valid = torch.ones(len(difference), dtype=torch.bool)
+    answer = reader(reading, difference, valid, codes.expand(len(difference), -1), class_map)
+    return MarkAnswer(
+        answer.seen.numpy(), answer.maps[:, : reader.num_marks].numpy(), answer.marked[:, reader.num_marks :].numpy()
+    )
 
 
 def onnx_predictor(path: Path, threads: int = 0, *, every_layer: bool = False) -> tuple[Predict, Manifest]:
@@ -128,23 +136,26 @@ def onnx_predictor(path: Path, threads: int = 0, *, every_layer: bool = False) -
     session, manifest = _session(path, threads)
     count = manifest.marks.num_marks if manifest.marks is not None and not every_layer else 0
     outputs = ["gradcam", "logits", *(["attention"] if manifest.has_attention else [])]
-    outputs += ["marks", "mark_maps"] if count else []
+    outputs += ["marks", "mark_maps", "marked"] if count else []
     outputs += ["novelty"] if manifest.novelty else []
     names = [layer.name for layer in manifest.layers[: None if every_layer else 1]]
-    # Two maps a photo: of the likeliest class, and of it against the next.
-    target, versus = [[BEST, BEST]], [[no_class(manifest.num_classes), SECOND if manifest.num_classes > 1 else BEST]]
+    # Two maps a photo: of the likeliest class against the next, by which marks are ranked, and of it alone.
+    target, versus = [[BEST, BEST]], [[SECOND if manifest.num_classes > 1 else BEST, no_class(manifest.num_classes)]]
+    codes = np.concatenate([np.arange(count), -1 - np.arange(ranks_of(count))])
 
     def predict(images: Tensor) -> Prediction:
         pixels = np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy())
         asked, against = (np.repeat(np.array(code, np.int64), len(pixels), axis=0) for code in (target, versus))
-        every = np.tile(np.arange(count), (len(pixels), 1)) if count else no_marks(manifest, len(pixels))
+        every = np.tile(codes, (len(pixels), 1)) if count else no_marks(manifest, len(pixels))
         found = dict(zip(outputs, session.run(outputs, feeds(pixels, asked, against, LAST_LAYER, every)), strict=True))
         maps = [found["gradcam"]]
         for layer in range(1, len(names)):
             maps += session.run(["gradcam"], feeds(pixels, asked, against, layer, every))
-        gradcam = {name: values[:, 0] for name, values in zip(names, maps, strict=True)}
-        contrast = {name: values[:, 1] for name, values in zip(names, maps, strict=True)}
-        marks = MarkAnswer(found["marks"], found["mark_maps"]) if count else None
+        contrast = {name: values[:, 0] for name, values in zip(names, maps, strict=True)}
+        gradcam = {name: values[:, 1] for name, values in zip(names, maps, strict=True)}
+        marks = None
+        if count:
+            marks = MarkAnswer(found["marks"], found["mark_maps"][:, :count], found["marked"][:, count:])
         return Prediction(found["logits"], gradcam, contrast, found.get("attention"), marks, found.get("novelty"))
 
     return predict, manifest
@@ -176,6 +187,11 @@ def network_asker(network: Network, normalise: Callable[[Tensor], Tensor], reade
         return answer.logits.cpu().numpy(), seen.cpu().numpy()
 
     return ask
+
+
+def ranks_of(count: int) -> int:
+    """Return how many ranks of marks there are, of so many marks."""
+    return min(MAX_MARKS, count)
 
 
 def no_marks(manifest: Manifest, count: int) -> Codes | None:

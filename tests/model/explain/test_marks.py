@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from model.contract.manifest import Marks
 from model.contract.marks import write_table
@@ -48,6 +49,23 @@ def _ask(
     if versus is not None:
         difference[:, versus] -= 1
     return reading, reader(reading, difference, torch.full((2,), valid), torch.tensor([mark, mark]))
+
+
+def test_marks_rank_by_where_the_decision_looked() -> None:
+    """A map of a class at one part's places puts that part's marks first; an empty one leaves the order as it is."""
+    reader = _reader(table=torch.ones(CLASSES, NONE))
+    reading, plain = _ask(reader, [-1, -2, -3])
+    apart = torch.eye(GRID**2)[: len(reader.head.parts)].view(1, -1, GRID, GRID).expand(2, -1, -1, -1)
+    reading = reading._replace(weights=apart)
+    difference = functional.one_hot(torch.zeros(2, dtype=torch.int64), CLASSES).float()
+
+    def ranked(class_map: Tensor) -> Tensor:
+        asked = torch.tensor([[-1, -2, -3]] * 2)
+        return reader(reading, difference, torch.ones(2, dtype=torch.bool), asked, class_map).marked
+
+    assert torch.equal(plain.marked, ranked(torch.zeros(2, GRID, GRID)))
+    for part in range(len(reader.head.parts)):
+        assert (reader.head.part_of[ranked(apart[:, part])[:, 0]] == part).all()
 
 
 def test_probabilities_are_of_calibrated_logits() -> None:

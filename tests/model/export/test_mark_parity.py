@@ -98,7 +98,7 @@ def test_weights_values_and_bias_give_the_logit(marked: Exported) -> None:
     np.testing.assert_allclose(1 / (1 + np.exp(-logits)), outputs["marks"], atol=1e-5)
 
 
-def test_ranks_are_by_seen_and_the_table(marked: Exported) -> None:
+def test_ranks_are_by_seen_the_table_and_the_class_map(marked: Exported) -> None:
     """The best class alone, and against the second: computed again from the file's outputs and its manifest."""
     manifest = load_network(marked.path)[1]
     assert manifest.marks is not None
@@ -107,7 +107,9 @@ def test_ranks_are_by_seen_and_the_table(marked: Exported) -> None:
         outputs = _ask(marked, [-1, -2, -8], versus)
         first, second = np.argsort(-outputs["logits"].astype(float), axis=1)[:, :2].T
         typical = table[first] - (table[second] if versus == -2 else 0)
-        order = np.argsort(-outputs["marks"] * typical, axis=1)
+        class_map, places = outputs["gradcam"][:, :1], _ask(marked, [*range(NONE)])["mark_maps"]
+        share = (class_map * places).sum((2, 3)) / class_map.mean((2, 3))
+        order = np.argsort(-outputs["marks"] * typical * share, axis=1)
         np.testing.assert_array_equal(order[:, [0, 1, 7]], outputs["marked"])
         direct = run(marked.runtime, marked.images, BEST, BEST, mark=outputs["marked"].astype(np.int64))
         np.testing.assert_array_equal(direct["mark_maps"], outputs["mark_maps"])

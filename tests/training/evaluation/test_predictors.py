@@ -51,7 +51,7 @@ def in_torch(made: Made) -> tuple[Network, Normalise, MarkReader]:
 
 
 def test_a_file_answers_as_its_network(made: Made, images: Tensor) -> None:
-    """Logits, maps, how surely each mark is seen, and the map of every mark in its order."""
+    """Logits, maps, how surely each mark is seen, the map of every mark in its order, and the marks' ranks."""
     network, normalise, reader = in_torch(made)
     ours = torch_predictor(network, normalise, reader=reader)(images)
     predict, manifest = onnx_predictor(made[3])
@@ -63,6 +63,10 @@ def test_a_file_answers_as_its_network(made: Made, images: Tensor) -> None:
     np.testing.assert_allclose(theirs.logits, ours.logits, atol=1e-4)
     np.testing.assert_allclose(theirs.marks.seen, ours.marks.seen, atol=1e-5)
     np.testing.assert_allclose(theirs.marks.maps, ours.marks.maps, atol=1e-5)
+    np.testing.assert_array_equal(theirs.marks.ranked, ours.marks.ranked)
+    layer = manifest.layers[0].name
+    np.testing.assert_allclose(theirs.gradcam[layer], ours.gradcam[layer], atol=1e-5)
+    np.testing.assert_allclose(theirs.contrast[layer], ours.contrast[layer], atol=1e-5)
     assert joined([theirs, theirs]).marks is None, "the maps of all marks of all photos are not kept"
 
 

@@ -36,21 +36,21 @@ def likeliest_other(logits: Floats, labels: Ints) -> Ints:
     return np.asarray(rest.argmax(axis=1))
 
 
-def chosen_marks(seen: Floats, marks: MarkList, first: Ints, second: Ints) -> Ints:
-    """Return the mark that speaks most for one class against another, (n,): −1 where no typical one does.
+def chosen_marks(ranked: Ints, marks: MarkList, first: Ints, second: Ints) -> Ints:
+    """Return the first of ranked marks that is typical of one class and speaks for it, (n,): −1 where none does.
 
-    Ranked as the graph ranks them, by how surely a mark is seen times how much more typical it is of the first class.
     One that is not located names no place, and is passed over.
 
     Args:
-        seen: probabilities of the marks, (n, A).
+        ranked: marks by rank, (n, R).
         marks: of the network.
         first: a class of each photo, (n,); the mark is typical of it.
         second: another, (n,).
     """
-    gains = marks.difference(first, second)
-    ranking = np.where(marks.typical(first) & marks.located & (gains > 0), seen * gains, -np.inf)
-    return np.where(np.isfinite(ranking).any(axis=1), ranking.argmax(axis=1), -1)
+    suits = marks.typical(first) & marks.located & (marks.difference(first, second) > 0)
+    suited = np.take_along_axis(suits, ranked, axis=1)
+    chosen = np.take_along_axis(ranked, suited.argmax(axis=1)[:, None], axis=1)[:, 0]
+    return np.where(suited.any(axis=1), chosen, -1)
 
 
 def evidence_figures(

@@ -70,10 +70,12 @@ class MarkAnswer:
     Attributes:
         seen: calibrated probability that each mark is seen, (n, A).
         maps: where each mark is read, ≥ 0, on a regular grid over the input, (n, A, h, w).
+        ranked: the marks of the first ranks for the likeliest class against the next, (n, R).
     """
 
     seen: Floats
     maps: Floats
+    ranked: Ints
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,11 +101,13 @@ class Readings:
         spots: where each mark is read.
         contrast: how much the likeliest class and the next may be expected to differ at each place, (n, h, w): see
             `expected_difference`.
+        ranked: the marks of the first ranks for the likeliest class against the next, (n, R).
     """
 
     seen: Floats
     spots: Spots
     contrast: Floats
+    ranked: Ints
 
 
 def read(
@@ -122,7 +126,7 @@ def read(
     order = np.argsort(-logits, axis=1, kind="stable")
     differences = np.abs(marks.difference(order[:, 0], order[:, min(1, order.shape[1] - 1)]))
     contrast = expected_difference(answer.maps, differences, marks)
-    return Readings(answer.seen, spots_of(answer.maps, points_of(annotations, parts), size), contrast)
+    return Readings(answer.seen, spots_of(answer.maps, points_of(annotations, parts), size), contrast, answer.ranked)
 
 
 def expected_difference(maps: Floats, differences: Floats, marks: MarkList) -> Floats:
@@ -152,8 +156,8 @@ def expected_difference(maps: Floats, differences: Floats, marks: MarkList) -> F
 def joined_readings(parts: Sequence[Readings]) -> Readings:
     """Return the readings of all photos, from those of some of them."""
     spots = Spots(*(np.concatenate([getattr(part.spots, name) for part in parts]) for name in ("peaks", "values")))
-    seen, contrast = (np.concatenate([getattr(part, name) for part in parts]) for name in ("seen", "contrast"))
-    return Readings(seen, spots, contrast)
+    rest = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ("seen", "contrast", "ranked")}
+    return Readings(spots=spots, **rest)
 
 
 def points_of(annotations: Sequence[Annotation], parts: int) -> Floats:

@@ -170,9 +170,8 @@ class Album:
         image, listed = self._image(index), []
         if evaluation.marks is not None and evaluation.readings is not None:
             seen, peaks = evaluation.readings.seen[index], evaluation.readings.spots.peaks[index]
-            gains = seen * evaluation.marks.difference(first, second)
-            shares = evaluation.marks.table
-            order = [mark for mark in np.argsort(-gains, kind="stable").tolist() if gains[mark] > 0][:LISTED]
+            gains, shares = evaluation.marks.difference(first, second), evaluation.marks.table
+            order = [mark for mark in evaluation.readings.ranked[index].tolist() if gains[mark] > 0][:LISTED]
             numbers: dict[tuple[float, ...], int] = {}
             for mark in order:
                 place = tuple(peaks[mark].tolist())

@@ -43,14 +43,14 @@ def test_only_right_photos_count(made: Made) -> None:
 
 
 def test_the_mark_is_the_graphs_first_that_is_typical() -> None:
-    """By seen × difference; one that is not typical of the class, or speaks against it, is never chosen."""
+    """One that is not typical of the class, or does not speak for it, is never chosen."""
     table = np.array([[0.9, 0.6, 0.4, 0.9], [0.1, 0.0, 0.0, 0.9]])
     marks = MarkList(tuple("abcd"), tuple("abcd"), np.ones(4, bool), table)
-    seen = np.array([[0.5, 0.6, 1.0, 1.0], [0.2, 0.9, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0]])
+    ranked = np.array([[3, 2, 0, 1], [2, 1, 3, 0], [0, 1, 2, 3]])
     classes = np.array([0, 0, 1]), np.array([1, 1, 0])
-    assert chosen_marks(seen, marks, *classes).tolist() == [0, 1, -1]
+    assert chosen_marks(ranked, marks, *classes).tolist() == [0, 1, -1]
     lost = replace(marks, located=np.array([False, True, True, True]))
-    assert chosen_marks(seen, lost, *classes).tolist() == [1, 1, -1], "it names no place"
+    assert chosen_marks(ranked, lost, *classes).tolist() == [1, 1, -1], "it names no place"
 
 
 def test_the_likeliest_other_is_never_the_photos_own() -> None:

@@ -53,18 +53,19 @@ def test_contrast_is_the_expected_difference_of_the_two_likeliest_classes() -> N
     """A place differs as the parts do that are there, by their mark that differs most; the tail is not located."""
     maps = np.stack([np.full((2, 2), value, dtype=np.float32) for value in (1, 1, 100)])[None]
     seen = np.array([[0.5, 0.9, 1.0]])
-    found = read(MarkAnswer(seen, maps), np.array([[3.0, 2.0, 1.0]]), MARKS, [known()], 0, SIZE)
+    answer = MarkAnswer(seen, maps, np.array([[2, 1, 0]]))
+    found = read(answer, np.array([[3.0, 2.0, 1.0]]), MARKS, [known()], 0, SIZE)
     np.testing.assert_allclose(found.contrast, np.full((1, 2, 2), 0.8 * 0.25 / 0.251), rtol=1e-5)
     lost = replace(MARKS, located=np.zeros(3, bool))
-    assert not read(MarkAnswer(seen, maps), np.array([[3.0, 2.0, 1.0]]), lost, [known()], 0, SIZE).contrast.any()
+    assert not read(answer, np.array([[3.0, 2.0, 1.0]]), lost, [known()], 0, SIZE).contrast.any()
     two = replace(MARKS, located=np.ones(3, bool))
     apart = np.zeros((1, 3, 1, 3), np.float32)
     apart[0, :2, 0, 0] = apart[0, 2, 0, 1] = 1
     differences = np.array([[0.2, 0.4, 0.6]])
     np.testing.assert_allclose(expected_difference(apart, differences, two)[0, 0], [0.4, 0.6, 0], rtol=2e-3)
     twice = joined_readings([found, found])
-    assert [(2, 3), (2, 3, 2), (2, 3, 0), (2, 2, 2)] == [
-        part.shape for part in (twice.seen, twice.spots.peaks, twice.spots.values, twice.contrast)
+    assert [(2, 3), (2, 3), (2, 3, 2), (2, 3, 0), (2, 2, 2)] == [
+        part.shape for part in (twice.seen, twice.ranked, twice.spots.peaks, twice.spots.values, twice.contrast)
     ]
 
 

@@ -94,7 +94,8 @@ def marked(make: Make) -> Contents:
     marks = MarkList(names, parts, np.array([True, True, True, False]), table)
     maps = rng.random((count, 4, 6, 6)).astype(np.float32)
     logits, known = contents.evaluation.prediction.logits, contents.evaluation.annotations
-    readings = read(MarkAnswer(rng.random((count, 4)), maps), logits, marks, known, len(PARTS), SIDE)
+    ranked = np.argsort(rng.random((count, 4)), axis=1)
+    readings = read(MarkAnswer(rng.random((count, 4)), maps, ranked), logits, marks, known, len(PARTS), SIDE)
     evaluation = replace(contents.evaluation, marks=marks, readings=readings)
     found = mark_result(evaluation)
     assert found is not None

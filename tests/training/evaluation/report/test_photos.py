@@ -53,8 +53,8 @@ def test_a_photo_has_its_first_marks(marked: Contents) -> None:
     for index in range(len(evaluation.samples)):
         photo = Album(evaluation).marked(index)
         first, second = np.argsort(-evaluation.probabilities[index], kind="stable")[:2]
-        gains = evaluation.readings.seen[index] * evaluation.marks.difference(first, second)
-        order = [mark for mark in np.argsort(-gains) if gains[mark] > 0][:3]
+        gains = evaluation.marks.difference(first, second)
+        order = [mark for mark in evaluation.readings.ranked[index] if gains[mark] > 0][:3]
         assert [evaluation.marks.names[mark] for mark in order] == [mark.name for mark in photo.marks]
         stated = [(mark.typical, mark.typical_versus) for mark in photo.marks]
         np.testing.assert_array_equal(stated, evaluation.marks.table[[first, second]][:, order].T)
