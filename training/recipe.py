@@ -196,12 +196,14 @@ class MarkRecipe:
         seen: of the cross-entropy of the marks as they are read, beside the loss of the places, whose weight is 1.
         apart: of the penalty on parts that lie in one place.
         evidence: of the loss that draws the map of "A, not B" to the parts in which A and B differ.
+        sight: epochs after the last one in which the readers alone learn, from photos with hidden parts as well.
     """
 
     weight: NonNegativeFloat = 0.3
     seen: NonNegativeFloat = 5.0
     apart: NonNegativeFloat = 3.0
     evidence: NonNegativeFloat = 0.0
+    sight: NonNegativeInt = 0
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -73,7 +73,8 @@ MAX_MARKS = 8
 """Most marks whose maps are requested of one image (M of the graph contract), and the last rank of a mark.
 
 The code of the mark of rank r is -r. Marks are ranked by how surely they are seen times how much more typical they are
-of the first target than of the first versus, or how typical of the first target where there is no versus.
+of the first target than of the first versus, or how typical of the first target where there is no versus. Where the
+class's map lies on the marks' grid, that is multiplied by how much of it lies where the mark is read.
 """
 LAST_LAYER = 0
 """The layer behind which the head begins; the manifest lists the others after it."""

@@ -79,6 +79,17 @@ def served_batches(job: Job, samples: Sequence[Sample], learner: Learner, proces
     return DataLoader(chosen(items, stored, samples), batch_size, pin_memory=pin)
 
 
+def served_images(job: Job, samples: Sequence[Sample]) -> Items:
+    """Return photos as the service prepares them, (3, S, S) uint8, in order; for the leader alone.
+
+    Raises:
+        DatasetError: a photo is damaged or missing.
+    """
+    stored = _stored(job, samples)
+    photos = served_photos(stored, job.recipe.data, job.dataset.banner, job.cache, progress=job.visible)
+    return chosen(prepared_photos(photos, stored), stored, samples)
+
+
 def _varied(job: Job, samples: Sequence[Sample], learner: Learner, processes: ProcessGroup) -> Items:
     """Return what the network learns from."""
     stored, visible = _stored(job, samples), job.visible and processes.leads

@@ -12,20 +12,22 @@ import torch
 
 from training.data.batches import EpochOrder
 from training.data.check import content_of
+from training.data.marks import Marks
 from training.data.samples import hold_out
 from training.errors import DatasetError, Diverged
 from training.fit.head_start import start_head
 from training.fit.job import Job, Outcome, Parts
 from training.fit.journal import CURVES, Journal, Progress, Record, describe, draw_curves
 from training.fit.learner import Learner
-from training.fit.loaders import Loaders, open_loaders
+from training.fit.loaders import Loaders, open_loaders, served_images
 from training.fit.optim import learning_rate_factor
 from training.fit.outputs import discard_outputs, keep_outputs
 from training.fit.processes import AGREE_EVERY, ProcessGroup, StopRequest, process_group
 from training.fit.rehearsal import STEPS, pace
 from training.fit.selection import measure, select
+from training.fit.sight import learn_to_see
 from training.fit.state import TrainingState, read_checkpoint, removed_unless_begun, starting_weights
-from training.fit.words import expectation, introduction, kept
+from training.fit.words import duration, expectation, introduction, kept
 
 SAVE_EVERY_S = 30.0
 """A crash loses at most so many seconds of training, and one epoch."""
@@ -201,12 +203,29 @@ def finish_epoch(run: Run, seconds: float, batches: int) -> None:
         "images_per_s": round(batches * optim.batch_size / max(seconds, 1e-9), 1),
     }
     if run.processes.leads:
+        if at.epoch == optim.epochs and run.learner.marks is not None:
+            see(run, run.learner.marks)
         selected = measure(run.job, run.parts, run.learner, run.loaders, at.epoch)
         record |= {f"held_out_{name}": value for name, value in selected.metrics.items() if name != "images"}
         at.best = select(at.best, selected)
         run.progress.say(describe(record, optim.epochs))
     run.processes.wait()
     run.journal.add(record)
+
+
+def see(run: Run, marks: Marks) -> None:
+    """Let the readers of marks learn what can be seen, where the recipe says so."""
+    recipe, count = run.job.recipe, len(run.parts.train)
+    if not recipe.marks.sight:
+        return
+    started, photos = time.monotonic(), served_images(run.job, run.parts.train)
+
+    def step(done: int, steps: int) -> None:
+        if done == STEPS:
+            seconds = (time.monotonic() - started) / done * (steps - done)
+            run.progress.say(f"readers of marks, with hidden parts: about {duration(seconds)} to go")
+
+    learn_to_see(run.learner.evaluated, recipe, marks, photos, count, run.processes.device, step)
 
 
 def save(run: Run) -> None:
