@@ -1,14 +1,16 @@
-"""ResNet-50 at 448 px and `tf_efficientnet_lite0` on the CPU: fp32 and int8, one thread and two, beside OpenVINO.
+"""Networks on the CPU in fp32 and int8, with one thread and two, beside OpenVINO: the bundled model and two others.
 
-    python benchmarks/cpu_precisions.py --make --data CUB --lite0 tf_efficientnet_lite0_timm.pth --out DIR   the files
-    python benchmarks/cpu_precisions.py --out DIR [--rounds 30]                                              the table
+    python benchmarks/cpu_precisions.py [--rounds 30]                                                        the bundled
+    python benchmarks/cpu_precisions.py --make --data CUB --lite0 tf_efficientnet_lite0_timm.pth --out DIR   the others
+    python benchmarks/cpu_precisions.py --out DIR [--rounds 30]                                              all three
 
 Every cell runs once in every round: as the service opens a file, as a plain session of ONNX Runtime with so many
 threads, and in OpenVINO (`pip install openvino`; a column says so where it is absent) in float32 arithmetic with fixed
 shapes, its fastest. Wall-clock time, medians; ratios are medians over the rounds' ratios, with their 95% intervals.
 
-The weights of ResNet-50 are random, since time does not depend on them: what its int8 file loses is not measured. Both
-are calibrated on training photos.
+The others are ResNet-50 at 448 px and `tf_efficientnet_lite0`. The weights of ResNet-50 are random, since time does not
+depend on them: what its int8 file loses is not measured. Both are calibrated on training photos. Every run explains one
+class, and where the model has marks, eight.
 """
 
 import argparse
@@ -23,9 +25,11 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from model.contract.graph import codes_of_best, feeds
+from model.contract.graph import MAX_MARKS, codes_of_best, feeds
 from model.contract.manifest import synthetic_images
+from model.contract.variant import variant_path
 from service.inference.sessions import session_options
+from service.settings import BUNDLED_MODEL
 
 NETWORKS = {"resnet50": 448, "tf_efficientnet_lite0": 224}
 """Name → side of its input, pixels."""
@@ -39,7 +43,7 @@ Call = Callable[[], object]
 def main() -> int:
     """Make the files, or measure them and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the files")
+    parser.add_argument("--out", type=Path, help="folder of the other networks' files")
     parser.add_argument("--make", action="store_true", help="make them, and measure nothing")
     parser.add_argument("--data", type=Path, help="a data set in CUB's layout, for the calibration")
     parser.add_argument("--lite0", type=Path, help="timm's weights of tf_efficientnet_lite0")
@@ -48,9 +52,11 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if options.make:
+        if None in (options.out, options.data, options.lite0):
+            parser.error("--make needs --data, --lite0 and --out")
         make(options)
         return 0
-    rows = measure(options.out, options.rounds)
+    rows = measure(files_in(options.out), options.rounds)
     print(json.dumps(rows, indent=1) if options.json else table(rows))
     return 0
 
@@ -74,13 +80,13 @@ def make(options: argparse.Namespace) -> None:
     torch.manual_seed(0)
     lite0 = timm.create_model("tf_efficientnet_lite0")
     lite0.load_state_dict(torch.load(options.lite0, weights_only=True))
-    networks: dict[str, tuple[torch.nn.Module, int, str]] = {
-        "resnet50": (build_network(NetworkConfig("resnet50", "guided", num_classes=200)), 200, ""),
-        "tf_efficientnet_lite0": (lite0, 1000, "bn2"),
+    networks: dict[str, tuple[torch.nn.Module, int, tuple[str, ...]]] = {
+        "resnet50": (build_network(NetworkConfig("resnet50", "guided", num_classes=200)), 200, ()),
+        "tf_efficientnet_lite0": (lite0, 1000, ("bn2",)),
     }
     samples = spread(load_cub(options.data).train, options.photos)
     options.out.mkdir(parents=True, exist_ok=True)
-    for name, (network, num_classes, layer) in networks.items():
+    for name, (network, num_classes, layers) in networks.items():
         size = NETWORKS[name]
         manifest = Manifest(
             name=name,
@@ -90,7 +96,7 @@ def make(options: argparse.Namespace) -> None:
             std=(0.5, 0.5, 0.5),
             layers=(Layer(name="unknown", channels=1, grid=(1, 1)),),
         )
-        explainer = explainer_of(network.eval(), manifest, layer)
+        explainer = explainer_of(network.eval(), manifest, layers)
         explainer.classifier.layers = explainer.classifier.layers[:1]
         graph = trace(explainer, size)
         onnx.save(graph, str(options.out / f"{name}.fp32.onnx"))
@@ -98,10 +104,20 @@ def make(options: argparse.Namespace) -> None:
         onnx.save(quantise(graph, explainer, photos), str(options.out / f"{name}.int8.onnx"))
 
 
-def measure(folder: Path, rounds: int) -> list[dict[str, Any]]:
+def files_in(folder: Path | None) -> dict[str, dict[str, Path]]:
+    """Return the files of the bundled model, and of the networks in a folder: name → precision → path."""
+    bundled = next(BUNDLED_MODEL.glob("*/?.onnx"))
+    files = {f"{bundled.parent.name}/{bundled.stem}": {"fp32": bundled, "int8": variant_path(bundled, "int8")}}
+    if folder is not None:
+        for name in NETWORKS:
+            files[name] = {precision: folder / f"{name}.{precision}.onnx" for precision in PRECISIONS}
+    return files
+
+
+def measure(files: dict[str, dict[str, Path]], rounds: int) -> list[dict[str, Any]]:
     """Return a row for each file and number of threads: milliseconds, and ratios with their intervals."""
-    cells = list(itertools.product(NETWORKS, PRECISIONS, THREADS))
-    calls = {cell: calls_of(folder / f"{cell[0]}.{cell[1]}.onnx", NETWORKS[cell[0]], cell[2]) for cell in cells}
+    cells = list(itertools.product(files, PRECISIONS, THREADS))
+    calls = {cell: calls_of(files[cell[0]][cell[1]], cell[2]) for cell in cells}
     times: dict[tuple[str, str, int, str], list[float]] = {}
     for round_ in range(rounds + 2):  # the first two warm up
         for cell, runtimes in calls.items():
@@ -125,7 +141,7 @@ def measure(folder: Path, rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
-def calls_of(path: Path, size: int, threads: int) -> dict[str, Call]:
+def calls_of(path: Path, threads: int) -> dict[str, Call]:
     """Return what runs a file on one image, by the name of the runtime."""
     served, plain = session_options(onnxruntime), onnxruntime.SessionOptions()
     plain.log_severity_level = 3
@@ -133,7 +149,9 @@ def calls_of(path: Path, size: int, threads: int) -> dict[str, Call]:
         options.intra_op_num_threads = threads
     sessions = [onnxruntime.InferenceSession(str(path), each, ["CPUExecutionProvider"]) for each in (served, plain)]
     num_classes = next(value.shape[1] for value in sessions[0].get_outputs() if value.name == "logits")
-    given = feeds(synthetic_images(0, 1, size), *codes_of_best(1, num_classes))
+    inputs = {value.name: value.shape for value in sessions[0].get_inputs()}
+    marks = -np.arange(1, MAX_MARKS + 1)[None] if "mark" in inputs else None
+    given = feeds(synthetic_images(0, 1, inputs["image"][1]), *codes_of_best(1, num_classes), mark=marks)
     calls: dict[str, Call] = {
         "fieldmark": lambda: sessions[0].run(None, given),
         "bare": lambda: sessions[1].run(None, given),
@@ -168,8 +186,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for row in rows:
         ratios = (shown(row[name]) if name in row else "absent" for name in ("of_fp32", "of_bare", "of_openvino"))
-        name = f"{row['network']} at {NETWORKS[row['network']]} px"
-        cells = (name, row["precision"], str(row["threads"]), f"{row['fieldmark']:.1f}", *ratios)
+        cells = (row["network"], row["precision"], str(row["threads"]), f"{row['fieldmark']:.1f}", *ratios)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

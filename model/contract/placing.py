@@ -4,6 +4,7 @@ Cell i of a map of stride s is drawn over the i-th square of s pixels, while a 3
 1 looks at pixel s·i. What the cell answers to, its receptive field, is far larger than either.
 """
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -37,9 +38,15 @@ def at_centres(maps: npt.NDArray[np.floating[Any]], centres: Centres, size: int)
     return np.asarray(rows @ maps.astype(np.float32) @ columns.T)
 
 
+@lru_cache(maxsize=16)
 def _between(cells: int, start: float, step: float, size: int) -> npt.NDArray[np.float32]:
-    """Return the weights with which each place of the regular grid reads the cells along an axis, (places, cells)."""
+    """Return the weights with which each place of the regular grid reads the cells along an axis, (places, cells).
+
+    Kept, and read-only: one map needs them twice, and every map of a model the same.
+    """
     count = max(1, size // PIXELS)
     places = (np.arange(count) + 0.5) * (size / count) - 0.5
     position = np.clip((places - start) / step, 0, cells - 1)
-    return np.asarray(np.maximum(1 - np.abs(position[:, None] - np.arange(cells)), 0), np.float32)
+    weights = np.asarray(np.maximum(1 - np.abs(position[:, None] - np.arange(cells)), 0), np.float32)
+    weights.flags.writeable = False
+    return weights

@@ -8,6 +8,7 @@ min-max), so that pictures can be compared; the raw range is kept, because min-m
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -122,6 +123,11 @@ def _centres(start: float, stop: float, length: int) -> tuple[int, int]:
 
 def strip_indices(grid: Floats, placement: Placement, strip: tuple[int, int, int, int]) -> Image.Image:
     """Return the palette indices, 0 to 254, of one strip: an image of mode L."""
+    return strip_levels(grid, placement, strip).point(_NOT_UNSEEN)
+
+
+def strip_levels(grid: Floats, placement: Placement, strip: tuple[int, int, int, int]) -> Image.Image:
+    """Return the indices of one strip where no pixel is unseen: 255 means 254, as in `shades_of`."""
     left, top, right, bottom = placement.seen
     x, y = grid.shape[1] / (right - left), grid.shape[0] / (bottom - top)
     width, height = float(grid.shape[1]), float(grid.shape[0])
@@ -133,12 +139,13 @@ def strip_indices(grid: Floats, placement: Placement, strip: tuple[int, int, int
     )
     # Pillow clips to 0…255 and truncates. Enlarged beyond the network's input, a peak exceeds 1.
     values = _enlarged(grid * np.float32(254) + np.float32(0.5), (strip[2] - strip[0], strip[3] - strip[1]), box)
-    return values.convert("L").point(_NOT_UNSEEN)
+    return values.convert("L")
 
 
 # ── colour ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@cache
 def palette_of(colormap: str) -> bytes:
     """Return the colours of all palette indices: 255 of the colormap, then the unseen; RGB, 768 bytes.
 
@@ -150,6 +157,13 @@ def palette_of(colormap: str) -> bytes:
     except KeyError:
         raise InvalidOption(f"There is no colormap {colormap!r}; there are {', '.join(COLORMAPS)}.") from None
     return bytes(table[np.rint(np.linspace(0, 255, 255)).astype(int)].tobytes()) + bytes(UNSEEN_COLOUR)
+
+
+@cache
+def shades_of(colormap: str) -> bytes:
+    """Return the colours of `strip_levels`; else like `palette_of`."""
+    seen = palette_of(colormap)[: 3 * UNSEEN]
+    return seen + seen[-3:]
 
 
 def coloured(indices: Image.Image, palette: bytes) -> Image.Image:

@@ -3,7 +3,7 @@
 from PIL import Image
 
 from model.photo.decode import DecodedImage
-from service.drawing.maps import Placement, ScaledMap, coloured, palette_of, strip_indices
+from service.drawing.maps import Placement, ScaledMap, coloured, shades_of, strip_levels
 
 
 def overlay(
@@ -20,10 +20,10 @@ def overlay(
     """
     if image.size != (placement.width, placement.height):
         raise ValueError(f"the image has {image.size}, the placement {placement.width}×{placement.height}")
-    palette = palette_of(colormap)
+    shades = shades_of(colormap)
     result = image.copy()
     for strip in placement.strips():
-        colours = coloured(strip_indices(scaled.grid, placement, strip), palette).convert("RGB")
+        colours = coloured(strip_levels(scaled.grid, placement, strip), shades).convert("RGB")
         whole = strip == (0, 0, *image.size)
         blended = Image.blend(image if whole else image.crop(strip), colours, opacity)
         if whole:

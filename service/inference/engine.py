@@ -202,14 +202,15 @@ class OnnxEngine:
     Args:
         model: path or content of an ONNX file with a manifest.
         settings: device, threads, batch size, memory.
+        known: whether this content was searched for external data before.
 
     Raises:
         ModelRejected: no runtime, no GPU though `device=cuda`, or not a file with the graph contract.
     """
 
-    def __init__(self, model: Path | bytes, settings: Settings) -> None:
+    def __init__(self, model: Path | bytes, settings: Settings, *, known: bool = False) -> None:
         data = model if isinstance(model, bytes) else read_file(model)
-        session, self.manifest = open_session(data, settings)
+        session, self.manifest = open_session(data, settings, known=known)
         self.provider: str = session.get_providers()[0]
         self._outputs = [node.name for node in session.get_outputs() if node.name in OUTPUTS]
         on_gpu = self.provider == CUDA
@@ -217,7 +218,7 @@ class OnnxEngine:
         self.concurrency = 1 if on_gpu else settings.cpu_runs or usable_cores()
         self._pads = on_gpu
         sizes = padded_sizes(self.max_batch_size)
-        self._sessions = {sizes[0]: session} | {size: open_session(data, settings)[0] for size in sizes[1:]}
+        self._sessions = {sizes[0]: session} | {size: open_session(data, settings, known=True)[0] for size in sizes[1:]}
 
     def run(self, images: Images, question: Question) -> Outputs:
         """Run the graph on a batch; see `Engine.run`.

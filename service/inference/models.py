@@ -26,7 +26,7 @@ from service.inference.files.versions import Signature, by_number, is_number, sc
 from service.inference.precision import Load, choose, read_files, variant_precision
 from service.inference.served import ServedModel
 from service.inference.sessions import ModelRejected
-from service.inference.verified import verify_once
+from service.inference.verified import open_once, verify_once
 from service.inference.verify import self_check, verify
 from service.metrics import Metrics
 from service.settings import Settings
@@ -63,18 +63,18 @@ class Registry:
     Args:
         settings: path of the models, device and limits.
         metrics: for models and reloads.
-        load: makes an engine of a file's bytes; another one in tests.
+        load: makes an engine of a file's bytes; another one in tests. None: as the service does, or a command.
         once: for a command: only the model that answers by default, as it is now, verified only where new here.
 
     Attributes:
         failed: why nothing could be loaded at the start; None otherwise.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics, load: Load = OnnxEngine, *, once: bool = False) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, load: Load | None = None, *, once: bool = False) -> None:
         self._settings = settings
         self._metrics = metrics
         self.failed: ModelRejected | None = None
-        self._load = load
+        self._load: Load = load or (open_once if once else OnnxEngine)
         self._once = once
         self._slots: dict[str, _Slot] = {}
         self._index: dict[str, dict[int, ServedModel]] = {}

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from model.contract.manifest import synthetic_images
@@ -32,7 +33,7 @@ class NoVariant(ModelRejected):
     """A file is no variant of the one that it lies beside."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ModelFiles:
     """The content of a file and of the variant beside it, read once.
 
@@ -48,7 +49,7 @@ class ModelFiles:
     precision: str
     name: str
 
-    @property
+    @cached_property
     def sha256s(self) -> tuple[str, ...]:
         """Of the file, and of the variant where there is one; hexadecimal."""
         return tuple(hashlib.sha256(data).hexdigest() for data in (self.full, self.variant) if data is not None)

@@ -4,7 +4,6 @@ from typing import Any
 
 from model.photo.budget import return_large_blocks
 from model.photo.limits import ImageLimits
-from service.inference.engine import OnnxEngine
 from service.inference.load import LoadTracker
 from service.inference.models import Registry
 from service.inference.precision import Load
@@ -38,7 +37,7 @@ class Runtime:
     """
 
     def __init__(
-        self, settings: Settings, metrics: Metrics | None = None, load: Load = OnnxEngine, *, once: bool = False
+        self, settings: Settings, metrics: Metrics | None = None, load: Load | None = None, *, once: bool = False
     ) -> None:
         return_large_blocks()
         self.settings = settings

@@ -30,17 +30,19 @@ class ModelRejected(Exception):
     """A model cannot be served; the message says why, for the operator."""
 
 
-def open_session(data: bytes, settings: Settings) -> tuple[Any, Manifest]:
+def open_session(data: bytes, settings: Settings, *, known: bool = False) -> tuple[Any, Manifest]:
     """Return a session of an ONNX file that keeps the graph contract, and the file's manifest.
 
     Args:
         data: content of the file.
         settings: device and memory.
+        known: whether this content was searched for external data before.
 
     Raises:
         ModelRejected: no runtime, no GPU though `device=cuda`, or not a file with the graph contract.
     """
-    _refuse_external_data(data)
+    if not known:
+        _refuse_external_data(data)
     session = _create_session(data, settings)
     manifest = _read_manifest(session)
     check_graph(session, manifest)

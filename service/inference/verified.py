@@ -11,13 +11,30 @@ import os
 from pathlib import Path
 
 from service.inference import verify
-from service.inference.engine import Engine
+from service.inference.engine import Engine, OnnxEngine
+from service.inference.files import external_data
 from service.inference.sessions import CPU, runtime
+from service.settings import Settings
 
 MOST = 256
 """Most models remembered; beyond, the one remembered first is forgotten."""
 
 _CPU_FIELDS = ("model name", "flags", "CPU implementer", "CPU part", "Features")
+
+
+def open_once(data: bytes, settings: Settings) -> Engine:
+    """Open a model, and search it for external data unless it was verified on this machine before.
+
+    Raises:
+        ModelRejected: see `OnnxEngine`.
+    """
+    return OnnxEngine(data, settings, known=_is_remembered(hashlib.sha256(data).hexdigest()))
+
+
+def _is_remembered(sha256: str) -> bool:
+    with contextlib.suppress(OSError, RuntimeError):  # there may be no home folder
+        return (_folder() / _key(sha256)).is_file()
+    return False
 
 
 def verify_once(engine: Engine, sha256: str) -> None:
@@ -59,7 +76,9 @@ def _folder() -> Path:
 
 
 def _key(sha256: str) -> str:
-    checks = hashlib.sha256(Path(verify.__file__).read_bytes()).hexdigest()
+    checks = "\n".join(
+        hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest() for module in (verify, external_data)
+    )
     return hashlib.sha256("\n".join((sha256, checks, runtime().__version__, CPU, _processor())).encode()).hexdigest()
 
 

@@ -1,14 +1,15 @@
 """A model is verified once on a machine, and again whenever the outcome could be another."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
 
-from service.inference import verified
+from service.inference import sessions, verified
 from service.inference.engine import OnnxEngine, Outputs, Question
 from service.inference.runtime import Runtime
 from service.inference.sessions import ModelRejected
-from service.inference.verified import verify_once
+from service.inference.verified import open_once, verify_once
 from service.settings import Settings
 from tests.service.tiny_model import tiny_manifest, tiny_model, tiny_self_check
 
@@ -48,7 +49,7 @@ def test_once(cache: Path) -> None:
     assert runs("4567" * 16) > 0
 
 
-@pytest.mark.parametrize("changed", ["_processor", "runtime", "verify"])
+@pytest.mark.parametrize("changed", ["_processor", "runtime", "verify", "files.external_data"])
 def test_again_where_something_else_has_changed(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
 ) -> None:
@@ -59,10 +60,24 @@ def test_again_where_something_else_has_changed(
     elif changed == "runtime":
         monkeypatch.setattr("onnxruntime.__version__", "0.0.1")
     else:
-        (tmp_path / "verify.py").write_text("# other checks")
-        monkeypatch.setattr("service.inference.verify.__file__", str(tmp_path / "verify.py"))
+        (tmp_path / "checks.py").write_text("# other checks")
+        monkeypatch.setattr(f"service.inference.{changed}.__file__", str(tmp_path / "checks.py"))
     assert runs() > 0
     assert 2 == len(list(cache.iterdir()))
+
+
+@pytest.mark.usefixtures("cache")
+def test_only_what_was_verified_is_not_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """External data is looked for in every file that is new to this machine, and until it has passed its checks."""
+    searched: list[bytes] = []
+    monkeypatch.setattr(sessions, "has_external_data", lambda data: bool(searched.append(data)))
+    first, second = tiny_model(), tiny_model(tiny_manifest(self_check=tiny_self_check(offset=1)))
+    settings = Settings(device="cpu")
+    for data in (first, first, second, second):
+        engine = open_once(data, settings)
+        if data is first:
+            verify_once(engine, hashlib.sha256(data).hexdigest())
+    assert [first, second, second] == searched
 
 
 def test_what_fails_is_not_remembered(cache: Path) -> None:
