@@ -76,9 +76,25 @@ def _window_sizes(
     return (starts + window).clamp(max=last) - starts.clamp(min=first)
 
 
+def _constant_pad_nd(x: Tensor, pad: list[int], value: float = 0.0) -> Tensor:
+    """Set constants beside a tensor, or crop it where a side is negative, as the gradient of padding does.
+
+    torch's own padding would freeze the number of images in the recording.
+    """
+    for number, sides in enumerate(zip(pad[::2], pad[1::2], strict=True)):
+        axis = x.ndim - 1 - number
+        first, last = (max(0, -side) for side in sides)
+        x = aten.slice(x, axis, first, x.shape[axis] - last) if first or last else x
+        shapes = [(*x.shape[:axis], side, *x.shape[axis + 1 :]) for side in sides]
+        before, after = ([x.new_full(shape, value)] if shape[axis] > 0 else [] for shape in shapes)
+        x = torch.cat([*before, x, *after], axis) if before or after else x
+    return x
+
+
 DECOMPOSITIONS = {
     # Core operations that ONNX lacks: found by the exporter, they would cost a second recording.
     **get_decompositions([aten.max_pool2d_with_indices_backward, aten.squeeze.dims]),
     aten.avg_pool2d_backward.default: _avg_pool2d_backward,
+    aten.constant_pad_nd.default: _constant_pad_nd,
     aten.convolution_backward.default: _convolution_backward,
 }

@@ -211,7 +211,7 @@ class _Applied(nn.Module):
         (lambda x: x + torch.special.bessel_j0(x), r"aten\.special_bessel_j0 of pool has no ONNX form"),
         (lambda x: x if float(x.sum()) > 0 else -x, r"pool cannot be traced"),
         (lambda x: x + CALLS.add_(1), r"modifies one of its own tensors .* 'aten\.add_\.Tensor'"),
-        (lambda x: nn.functional.local_response_norm(x, 3), r"the axes N were frozen in the trace"),
+        (lambda x: x * int(x.shape[0]), r"the axes N were frozen in the trace"),
     ],
 )
 def test_what_cannot_be_exported_is_named_with_its_module(
@@ -238,13 +238,17 @@ def _changed_in_part(x: Tensor) -> Tensor:
         lambda x: x.clone().add_(0.5).mul_(2),
         _changed_in_part,
         lambda x: x / (1 + x.var(1, keepdim=True)),
+        lambda x: nn.functional.pad(x, (0, 1, 0, 1)),
     ],
-    ids=["in-place", "in-place-view", "decomposed-for-onnx"],
+    ids=["in-place", "in-place-view", "decomposed-for-onnx", "padded-on-one-side"],
 )
 def test_a_network_is_traced_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: Callable[[Tensor], Tensor]
 ) -> None:
-    """A view that is written to, and an operator that the exporter splits: exact, without torch's own, longer trace."""
+    """Exact and for any number of images, without torch's own, longer trace.
+
+    A view that is written to, an operator that the exporter splits, the padding of EfficientNets from TensorFlow.
+    """
     traces: list[object] = []
     monkeypatch.setattr(torch.export, "export", lambda *args, **options: traces.append(args))
     network = make_small()

@@ -23,3 +23,12 @@ def test_gradient_of_average_pooling_is_torchs(
         expected = torch.ops.aten.avg_pool2d_backward(gradient, x, *arguments)
         found = DECOMPOSITIONS[torch.ops.aten.avg_pool2d_backward.default](gradient, x, *arguments)
         torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("pad", [[0, 1], [1, 0, 2, 3], [0, 0, 0, 0, 1, 2], [-1, 2, 0, -3]])
+def test_padding_is_torchs(pad: list[int]) -> None:
+    """On any sides of any axes, with any constant."""
+    x = torch.arange(2 * 3 * 4 * 5.0).view(2, 3, 4, 5)
+    for value in (0.0, -1.5):
+        found = DECOMPOSITIONS[torch.ops.aten.constant_pad_nd.default](x, pad, value)
+        torch.testing.assert_close(found, torch.nn.functional.pad(x, pad, value=value))
