@@ -164,7 +164,7 @@ def why_failed(error: BaseException) -> str:
             return refused[1]
         if "No module named 'service'" in text or "No module named 'model'" in text:
             return "a worker has no fieldmark: all machines need the same version, with the extras `cpu` and `ray`."
-        if isinstance(cause, OutOfMemoryError):
+        if isinstance(cause, OutOfMemoryError) or "running low on memory" in text:  # as an actor died
             return f"a worker{place} ran out of memory again and again."
         if isinstance(cause, ActorDiedError | ActorUnavailableError | WorkerCrashedError):
             return f"a worker{place} died again and again."

@@ -171,7 +171,8 @@ class _Job:
         taken, synced = 0, time.monotonic()
         try:
             watch.wait_for_room(stop)
-            threading.Thread(target=_pump, args=(found_by, rows, ended), daemon=True).start()
+            if not stop:
+                threading.Thread(target=_pump, args=(found_by, rows, ended), daemon=True).start()
             watch.heard()
             while not stop:
                 self._progress.show()

@@ -157,8 +157,12 @@ def test_a_cluster_without_room(cluster: str, monkeypatch: pytest.MonkeyPatch) -
     from service.commands.ray_data.actor import WorkerRefused
     from service.commands.ray_data.cluster import connected
 
+    class Busy:
+        pass
+
     with connected(cluster):
-        busy = ray.remote(num_cpus=int(ray.cluster_resources()["CPU"]))(Deadly).remote()
+        busy = ray.remote(num_cpus=int(ray.cluster_resources()["CPU"]))(Busy).remote()
+        ray.get(busy.__ray_ready__.remote())
         monkeypatch.setattr(watch, "_NOTICE_S", 0.0)
         lines: list[str] = []
 
