@@ -9,7 +9,7 @@ import re
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import ray
@@ -19,6 +19,7 @@ from ray.exceptions import (
     ObjectStoreFullError,
     OutOfDiskError,
     OutOfMemoryError,
+    RayTaskError,
     WorkerCrashedError,
 )
 
@@ -36,6 +37,7 @@ _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_DATA_LOG_LEVEL": "CRITICAL",
+    "RAY_task_oom_retries": "3",  # of a batch whose worker was killed for want of memory; without end by default
     "RAY_worker_niceness": "0",  # 15 by default, so that any other program would stop the work
 }
 
@@ -65,10 +67,11 @@ def connected(address: str) -> Iterator[None]:
             _init(address)
     except Exception as error:  # Ray raises its root class, too
         raise InvalidOption(f"--ray {address}: {_why_not(str(error))}") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):  # where Ray prints each worker that it kills
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
 def _check_answers(address: str) -> None:
@@ -135,19 +138,12 @@ def actors_of(gpus: float) -> tuple[int, int]:
 
     Args:
         gpus: of each actor; 0 for one core each.
-
-    Raises:
-        WorkerRefused: it has none.
     """
     found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    cores, all_gpus = int(found.get("CPU", 0)), found.get("GPU", 0.0)
-    if gpus and all_gpus < gpus:
-        raise WorkerRefused(f"the cluster has {all_gpus:g} GPUs")
-    if not cores:
-        raise WorkerRefused("the cluster has no cores for work")
+    cores = max(1, int(found.get("CPU", 0)))
     if not gpus:
         return cores, 1
-    actors = int(all_gpus / gpus)
+    actors = max(1, int(found.get("GPU", 0) / gpus))
     return actors, max(1, cores // actors)
 
 
@@ -160,15 +156,15 @@ def why_failed(error: BaseException) -> str:
     causes = list(_causes(error))
     place = next(filter(None, (_place_of(str(cause)) for cause in causes)), "")
     for cause in causes:
-        if isinstance(cause, WorkerRefused):
-            return str(cause)
+        if isinstance(cause, WorkerRefused) and not isinstance(cause, RayTaskError):  # Ray's is of both, with a trace
+            return str(cause).splitlines()[0]  # below it is what Ray Data says of its tries
     for cause in causes:
         text = str(cause)
         if refused := re.search(r"WorkerRefused: (.+)", text):  # an error that Ray passed on as text
             return refused[1]
         if "No module named 'service'" in text or "No module named 'model'" in text:
             return "a worker has no fieldmark: all machines need the same version, with the extras `cpu` and `ray`."
-        if isinstance(cause, OutOfMemoryError):
+        if isinstance(cause, OutOfMemoryError) or "running low on memory" in text:  # as an actor died
             return f"a worker{place} ran out of memory again and again."
         if isinstance(cause, ActorDiedError | ActorUnavailableError | WorkerCrashedError):
             return f"a worker{place} died again and again."

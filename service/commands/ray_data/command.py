@@ -1,5 +1,7 @@
 """`fieldmark classify PATH… --out DIR --ray ADDRESS`: checks before the work, without Ray where that is missing."""
 
+import os
+
 from service.commands.folder.command import refusing
 from service.commands.folder.given import Given
 from service.commands.folder.sources import Sources
@@ -35,6 +37,8 @@ async def _classify(given: Given, options: PhotosOptions, settings: Settings, ad
     sources = Sources(given.paths, given.files_from)
     sources.check()
     check_output(given.out, FILES)
+    # Read where Ray is imported: its threads may outlive the connection by a moment, and would start another Ray.
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     try:
         from service.commands.ray_data.job import run
     except ImportError as error:

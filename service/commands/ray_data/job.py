@@ -44,7 +44,8 @@ from service.commands.folder.sources import Photo, Sources, digest, places
 from service.commands.folder.table.columns import CODE, DETAIL
 from service.commands.folder.table.opening import FILES, Table, opened
 from service.commands.ray_data.actor import UNREAD, Classifier, ModelFiles, Work, WorkerRefused, batch_of, photo_of
-from service.commands.ray_data.cluster import actors_of, connected, why_failed
+from service.commands.ray_data.cluster import LOCAL, actors_of, connected, why_failed
+from service.commands.ray_data.watch import Watch
 from service.commands.running import started
 from service.http.api.schemas import PhotosOptions
 from service.inference.files.priors import FILE as PRIORS
@@ -60,6 +61,8 @@ _BATCH = 64
 """Photos of a batch on a core, about a second; with a GPU so many for each place in its own batches."""
 _TRIES_AGAIN = 3
 """How often a batch may lose its worker; a photo that takes the memory of any worker ends the run."""
+_STARTS_AGAIN = 10
+"""How often a worker may be lost in a wave; where only workers themselves are short of memory, each start is a loss."""
 _SYNC_S, _TICK_S = 30.0, 0.25
 _ENDED = object()
 
@@ -164,9 +167,13 @@ class _Job:
         found_by = self._classified(batches, replace(work, systems=systems))
         rows: queue.Queue[Any] = queue.Queue(maxsize=16)
         ended = threading.Event()
-        threading.Thread(target=_pump, args=(found_by, rows, ended), daemon=True).start()
+        watch = Watch(self._gpus, self._address != LOCAL, self._report)
         taken, synced = 0, time.monotonic()
         try:
+            watch.wait_for_room(stop)
+            if not stop:
+                threading.Thread(target=_pump, args=(found_by, rows, ended), daemon=True).start()
+            watch.heard()
             while not stop:
                 self._progress.show()
                 if time.monotonic() - synced >= _SYNC_S:
@@ -175,7 +182,9 @@ class _Job:
                 try:
                     found = rows.get(timeout=_TICK_S)
                 except queue.Empty:
+                    watch.check()
                     continue
+                watch.heard()
                 if isinstance(found, BaseException):
                     raise found
                 if found is _ENDED:
@@ -215,6 +224,7 @@ class _Job:
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         context.raise_original_map_exception = True
+        context.execution_no_progress_timeout_s = -1  # workers may wait for cores that others hold
         for name in ("ray", "ray.data"):  # each import of Ray sets its level anew
             logging.getLogger(name).setLevel(logging.CRITICAL)
         actors, cores = actors_of(self._gpus)
@@ -226,12 +236,17 @@ class _Job:
                 fn_constructor_args=(work,),
                 batch_size=None,
                 batch_format="pyarrow",
-                compute=ray.data.ActorPoolStrategy(size=actors),
+                compute=ray.data.ActorPoolStrategy(size=min(actors, len(batches))),
                 num_cpus=cores,
                 num_gpus=self._gpus or None,
                 max_task_retries=_TRIES_AGAIN,
+                max_restarts=_STARTS_AGAIN,
             )
         yield from ready.iter_batches(batch_size=None, batch_format="pyarrow")
+
+    def _report(self, line: str) -> None:
+        self._progress.end()
+        print(f"--ray {self._address}: {line}", file=sys.stderr)  # noqa: T201 - of the command
 
     def _failed(self, why: str) -> OSError:
         self._table.sync()

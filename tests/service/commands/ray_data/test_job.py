@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from service.cli import main
+from service.commands.folder.job import Stop
+from service.metrics import service_version
 from tests.service.commands.folder.conftest import here, many, photos  # noqa: F401 - fixtures
 
 pytestmark = [
@@ -44,21 +47,28 @@ class Deadly(LocalFileSystem):
         return super().open(path, *arguments, **keywords)
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[str]:
+@contextmanager
+def running_ray(**settings: str) -> Iterator[str]:
     """Yield the address of this machine's Ray, as `--ray local` starts it, but without a token."""
     script = (
         "import sys\nfrom service.commands.ray_data.cluster import connected\nimport ray\n"
         "with connected('local'):\n"
-        "    print(ray.get_runtime_context().gcs_address, flush=True)\n"
+        "    print(ray.get_runtime_context().gcs_address, file=sys.__stdout__, flush=True)\n"
         "    sys.stdin.read()\n"
     )
-    environment = os.environ | {"RAY_AUTH_MODE": "disabled"}
+    environment = os.environ | {"RAY_AUTH_MODE": "disabled"} | settings
     with subprocess.Popen([sys.executable, "-c", script], stdin=-1, stdout=-1, text=True, env=environment) as running:
         assert running.stdin is not None
         assert running.stdout is not None
         yield running.stdout.readline().strip()
         running.stdin.close()
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """Yield the address of a Ray that all tests share."""
+    with running_ray() as address:
+        yield address
 
 
 def test_rows_are_those_of_one_machine(
@@ -118,19 +128,79 @@ def test_a_photo_that_ends_every_worker(
     )
 
 
+def test_machines_short_of_memory(
+    photos: Path,
+    model: str,
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Where Ray kills all that starts, before the work or in its midst, a run ends in one line that says where."""
+    from service.commands.ray_data import watch
+
+    monkeypatch.setattr(watch, "_QUIET_S", 0.0)
+    arguments = ["classify", "photos", "--model", model, "--out", "rows"]
+    with running_ray(RAY_memory_usage_threshold="0.0001", RAY_memory_monitor_refresh_ms="100") as address:
+        for _ in range(2):
+            assert main([*arguments, "--ray", address]) == 1
+            out, line = capsys.readouterr()
+            assert re.fullmatch(r".*: a worker on [\d.]+ ran out of memory again and again; 0 photos .*\n", line)
+            assert out == ""
+            monkeypatch.setattr(watch.Watch, "wait_for_room", lambda *_: None)  # as if memory had been there then
+
+
+def test_a_cluster_without_room(cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cores that others hold are waited for, and machines that may join for a while; both are reported."""
+    import ray
+
+    from service.commands.ray_data import watch
+    from service.commands.ray_data.actor import WorkerRefused
+    from service.commands.ray_data.cluster import connected
+
+    class Busy:
+        pass
+
+    with connected(cluster):
+        busy = ray.remote(num_cpus=int(ray.cluster_resources()["CPU"]))(Busy).remote()
+        ray.get(busy.__ray_ready__.remote())
+        monkeypatch.setattr(watch, "_NOTICE_S", 0.0)
+        lines: list[str] = []
+
+        def report(line: str) -> None:
+            lines.append(line)
+            ray.kill(busy)
+
+        watch.Watch(0.0, True, report).wait_for_room(Stop())
+        assert ["no worker has started yet: waiting for a core for work that others may hold"] == lines
+        monkeypatch.setattr(watch, "_PATIENCE_S", 0.1)
+        with pytest.raises(WorkerRefused, match="no machine with 99 GPU joined in 0 minutes"):
+            watch.Watch(99.0, True, lines.append).wait_for_room(Stop())
+        assert "no machine has 99 GPU: waiting at most 0 minutes for one" == lines[1]
+        with pytest.raises(WorkerRefused, match=r"no machine with 99 GPU$"):
+            watch.Watch(99.0, False, lines.append).wait_for_room(Stop())
+        assert len(lines) == 2
+
+
 def test_what_a_worker_does_not_see(
     photos: Path,
     model: str,
     here: Path,
     cluster: str,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Photos that only this machine can read are no bad photos: one line, and no rows."""
+    """Photos that only this machine can read are no bad photos, and workers have this version: one line, no rows."""
     fsspec.filesystem("memory").put(str(photos / "a.png"), "/photos/a.png")
-    assert main(["classify", "memory://photos", "--model", model, "--out", "rows", "--ray", cluster]) == 1
+    arguments = ["classify", "memory://photos", "--model", model, "--out", "rows", "--ray", cluster]
+    assert main(arguments) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "cannot read a.png" in line
     assert "which this machine can" in line
+    monkeypatch.setattr("service.commands.ray_data.job.service_version", lambda: "9")
+    assert main(arguments) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(", this machine 9; 0 photos are safe, and the same command goes on")
+    assert f" {service_version()}, this" in line
     assert not Path("rows").exists()
 
 
