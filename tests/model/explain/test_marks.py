@@ -66,6 +66,8 @@ def test_marks_rank_by_where_the_decision_looked() -> None:
     assert torch.equal(plain.marked, ranked(torch.zeros(2, GRID, GRID)))
     for part in range(len(reader.head.parts)):
         assert (reader.head.part_of[ranked(apart[:, part])[:, 0]] == part).all()
+    reader.located[:] = False
+    assert torch.equal(plain.marked, ranked(apart[:, 0])), "what has no place has none in the map either"
 
 
 def test_probabilities_are_of_calibrated_logits() -> None:
