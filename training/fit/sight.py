@@ -122,7 +122,7 @@ class _Lesson:
         covered = (COVERS * (weights * cells).sum((2, 3))).clamp_max(1)[:, self._head.part_of]
         shares, known = self._shares[labels], self._known[labels]
         pairs = ((whole, shares), (partly, shares.lerp(self._frequent.expand_as(shares), covered)))
-        each = [binary_cross_entropy(reading.logits, targets, reduction="none") for reading, targets in pairs]
+        each = [_cross_entropy(reading.logits, targets) for reading, targets in pairs]
         loss = self._recipe.marks.seen * sum((one * known).sum() for one in each) / (2 * known.sum()).clamp_min(1)
         votes = self._network.part_votes
         if votes is not None:
@@ -141,7 +141,8 @@ class _Lesson:
         return reading
 
 
-binary_cross_entropy = functional.binary_cross_entropy_with_logits
+def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    return functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
 
 
 def hide(images: Tensor, places: Tensor, fill: Sequence[int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
