@@ -102,6 +102,11 @@ def no_mark(num_marks: int) -> int:
     return num_marks
 
 
+def ranks_of(num_marks: int) -> int:
+    """Return how many ranks of marks have a code: eight, or A where there are fewer."""
+    return min(MAX_MARKS, num_marks)
+
+
 def codes_of_best(count: int, num_classes: int) -> tuple[Codes, Codes]:
     """Return `target` and `versus` that request the class of rank 1 for each of n images, (n, 1) each."""
     target = np.full((count, 1), BEST, dtype=np.int64)

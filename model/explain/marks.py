@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from model.contract.graph import MAX_MARKS
+from model.contract.graph import ranks_of
 from model.contract.manifest import Marks
 from model.contract.marks import read_table
 from model.network.marks import MarkHead, MarkReading
@@ -112,7 +112,7 @@ class MarkReader(nn.Module):
 
     def resolve(self, scores: Tensor, valid: Tensor, mark: Tensor) -> Tensor:
         """Turn codes into marks, (N, M); A for a code that names none."""
-        ranks = min(MAX_MARKS, self.num_marks)
+        ranks = ranks_of(self.num_marks)
         order = torch.topk(scores, ranks, dim=1).indices
         ranked = torch.gather(order, 1, (-mark - 1).clamp(0, ranks - 1))
         named = (mark >= -ranks) & (mark < self.num_marks) & ((mark >= 0) | valid[:, None])

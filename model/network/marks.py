@@ -221,11 +221,8 @@ class _Projection(nn.Module):
     def place(self, maps: Sequence[Tensor], index: int, grid: int, read: Callable[[Tensor], Tensor]) -> Tensor:
         """Return what a layer reads in the cells of a stage, on the regular grid, (N, c, grid, grid)."""
         size = input_size(maps[self.indices[0]].shape[-1], self._read[0])
-        x, stage, (right, down) = maps[index], self._read[self.indices.index(index)], self._shift
-        rows, columns = (
-            grid_matrix(cells, stage, grid, size, shift).to(x)
-            for cells, shift in zip(x.shape[2:], (down, right), strict=True)
-        )
+        x, stage = maps[index], self._read[self.indices.index(index)]
+        rows, columns = grid_matrices(x, stage, grid, size, self._shift)
         # The layer and the resampling commute: fewer cells first.
         return read(resampled(x, rows, columns)) if x.shape[2] > grid else resampled(read(x), rows, columns)
 
@@ -305,6 +302,14 @@ def cell_mass(weights: Tensor, stage: Stage, cells: int) -> Tensor:
     """
     matrix = grid_matrix(cells, stage, weights.shape[-1], input_size(cells, stage)).to(weights)
     return matrix.T @ weights @ matrix
+
+
+def grid_matrices(
+    maps: Tensor, stage: Stage, grid: int, size: int, shift: tuple[float, float]
+) -> tuple[Tensor, Tensor]:
+    """Return `grid_matrix` of the rows and of the columns of a stage's maps, (N, C, h, w); shift is (x, y), pixels."""
+    (right, down), (rows, columns) = shift, maps.shape[2:]
+    return grid_matrix(rows, stage, grid, size, down).to(maps), grid_matrix(columns, stage, grid, size, right).to(maps)
 
 
 def grid_matrix(cells: int, stage: Stage, grid: int, size: int, shift: float = 0.0) -> Tensor:

@@ -15,7 +15,7 @@ from model.contract.marks import split_mark
 from model.network.attention import ARMS, Attended
 from model.network.backbone import STAGES, Backbone, Weights, create_backbone
 from model.network.config import STRICT, NetworkOptions
-from model.network.marks import MarkHead, MarkReading, grid_matrix, input_size
+from model.network.marks import MarkHead, MarkReading, grid_matrices, input_size
 from model.network.votes import PartVotes, Votes
 
 
@@ -186,11 +186,7 @@ class Network(nn.Module):
         """Return maps of the last stage's cells, (N, T, h, w), on the marks' grid, (N, T, grid, grid)."""
         stage, grid = self.backbone.stages[-1], self.config.mark_grid
         size = input_size(maps.shape[-1], stage)
-        right, down = self.config.mark_shift
-        rows, columns = (
-            grid_matrix(cells, stage, grid, size, shift).to(maps)
-            for cells, shift in zip(maps.shape[2:], (down, right), strict=True)
-        )
+        rows, columns = grid_matrices(maps, stage, grid, size, self.config.mark_shift)
         # Both axes in one product, as these are few maps of few cells.
         return (maps.flatten(2) @ torch.kron(rows, columns).T).view(*maps.shape[:2], grid, grid)
 

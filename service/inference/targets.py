@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from model.contract.graph import MAX_MARKS
+from model.contract.graph import ranks_of
 from model.contract.manifest import Manifest, Marks
 from service.errors import InvalidOption, NoMarks, UnknownClass, UnknownMark
 from service.inference.predictor import Prediction
@@ -44,9 +44,7 @@ def resolve_mark(text: str, manifest: Manifest) -> int:
         UnknownMark: no such mark; `nearest` lists the most similar names.
     """
     marks = marks_of(manifest)
-    return _resolve(
-        text, tuple(mark.name for mark in marks.marks), "mark", min(MAX_MARKS, marks.num_marks), UnknownMark
-    )
+    return _resolve(text, tuple(mark.name for mark in marks.marks), "mark", ranks_of(marks.num_marks), UnknownMark)
 
 
 def marks_of(manifest: Manifest) -> Marks:

@@ -50,16 +50,13 @@ def verify_once(engine: Engine, sha256: str) -> None:
         ModelRejected: it does not compute what was exported.
         WorkerLost: the GPU is gone.
     """
-    remembered: Path | None = None
-    if engine.provider == CPU:
-        with contextlib.suppress(OSError, RuntimeError):  # there may be no home folder
-            remembered = _folder() / _key(sha256)
-            if remembered.is_file():
-                return
+    on_cpu = engine.provider == CPU
+    if on_cpu and _is_remembered(sha256):
+        return
     verify.verify(engine)
-    if remembered is not None:
-        with contextlib.suppress(OSError):
-            _remember(remembered)
+    if on_cpu:
+        with contextlib.suppress(OSError, RuntimeError):  # there may be no home folder
+            _remember(_folder() / _key(sha256))
 
 
 def _remember(path: Path) -> None:

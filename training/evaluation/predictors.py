@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from model.contract.graph import BEST, LAST_LAYER, MAX_MARKS, Codes, feeds, no_class, no_mark
+from model.contract.graph import BEST, LAST_LAYER, Codes, feeds, no_class, no_mark, ranks_of
 from model.contract.manifest import MANIFEST_KEY, Manifest, ManifestError
 from model.explain.gradcam import class_map
 from model.explain.marks import MarkReader
@@ -187,11 +187,6 @@ def network_asker(network: Network, normalise: Callable[[Tensor], Tensor], reade
         return answer.logits.cpu().numpy(), seen.cpu().numpy()
 
     return ask
-
-
-def ranks_of(count: int) -> int:
-    """Return how many ranks of marks there are, of so many marks."""
-    return min(MAX_MARKS, count)
 
 
 def no_marks(manifest: Manifest, count: int) -> Codes | None:

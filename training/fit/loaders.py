@@ -19,6 +19,7 @@ from training.data.batches import (
 from training.data.features import FeatureCache
 from training.data.prepared import keep_parity_images
 from training.data.samples import Sample
+from training.data.store import Photos
 from training.data.transforms import training_transform
 from training.fit.job import Job, Parts
 from training.fit.learner import Learner
@@ -69,8 +70,8 @@ def served_batches(job: Job, samples: Sequence[Sample], learner: Learner, proces
     Raises:
         DatasetError: a photo is damaged or missing.
     """
-    stored, visible = _stored(job, samples), job.visible and processes.leads
-    photos = served_photos(stored, job.recipe.data, job.dataset.banner, job.cache, progress=visible)
+    stored = _stored(job, samples)
+    photos = _served(job, stored, processes)
     if learner.after is None or not stored:
         items = prepared_photos(photos, stored)
     else:
@@ -79,15 +80,19 @@ def served_batches(job: Job, samples: Sequence[Sample], learner: Learner, proces
     return DataLoader(chosen(items, stored, samples), batch_size, pin_memory=pin)
 
 
-def served_images(job: Job, samples: Sequence[Sample]) -> Items:
-    """Return photos as the service prepares them, (3, S, S) uint8, in order; for the leader alone.
+def served_images(job: Job, samples: Sequence[Sample], processes: ProcessGroup) -> Items:
+    """Return photos as the service prepares them, (3, S, S) uint8, in order.
 
     Raises:
         DatasetError: a photo is damaged or missing.
     """
     stored = _stored(job, samples)
-    photos = served_photos(stored, job.recipe.data, job.dataset.banner, job.cache, progress=job.visible)
-    return chosen(prepared_photos(photos, stored), stored, samples)
+    return chosen(prepared_photos(_served(job, stored, processes), stored), stored, samples)
+
+
+def _served(job: Job, stored: Sequence[Sample], processes: ProcessGroup) -> Photos:
+    visible = job.visible and processes.leads
+    return served_photos(stored, job.recipe.data, job.dataset.banner, job.cache, progress=visible)
 
 
 def _varied(job: Job, samples: Sequence[Sample], learner: Learner, processes: ProcessGroup) -> Items:

@@ -218,7 +218,7 @@ def see(run: Run, marks: Marks) -> None:
     recipe, count = run.job.recipe, len(run.parts.train)
     if not recipe.marks.sight:
         return
-    started, photos = time.monotonic(), served_images(run.job, run.parts.train)
+    started, photos = time.monotonic(), served_images(run.job, run.parts.train, run.processes)
 
     def step(done: int, steps: int) -> None:
         if done == STEPS:

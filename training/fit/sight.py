@@ -43,7 +43,7 @@ def learn_to_see(
     device: torch.device,
     step: Callable[[int, int], object] = lambda done, steps: None,
 ) -> None:
-    """Train what reads the marks, and the votes on it; nothing where the network reads none.
+    """Train what reads the marks, and the votes on it.
 
     Args:
         network: trained, on the device; changed in place and left in evaluation mode.
@@ -53,17 +53,17 @@ def learn_to_see(
         num_photos: of them.
         device: to compute on.
         step: called after every step with the number of those done and of all.
+
+    Raises:
+        ValueError: the network has no marks.
     """
     head = network.mark_head
-    if head is None or not recipe.marks.sight:
-        return
+    if head is None:
+        raise ValueError("the network has no marks")
     lesson = _Lesson(network.eval(), head, recipe, marks, device)
     generator = torch.Generator().manual_seed(recipe.seed)
     steps = recipe.marks.sight * -(-num_photos // recipe.optim.batch_size)
     learnt = list(lesson.learnt())
-    before = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
-    for parameter in network.parameters():
-        parameter.requires_grad_(any(parameter is one for one in learnt))
     optimizer = torch.optim.AdamW(learnt, RATE, weight_decay=recipe.optim.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps + 1)
     done = 0
@@ -73,13 +73,11 @@ def learn_to_see(
         for images, labels in DataLoader(photos, batch_sampler=batches):
             loss = lesson.loss(images, labels.to(device), generator)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]  # torch's
+            loss.backward(inputs=learnt)  # type: ignore[no-untyped-call]  # torch's
             optimizer.step()
             schedule.step()
             done += 1
             step(done, steps)
-    for parameter, learns in before:
-        parameter.requires_grad_(learns)
 
 
 class _Lesson:

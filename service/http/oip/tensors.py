@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from pydantic_core import to_json
 from starlette.responses import Response
 
-from model.contract.graph import MAX_MARKS, MAX_TARGETS, no_mark
+from model.contract.graph import MAX_MARKS, MAX_TARGETS, no_mark, ranks_of
 from model.contract.manifest import Manifest, Marks
 from service.decision.novelty import judge
 from service.errors import EmptyInput, InvalidOption, MalformedRequest, TooLarge, UnknownClass, UnknownMark
@@ -291,7 +291,7 @@ def _marks(tensor: Array | None, rows: int, manifest: Manifest) -> list[list[int
         raise InvalidOption("`mark` is INT64 of shape [N, M].")
     if not 1 <= tensor.shape[1] <= MAX_MARKS:
         raise InvalidOption(f"`mark` may name 1 to {MAX_MARKS} marks an image.")
-    last_rank = min(MAX_MARKS, none)
+    last_rank = ranks_of(manifest.marks.num_marks)
     if tensor.min() < -last_rank or tensor.max() > none:
         raise UnknownMark(f"`mark` goes from {-last_rank} to {none}.")
     codes: list[list[int]] = tensor.tolist()
