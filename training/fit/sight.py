@@ -64,6 +64,9 @@ def learn_to_see(
     generator = torch.Generator().manual_seed(recipe.seed)
     steps = recipe.marks.sight * -(-num_photos // recipe.optim.batch_size)
     learnt = list(lesson.learnt())
+    learning = [parameter.requires_grad for parameter in learnt]  # a mean of weights has none that learns
+    for parameter in learnt:
+        parameter.requires_grad_()
     optimizer = torch.optim.AdamW(learnt, RATE, weight_decay=recipe.optim.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps + 1)
     done = 0
@@ -78,6 +81,8 @@ def learn_to_see(
             schedule.step()
             done += 1
             step(done, steps)
+    for parameter, learns in zip(learnt, learning, strict=True):
+        parameter.requires_grad_(learns)
 
 
 class _Lesson:

@@ -79,13 +79,14 @@ def test_the_readers_alone_learn() -> None:
     assert all(torch.equal(value, untouched[name]) for name, value in before.state_dict().items())
 
 
-def test_a_run_ends_with_it(make_job: Callable[..., Job], birds: Dataset) -> None:
+@pytest.mark.parametrize("ema_decay", [0.0, 0.5])
+def test_a_run_ends_with_it(make_job: Callable[..., Job], birds: Dataset, ema_decay: float) -> None:
     """The weights that are kept have learnt it; all but the readers are those of the same run without."""
     data = replace(birds, marks=MARKS)
     settings = {"optim__epochs": 1, "marks__weight": 1.0, "network__mark_votes": 0.5, "run__selection": "last"}
     states = []
     for sight in (0, 1):
-        job = make_job(dataset=data, marks__sight=sight, **settings)
+        job = make_job(dataset=data, marks__sight=sight, run__ema_decay=ema_decay, **settings)
         job = replace(job, out=job.out / str(sight))
         assert fit(job).finished
         states.append(load_selected(job.out).state_dict)
