@@ -70,7 +70,7 @@ def make(options: argparse.Namespace) -> None:
     from model.contract.geometry import Resize
     from model.contract.manifest import Layer, Manifest
     from model.export.export import explainer_of
-    from model.export.precision import quantise
+    from model.export.int8.quantise import quantise
     from model.export.tracing import trace
     from model.network.network import NetworkConfig, build_network
     from training.data.layouts.cub import load_cub

@@ -4,9 +4,7 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
-from onnx import TensorProto, helper
 from torch import nn
 
 from model.contract.geometry import Resize
@@ -15,9 +13,7 @@ from model.contract.manifest import Manifest, ManifestError, synthetic_images
 from model.export.export import ExportError, load_network, read
 from model.export.precision import export_variant
 from model.export.quality_limits import HeldOut, QualityError, check, measure
-from model.export.rounding import rounded_columns
 from model.export.running import run, session
-from model.export.stem import stem_length
 from model.export.tracing import initializers
 from model.network.network import Network
 from tests.model.networks import CLASSES, SIZE, Exported, make_manifest, make_marked, make_small
@@ -76,10 +72,10 @@ def test_a_variant_is_not_written_beside_another_model(tiny: Exported, tmp_path:
     assert not path.exists()
 
 
-def _first_steps(path: Path) -> list[str]:
-    """Return the operators from the image to the first quantisation."""
+def _steps(path: Path) -> list[str]:
+    """Return the operators from the image to the first convolution."""
     steps, value = [], "image"
-    while not steps or steps[-1] != "QuantizeLinear":
+    while not steps or steps[-1] != "Conv":
         node = next(node for node in read(path).graph.node if value in node.input and node.op_type != "Shape")
         steps.append(node.op_type)
         value = node.output[0]
@@ -87,7 +83,7 @@ def _first_steps(path: Path) -> list[str]:
 
 
 def test_int8_quantises_the_convolutions_alone(tmp_path: Path) -> None:
-    """Convolutions behind the first have int8 weights; what is before and behind is float; the batch is still free."""
+    """All have int8 weights, and the first reads bytes; what is behind them is float; the batch is still free."""
     path, held_out = tmp_path / "alone.int8.onnx", _held_out(40)
     figures = export_variant(
         make_small(), SMALL, path, "int8", held_out=held_out, calibration=held_out.images, layer="last"
@@ -95,9 +91,9 @@ def test_int8_quantises_the_convolutions_alone(tmp_path: Path) -> None:
     assert figures["spearman"] >= 0.98
     manifest, stored = _manifest(path), initializers(read(path))
     assert (manifest.precision, manifest.weights_dtype, len(manifest.layers)) == ("int8", "int8", 1)
-    assert sum(tensor.data_type == 3 and len(tensor.dims) == 4 for tensor in stored.values()) == 3
+    assert sum(tensor.data_type == 3 and len(tensor.dims) == 4 for tensor in stored.values()) == 4
     assert manifest.operators["QuantizeLinear"] > 0
-    assert _first_steps(path) == ["Reshape", "Cast", "Add", "Reshape", "Transpose", "Conv", "Relu", "QuantizeLinear"]
+    assert _steps(path) == ["Reshape", "Concat", "Concat", "Transpose", "DequantizeLinear", "Conv"]
     codes = np.full((len(held_out.images), 1), -1, dtype=np.int64)
     outputs = run(session(path.read_bytes()), held_out.images, codes, np.full_like(codes, CLASSES))
     assert outputs["gradcam"].shape == (len(held_out.images), 1, 5, 5)
@@ -159,39 +155,6 @@ def test_limits_are_the_projects(precision: str, figures: dict[str, float], brok
             check(FIGURES | figures | {"trained_on": 1.0}, precision)
         words = f"{precision} loses too much on 100 photos that were trained on; nothing was written: {broken}"
         assert words == str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("shapes", "length"),
-    [
-        ([(32, 3, 3, 3), (32, 1, 3, 3), (16, 32, 1, 1), (96, 16, 1, 1)], 3),
-        ([(32, 3, 3, 3), (32, 1, 3, 3), (16, 32, 3, 3)], 2),
-        ([(64, 3, 7, 7), (64, 64, 1, 1), (64, 64, 3, 3)], 1),
-        ([(32, 3, 3, 3)], 1),
-    ],
-)
-def test_the_stem_ends_at_its_narrowest_map(shapes: list[tuple[int, ...]], length: int) -> None:
-    """A separable first block stays in float as a whole, else the first convolution alone."""
-    convolutions = [helper.make_node("Conv", ["x", str(index)], ["y"]) for index in range(len(shapes))]
-    weights = {str(index): TensorProto(dims=shape) for index, shape in enumerate(shapes)}
-    assert stem_length(convolutions, weights) == length
-
-
-def test_rounding_keeps_outputs_rather_than_weights() -> None:
-    """Inputs that depend on one another: less of the output is lost than by rounding each weight to the nearest."""
-    random = np.random.default_rng(0)
-    weight, inputs = random.normal(size=(6, 12)), random.normal(size=(3, 200))
-    mixed = random.normal(size=(12, 3)) @ inputs
-    mixed[4] = 0  # an input that never is
-    scale = np.abs(weight).max(1) / 127
-
-    def lost(steps: npt.NDArray[np.generic]) -> float:
-        return float(np.square((steps * scale[:, None] - weight) @ mixed).sum())
-
-    steps = rounded_columns(weight, scale, mixed @ mixed.T / 200)
-    assert lost(steps) < 0.2 * lost(np.round(weight / scale[:, None]))
-    assert steps.dtype == np.int8
-    assert np.abs(steps).max() == 127
 
 
 def test_held_out_images_need_labels(tmp_path: Path) -> None:
