@@ -156,6 +156,11 @@ class DynamicBatcher(Generic[P, R]):
         return self._queued + sum(not item.begun and not item.future.done() for item in self._handed)
 
     @property
+    def is_alone(self) -> bool:
+        """Whether what runs is all there is."""
+        return self._busy <= 1 and not self._queued
+
+    @property
     def _queued(self) -> int:
         return sum(len(lane) for lane in self._lanes.values())
 

@@ -1,13 +1,17 @@
 """Engines run a model: a question about images in, the graph's outputs out.
 
-On the CPU one run has one thread and one image: as many runs as cores at the same time are faster than any batch.
+On the CPU one run has one thread and one image: as many runs as cores at the same time are faster than any batch. A
+run beside which nothing else runs gets a thread on every core.
 On CUDA one run at a time has a batch, padded to a size that has a warm session of its own.
 """
 
+import logging
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +27,14 @@ from service.settings import Settings
 
 _LOST_GPU = re.compile(r"CUDA (error|failure)|CUDNN failure|CUBLAS failure|illegal memory access", re.IGNORECASE)
 _NO_MEMORY = re.compile(r"out of memory|failed to allocate", re.IGNORECASE)
+
+MOST_THREADS = 8
+"""Of one run: its operators are too small for more."""
+LEAST_SPEED_UP = 1.15
+"""By which a run that is alone must be faster with them: the second session takes memory."""
+FEWEST_RUNS, MOST_RUNS, MOST_TIMING_S = 4, 20, 0.25
+
+logger = logging.getLogger(__name__)
 
 Codes = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -181,12 +193,13 @@ class Engine(Protocol):
     max_batch_size: int
     concurrency: int
 
-    def run(self, images: Images, question: Question) -> Outputs:
+    def run(self, images: Images, question: Question, *, alone: bool = False) -> Outputs:
         """Run the graph; blocks.
 
         Args:
             images: RGB, (N, S, S, 3), or a list of N images (S, S, 3).
             question: about these N images.
+            alone: whether nothing else is in hand, so that the other cores would idle.
         """
         ...
 
@@ -203,12 +216,13 @@ class OnnxEngine:
         model: path or content of an ONNX file with a manifest.
         settings: device, threads, batch size, memory.
         known: whether this content was searched for external data before.
+        all_cores: whether a second session is kept for runs that are alone, where `warm_up` finds it faster.
 
     Raises:
         ModelRejected: no runtime, no GPU though `device=cuda`, or not a file with the graph contract.
     """
 
-    def __init__(self, model: Path | bytes, settings: Settings, *, known: bool = False) -> None:
+    def __init__(self, model: Path | bytes, settings: Settings, *, known: bool = False, all_cores: bool = True) -> None:
         data = model if isinstance(model, bytes) else read_file(model)
         session, self.manifest = open_session(data, settings, known=known)
         self.provider: str = session.get_providers()[0]
@@ -219,8 +233,12 @@ class OnnxEngine:
         self._pads = on_gpu
         sizes = padded_sizes(self.max_batch_size)
         self._sessions = {sizes[0]: session} | {size: open_session(data, settings, known=True)[0] for size in sizes[1:]}
+        self._alone: Any = None
+        threads = min(self.concurrency, MOST_THREADS)
+        if all_cores and threads > 1:
+            self._alone = open_session(data, settings, known=True, threads=threads)[0]
 
-    def run(self, images: Images, question: Question) -> Outputs:
+    def run(self, images: Images, question: Question, *, alone: bool = False) -> Outputs:
         """Run the graph on a batch; see `Engine.run`.
 
         Raises:
@@ -228,24 +246,44 @@ class OnnxEngine:
         """
         try:
             if not self._pads:
-                return self._run(1, question.feeds(np.asarray(images)))
+                session = self._alone if alone and self._alone is not None else self._sessions[1]
+                return self._run(session, question.feeds(np.asarray(images)))
             size = padded_size(len(images), self.max_batch_size)
             padded = question.padded(size, no_class(self.manifest.num_classes)).feeds(pad(images, size))
-            return self._run(size, padded).rows(len(images))
+            return self._run(self._sessions[size], padded).rows(len(images))
         except Exception as error:
             if self.provider == CUDA and _LOST_GPU.search(str(error)) and not _NO_MEMORY.search(str(error)):
                 raise WorkerLost("the GPU failed") from error
             raise
 
-    def _run(self, size: int, inputs: dict[str, Any]) -> Outputs:
-        return collect(self._outputs, self._sessions[size].run(self._outputs, inputs))
+    def _run(self, session: Any, inputs: dict[str, Any]) -> Outputs:
+        return collect(self._outputs, session.run(self._outputs, inputs))
 
-    def warm_up(self) -> None:
-        """Run every padded batch size once, so that no request waits for a first run."""
+    def warm_up(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        """Run every padded batch size once, so that no request waits for a first run, and measure runs that are alone.
+
+        Args:
+            clock: seconds.
+        """
         image = synthetic_images(0, 1, self.manifest.input_size)
         question = Question.about(self.manifest)
         for count in padded_sizes(self.max_batch_size):
             self.run(image.repeat(count, axis=0), question.repeated(count))
+        if self._alone is None:
+            return
+
+        def shortest(alone: bool) -> float:
+            times = [clock()]
+            while len(times) < FEWEST_RUNS or (len(times) < MOST_RUNS and times[-1] - times[0] < MOST_TIMING_S):
+                self.run(image, question, alone=alone)
+                times.append(clock())
+            return min(after - before for before, after in pairwise(times))
+
+        speed_up = shortest(alone=False) / shortest(alone=True)
+        if speed_up < LEAST_SPEED_UP:
+            self._alone = None
+        kept = "kept" if self._alone is not None else "not kept"
+        logger.info("a thread on every core for a run alone: %s, %.2f times as fast", kept, speed_up)
 
 
 def padded_sizes(largest: int) -> list[int]:

@@ -222,7 +222,9 @@ class Predictor:
             work = GpuWork(engine, pixels, question)
             return await self._workers.gpu.submit(work, lane=lane, key=work.key, deadline=deadline)
         done: Done[Outputs] = await self._workers.cpu.submit(
-            lambda: engine.run(pixels[np.newaxis], question), lane=lane, deadline=deadline
+            lambda: engine.run(pixels[np.newaxis], question, alone=self._workers.cpu.is_alone),
+            lane=lane,
+            deadline=deadline,
         )
         self._metrics.batch_images.observe(1)
         return done
@@ -240,10 +242,11 @@ class Predictor:
         started = time.monotonic()
         decoded, pixels = self._decode(served, data, keep_image)
         decode_s = time.monotonic() - started
-        outputs = served.engine.run(pixels[np.newaxis], question)
+        outputs = served.engine.run(pixels[np.newaxis], question, alone=self._workers.cpu.is_alone)
         self._metrics.batch_images.observe(1)
         if again is not None and (other := again(outputs)) is not None:
-            question, outputs = other, served.engine.run(pixels[np.newaxis], other)
+            question = other
+            outputs = served.engine.run(pixels[np.newaxis], other, alone=self._workers.cpu.is_alone)
             self._metrics.batch_images.observe(1)
         return decoded, outputs, question, decode_s
 

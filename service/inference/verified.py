@@ -23,12 +23,13 @@ _CPU_FIELDS = ("model name", "flags", "CPU implementer", "CPU part", "Features")
 
 
 def open_once(data: bytes, settings: Settings) -> Engine:
-    """Open a model, and search it for external data unless it was verified on this machine before.
+    """Open a model for few photos, and search it for external data unless it was verified on this machine before.
 
     Raises:
         ModelRejected: see `OnnxEngine`.
     """
-    return OnnxEngine(data, settings, known=_is_remembered(hashlib.sha256(data).hexdigest()))
+    known = _is_remembered(hashlib.sha256(data).hexdigest())
+    return OnnxEngine(data, settings, known=known, all_cores=False)
 
 
 def _is_remembered(sha256: str) -> bool:

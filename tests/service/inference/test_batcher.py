@@ -83,6 +83,19 @@ async def test_free_worker_takes_one_at_once() -> None:
         assert [["a"]] == queue.engine.batches
 
 
+async def test_what_runs_is_alone_until_more_is_in_hand() -> None:
+    """Work that runs beside it or waits ends that."""
+    async with Queue(concurrency=2) as queue:
+        running = await queue.occupy()
+        assert queue.batcher.is_alone
+        others = queue.submit("beside"), queue.submit("waits")
+        await settle()
+        assert not queue.batcher.is_alone
+        queue.engine.gate.set()
+        await asyncio.gather(running, *others)
+        assert queue.batcher.is_alone
+
+
 async def test_an_explanation_ahead_does_not_block_a_classification() -> None:
     """While an explanation runs, further ones stay in their lane, so that a new classification runs first."""
     async with Queue(ahead=1) as queue:

@@ -104,14 +104,15 @@ def test_one_image_of_a_batch_is_a_copy() -> None:
 
 
 class Recording:
-    """A session that notes the batch sizes it has run."""
+    """A session that notes its runs and the batch sizes of these."""
 
     def __init__(self, session: Any) -> None:
-        self.session, self.seen = session, set[int]()
+        self.session, self.seen, self.runs = session, set[int](), 0
 
     def run(self, outputs: list[str], inputs: dict[str, Any]) -> Any:
         """Run the session."""
         self.seen.add(len(inputs["image"]))
+        self.runs += 1
         return self.session.run(outputs, inputs)
 
 
@@ -131,6 +132,27 @@ def test_every_batch_size_has_its_session(model: bytes, monkeypatch: pytest.Monk
         for name, values in plain.items():
             np.testing.assert_allclose(padded[name], values, atol=1e-6, err_msg=name)
     assert {1: {1}, 2: {2}, 4: {4}} == {size: session.seen for size, session in engine._sessions.items()}
+
+
+@pytest.mark.parametrize(("run_s", "kept"), [(0.5, True), (0.9, False), (2.0, False)])
+def test_a_run_alone_gets_all_cores_where_these_are_faster(run_s: float, kept: bool) -> None:
+    """The second session stays where its runs are shorter by enough, and answers those that are alone, likewise."""
+    engine = OnnxEngine(tiny_model(), Settings(device="cpu", cpu_runs=2))
+    one, all_cores = Recording(engine._sessions[1]), Recording(engine._alone)
+    assert [1, 2] == [each.session.get_session_options().intra_op_num_threads for each in (one, all_cores)]
+    engine._sessions[1], engine._alone = one, all_cores
+    engine.warm_up(clock=lambda: one.runs + run_s * all_cores.runs)
+    before = one.runs, all_cores.runs
+    images, question = ask(1, -1)
+    plain, alone = (engine.run(images, question, alone=each) for each in (False, True))
+    assert (before[0] + 2 - kept, before[1] + kept) == (one.runs, all_cores.runs)
+    np.testing.assert_allclose(plain.logits, alone.logits, atol=1e-6)
+
+
+def test_one_run_at_a_time_has_one_session() -> None:
+    """Where one core is to be used, and where a command asks few photos, there is no second session."""
+    assert OnnxEngine(tiny_model(), Settings(device="cpu", cpu_runs=1))._alone is None
+    assert OnnxEngine(tiny_model(), Settings(device="cpu", cpu_runs=2), all_cores=False)._alone is None
 
 
 @pytest.mark.parametrize(("largest", "sizes"), [(1, [1]), (2, [1, 2]), (8, [1, 2, 4, 8]), (12, [1, 2, 4, 8, 12])])

@@ -41,7 +41,7 @@ class BatchingEngine:
         self.threads: set[str] = set()
         self.batches: list[int] = []
 
-    def run(self, images: Images, question: Question) -> Outputs:
+    def run(self, images: Images, question: Question, *, alone: bool = False) -> Outputs:
         self.threads.add(threading.current_thread().name)
         self.batches.append(len(images))
         return self._engine.run(images, question)
@@ -110,6 +110,25 @@ async def test_a_second_question_is_about_the_same_pixels(
         assert (BEST, [1]) == (plain.question, [len(plain.explained)])
         np.testing.assert_array_equal(plain.logits, prediction.logits)
         assert 3 == runtime.metrics.registry.get_sample_value("fieldmark_batch_images_count")
+
+
+async def test_a_lone_photo_is_run_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One photo in hand is; two at the same time are not, whichever is decoded first."""
+    noted, run, both = list[bool](), OnnxEngine.run, threading.Barrier(2)
+
+    def noting(engine: OnnxEngine, images: Images, question: Question, *, alone: bool = False) -> Outputs:
+        noted.append(alone)
+        if len(noted) > 2:
+            both.wait(30)
+        return run(engine, images, question, alone=alone)
+
+    async with predicting(tmp_path, cpu_runs=2) as (predictor, runtime):
+        served, data = runtime.models.get(), encoded("teal", (20, 14))
+        monkeypatch.setattr(OnnxEngine, "run", noting)
+        await predictor.predict(served, data, BEST)
+        await predictor.predict_array(served, prepare(decode_image(data), served.manifest.resize), BEST)
+        await asyncio.gather(*(predictor.predict(served, data, BEST) for _ in range(2)))
+        assert [True, True, False, False] == noted
 
 
 @WAYS

@@ -21,7 +21,7 @@ class Counting(OnnxEngine):
 
     runs = 0
 
-    def run(self, images: object, question: Question) -> Outputs:
+    def run(self, images: object, question: Question, *, alone: bool = False) -> Outputs:
         """Run the graph."""
         self.runs += 1
         return super().run(images, question)  # type: ignore[arg-type]
