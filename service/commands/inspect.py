@@ -25,7 +25,7 @@ def inspect(file: Path, *, as_json: bool) -> int:
     """
     try:
         data = read_file(file)
-        engine = OnnxEngine(data, Settings(device="cpu"))
+        engine = OnnxEngine(data, Settings(device="cpu"), all_cores=False)
         sha256 = hashlib.sha256(data).hexdigest()
         verify_once(engine, sha256)
     except ModelRejected as error:

@@ -48,7 +48,7 @@ def measure(model: Path, photos: list[bytes], seconds: float) -> Ceiling:
         seconds: for each of the two measurements.
     """
     return_large_blocks()
-    engine = OnnxEngine(model, Settings(device="cpu"))
+    engine = OnnxEngine(model, Settings(device="cpu"), all_cores=False)
     engine.warm_up()
     resize, question = engine.manifest.resize, Question.about(engine.manifest)
 

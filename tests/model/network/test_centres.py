@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from model.explain.foreign import ExplainableModule
 from model.network.backbone import STAGES, create_backbone
 from model.network.centres import Centres, cell_centres
 from tests.model.networks import make_small
@@ -24,6 +25,26 @@ def test_the_backbones_stages_are_where_their_table_says(name: str) -> None:
     for size in (96, 101):
         expected = [Centres(*(stage.centre,) * 2, *(float(stage.stride),) * 2) for stage in STAGES[name]]
         assert expected == list(cell_centres(backbone.forward_stages, size))
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "centre", "stride"),
+    [
+        ("resnet18", "layer4", 0.0, 32.0),
+        ("efficientnet_b0", "bn2", 0.0, 32.0),
+        ("tf_efficientnet_lite0", "bn2", 31.0, 32.0),
+        ("tf_efficientnet_lite0", "blocks.4", 15.0, 16.0),
+        ("convnext_atto", "stages.3", 15.5, 32.0),
+        ("vit_tiny_patch16_224", "patch_embed.proj", 7.5, 16.0),
+    ],
+)
+def test_networks_of_elsewhere_look_where_their_padding_says(
+    name: str, layer: str, centre: float, stride: float
+) -> None:
+    """The first cell at pixel 0, at its square's last one where TensorFlow pads, or in the middle of a patch."""
+    timm = pytest.importorskip("timm")
+    classifier = ExplainableModule(timm.create_model(name).eval(), [layer])
+    assert [Centres(centre, centre, stride, stride)] == [*cell_centres(lambda x: classifier(x).maps, 224)]
 
 
 class _SamePadding(nn.Module):
