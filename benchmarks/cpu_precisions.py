@@ -143,10 +143,8 @@ def measure(files: dict[str, dict[str, Path]], rounds: int) -> list[dict[str, An
 
 def calls_of(path: Path, threads: int) -> dict[str, Call]:
     """Return what runs a file on one image, by the name of the runtime."""
-    served, plain = session_options(onnxruntime), onnxruntime.SessionOptions()
-    plain.log_severity_level = 3
-    for options in (served, plain):
-        options.intra_op_num_threads = threads
+    served, plain = session_options(onnxruntime, threads), onnxruntime.SessionOptions()
+    plain.log_severity_level, plain.intra_op_num_threads = 3, threads
     sessions = [onnxruntime.InferenceSession(str(path), each, ["CPUExecutionProvider"]) for each in (served, plain)]
     num_classes = next(value.shape[1] for value in sessions[0].get_outputs() if value.name == "logits")
     inputs = {value.name: value.shape for value in sessions[0].get_inputs()}

@@ -14,9 +14,9 @@ from onnx import ModelProto, numpy_helper
 from model.export.int8.convolutions import Convolution, Matrix, convolutions, observed
 from model.export.tracing import initializers
 
-DAMPING = 0.01
+DAMPING = 0.001
 """Added to every input's power, as a share of their mean: few photos must not decide about rare inputs."""
-CELLS = 400
+CELLS = 1500
 """Limit of cells of each map that are looked at, of each photo."""
 LARGEST = 127
 
