@@ -21,8 +21,9 @@ from torch.export import ExportedProgram
 
 from model.contract.graph import INPUTS, LAST_LAYER, OUTPUTS, no_class
 from model.explain.explainer import Explainer
-from model.export.branches import Branch, branch_by_layer
+from model.export.branches import Branch, ancestors, branch_by_layer
 from model.export.diagnose import describe_failure, module_stack
+from model.export.padding import fold_padding
 from model.export.recording import Example, as_program, record
 
 OPSET = 20
@@ -75,6 +76,8 @@ def _trace(explainer: Explainer, input_size: int) -> ModelProto:
     except torch.onnx.OnnxExporterError as error:
         raise GraphError(describe_failure(network, blank, error, [])) from error
     model = _tidy(model)
+    fold_padding(model)
+    drop_unread_nodes(model)
     if earlier:
         shapes = [_static_shape(model.graph, name) for name in branches[1]]
         branch_by_layer(model, always, map(Branch, *branches, shapes))
@@ -118,6 +121,20 @@ def drop_unused_initializers(model: ModelProto) -> None:
         for index in reversed(range(len(part.initializer))):
             if part.initializer[index].name not in used:
                 del part.initializer[index]
+
+
+def drop_unread_nodes(model: ModelProto) -> None:
+    """Drop the nodes and the stored tensors from which no output follows.
+
+    Args:
+        model: without branches; changed in place.
+    """
+    producers = {name: node for node in model.graph.node for name in node.output}
+    needed = ancestors(producers, [value.name for value in model.graph.output], stop=())
+    kept = [node for node in model.graph.node if id(node) in needed]
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+    drop_unused_initializers(model)
 
 
 def _example(explainer: Explainer, size: int) -> Example:

@@ -13,9 +13,8 @@ import numpy.typing as npt
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from model.explain.explainer import Explainer
-from model.export.branches import ancestors
 from model.export.int8.convolutions import Convolution, Matrix, convolutions, readers_of
-from model.export.tracing import drop_unused_initializers, initializers
+from model.export.tracing import drop_unread_nodes, drop_unused_initializers, initializers
 
 PIXELS = 4
 """Neighbours in a row that are read as the channels of one cell."""
@@ -126,17 +125,7 @@ def read_bytes(quantised: ModelProto, first: Convolution, mean: Matrix, size: in
     for node in reversed(new.nodes):
         graph.node.insert(0, node)
     graph.initializer.extend(new.stored)
-    _drop_unread(quantised)
-
-
-def _drop_unread(model: ModelProto) -> None:
-    """Drop the nodes and the stored tensors from which no output follows."""
-    producers = {name: node for node in model.graph.node for name in node.output}
-    needed = ancestors(producers, [value.name for value in model.graph.output], stop=())
-    kept = [node for node in model.graph.node if id(node) in needed]
-    del model.graph.node[:]
-    model.graph.node.extend(kept)
-    drop_unused_initializers(model)
+    drop_unread_nodes(quantised)
 
 
 def in_fours(weight: npt.NDArray[np.int8], left: int) -> tuple[npt.NDArray[np.int8], int, int]:
