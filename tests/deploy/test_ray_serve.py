@@ -73,11 +73,12 @@ class Cluster:
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Return the settings of both services; at most eight requests at a time in one process."""
+    """Return the settings of both services: eight requests in one process, and a thread a run, alone or not."""
     models = tmp_path_factory.mktemp("models")
     (models / "cub50").mkdir()
     shutil.copy(MODEL, models / "cub50" / "2.onnx")
-    return {"FIELDMARK_MODEL": str(models), "FIELDMARK_MAX_REQUESTS": "8", "FIELDMARK_POLL_INTERVAL_S": "0.5"}
+    limits = {"FIELDMARK_MAX_REQUESTS": "8", "FIELDMARK_CPU_RUNS": "1"}
+    return {"FIELDMARK_MODEL": str(models), "FIELDMARK_POLL_INTERVAL_S": "0.5", **limits}
 
 
 @pytest.fixture(scope="module")

@@ -113,7 +113,12 @@ class Score(BaseModel):
 
     label: str = Field(examples=[_LABEL])
     index: int = Field(ge=0, examples=[0])
-    probability: float = Field(ge=0, le=1, description="Calibrated.", examples=[0.93])
+    probability: float = Field(
+        ge=0,
+        le=1,
+        description="Calibrated. With the load its last digit may change: more threads add up in another order.",
+        examples=[0.93],
+    )
 
 
 class ModelId(BaseModel):

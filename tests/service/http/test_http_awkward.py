@@ -70,7 +70,10 @@ def test_form(bundled_server: Running, awkward: list[Path], alone: dict[str, htt
 
 
 def test_many_in_one_request(bundled_server: Running, awkward: list[Path], alone: dict[str, httpx.Response]) -> None:
-    """All files in a few requests get one entry each, in order, as if each had been sent alone."""
+    """All files in a few requests get one entry each, in order, as if each had been sent alone.
+
+    But for the last digit: what is alone is run by more threads, which add up in another order.
+    """
     with bundled_server.client() as client:
         for start in range(0, len(awkward), 8):
             paths = awkward[start : start + 8]
@@ -79,7 +82,9 @@ def test_many_in_one_request(bundled_server: Running, awkward: list[Path], alone
             assert [path.name for path in paths] == [result["filename"] for result in results]
             for path, result in zip(paths, results, strict=True):
                 expected = alone[path.name].json()
-                assert expected.get("predictions") == result.get("predictions")
+                assert [pytest.approx(each, abs=2e-6) for each in expected.get("predictions", [])] == (
+                    result.get("predictions") or []
+                )
                 assert expected.get("code") == result.get("code")
 
 
