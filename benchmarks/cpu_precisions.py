@@ -28,7 +28,7 @@ import onnxruntime
 from model.contract.graph import MAX_MARKS, codes_of_best, feeds
 from model.contract.manifest import synthetic_images
 from model.contract.variant import variant_path
-from service.inference.sessions import session_options
+from service.inference.sessions import SPIN_US, session_options
 from service.settings import BUNDLED_MODEL
 
 NETWORKS = {"resnet50": 448, "tf_efficientnet_lite0": 224}
@@ -145,6 +145,8 @@ def calls_of(path: Path, threads: int) -> dict[str, Call]:
     """Return what runs a file on one image, by the name of the runtime."""
     served, plain = session_options(onnxruntime, threads), onnxruntime.SessionOptions()
     plain.log_severity_level, plain.intra_op_num_threads = 3, threads
+    # By default threads spin on until the next run of their session, and through those of all others here.
+    plain.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_US))
     sessions = [onnxruntime.InferenceSession(str(path), each, ["CPUExecutionProvider"]) for each in (served, plain)]
     num_classes = next(value.shape[1] for value in sessions[0].get_outputs() if value.name == "logits")
     inputs = {value.name: value.shape for value in sessions[0].get_inputs()}

@@ -18,6 +18,8 @@ DAMPING = 0.001
 """Added to every input's power, as a share of their mean: few photos must not decide about rare inputs."""
 CELLS = 1500
 """Limit of cells of each map that are looked at, of each photo."""
+MOST_INPUTS = 2048
+"""Limit of the inputs of a cell: beyond, the matrices take minutes, and errors of so many weights cancel out more."""
 LARGEST = 127
 
 
@@ -33,7 +35,11 @@ def round_to_outputs(
         feeds: inputs of `model` for each photo.
     """
     found, stored = convolutions(model), initializers(quantised)
-    chosen = {name: one for name, one in found.items() if name in names and not one.dilated}
+    chosen = {
+        name: one
+        for name, one in found.items()
+        if name in names and not one.dilated and np.prod(one.weight.dims[1:]) <= MOST_INPUTS
+    }
     products = _products(model, chosen, feeds)
     for name, convolution in chosen.items():
         rounded, scale = (stored[f"{convolution.weight.name}_{kind}"] for kind in ("quantized", "scale"))
