@@ -30,7 +30,11 @@ class Settings(BaseSettings):
     )
 
     cpu_runs: int = Field(
-        0, ge=0, le=256, description="Threads that decode, run and render without a GPU; 0: one a core."
+        0,
+        ge=0,
+        le=256,
+        description="Threads that decode, run and render without a GPU; a photo that is alone is run by as many, at "
+        "most 8. 0: one a core.",
     )
     decode_threads: int = Field(
         0, ge=0, le=256, description="Threads that decode and render beside a GPU; 0: one a core."
