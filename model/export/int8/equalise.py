@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, NodeProto
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from model.export.int8.convolutions import (
     ACTIVATIONS,
@@ -26,6 +26,8 @@ from model.export.tracing import initializers
 
 SMALLEST = 1e-3
 """Largest value of a channel that counts as none at all, as a share of the largest of all."""
+MOST = 16.0
+"""Limit of a factor: what these photos hardly show, others may, and it is clipped at the common range."""
 
 
 def equalise(model: ModelProto, feeds: Sequence[Mapping[str, Any]]) -> None:
@@ -44,10 +46,10 @@ def _equalise_first(model: ModelProto, feeds: Sequence[Mapping[str, Any]]) -> No
 
     Where an activation clips, a channel of a smaller range is clipped by that: nothing of the photos was above it.
     """
-    found, readers = convolutions(model), readers_of(model)
+    found, readers, stored = convolutions(model), readers_of(model), initializers(model)
     made = next(iter(found.values()), None)
     for depthwise in (True, False):
-        reading = made and _only_reader(made, found, readers)
+        reading = made and _only_reader(made, found, readers, stored)
         if made is None or reading is None or reading.is_depthwise is not depthwise:
             return
         (activation,) = readers[made.node.output[0]]
@@ -59,17 +61,27 @@ def _equalise_first(model: ModelProto, feeds: Sequence[Mapping[str, Any]]) -> No
 
 
 def _only_reader(
-    made: Convolution, found: Mapping[str, Convolution], readers: Mapping[str, list[NodeProto]]
+    made: Convolution,
+    found: Mapping[str, Convolution],
+    readers: Mapping[str, list[NodeProto]],
+    stored: Mapping[str, TensorProto],
 ) -> Convolution | None:
     """Return the convolution that alone reads another one behind its activation; None where there is no such one."""
     activations = readers.get(made.node.output[0], [])
-    if len(activations) != 1 or activations[0].op_type not in ACTIVATIONS:
+    if len(activations) != 1 or not _starts_at_zero(activations[0], stored):
         return None
     behind = readers.get(activations[0].output[0], [])
     reading = found.get(behind[0].name) if len(behind) == 1 else None
     if reading is None or not (reading.is_depthwise or reading.groups == 1):
         return None
     return reading if _is_read_once(made, readers) and _is_read_once(reading, readers) else None
+
+
+def _starts_at_zero(activation: NodeProto, stored: Mapping[str, TensorProto]) -> bool:
+    """Return whether an activation lets positive values alone through: a factor then moves its upper bound alone."""
+    if activation.op_type == "Clip":
+        return activation.input[1] in stored and not numpy_helper.to_array(stored[activation.input[1]]).any()
+    return activation.op_type == "Relu"
 
 
 def _equalise_sums(model: ModelProto, feeds: Sequence[Mapping[str, Any]]) -> None:
@@ -126,12 +138,9 @@ def _make_with(convolution: Convolution, factors: Matrix) -> None:
 
 def _factors(largest: Matrix) -> Matrix:
     """Return the factors that bring channels of these largest values to one range, (C,)."""
-    top = largest.max()
-    return (
-        np.where(largest > SMALLEST * top, top / np.maximum(largest, SMALLEST * top), 1.0)
-        if top > 0
-        else np.ones_like(largest)
-    )
+    least = SMALLEST * largest.max()
+    factors = np.minimum(largest.max() / np.maximum(largest, max(least, np.finfo(np.float64).tiny)), MOST)
+    return np.where(largest > least, factors, 1.0)
 
 
 def _largest(model: ModelProto, names: Sequence[str], feeds: Sequence[Mapping[str, Any]]) -> dict[str, Matrix]:

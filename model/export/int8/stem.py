@@ -83,7 +83,8 @@ def read_bytes(quantised: ModelProto, first: Convolution, mean: Matrix, size: in
     """Let the first convolution, which reads pixels minus their mean, read bytes instead.
 
     Args:
-        quantised: by ONNX Runtime, this convolution included; changed in place.
+        quantised: by ONNX Runtime, this convolution included; changed in place, or left as it is where the result is
+            not rounded at once.
         first: of the graph in float32 that it was quantised from.
         mean: of the pixels, RGB, (3,).
         size: side of the image, pixels.
@@ -99,7 +100,9 @@ def read_bytes(quantised: ModelProto, first: Convolution, mean: Matrix, size: in
     steps = np.tile(scale, MADE).astype(np.float32)
 
     old = next(node for node in graph.node if node.name == first.node.name)
-    (rounding,) = readers_of(quantised)[old.output[0]]
+    rounding, *others = readers_of(quantised)[old.output[0]]
+    if others or rounding.op_type != "QuantizeLinear":
+        return
     new = _Additions()
     cells = new.node("Reshape", ["image", new.constant("shape", np.array([0, size, size // PIXELS, 3 * PIXELS]))])
     below = max(0, first.weight.dims[2] - 2 - first.pads[0])

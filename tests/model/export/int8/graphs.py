@@ -29,8 +29,8 @@ class Graph:
         return output
 
     def uneven(self, *shape: int) -> Floats:
-        """Return weights of which some outputs are a hundred times as large as others."""
-        sizes = np.geomspace(0.05, 5, shape[0])[self.random.permutation(shape[0])]
+        """Return weights of which some outputs are five times as large as others."""
+        sizes = np.geomspace(1, 5, shape[0])[self.random.permutation(shape[0])]
         weight: Floats = (self.random.normal(size=shape) * sizes.reshape(-1, *(1,) * (len(shape) - 1))).astype(
             np.float32
         )
