@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
+from model.export.graphs import ancestors, producers_of
+
 CAPTURED = 1
 """The branches up to this one take their feature map from the main graph; the others compute it again."""
 
@@ -46,7 +48,7 @@ def branch_by_layer(model: ModelProto, always: Collection[str], branches: Iterab
         branches: of the layers 1, 2, …; at least one.
     """
     graph = model.graph
-    producers = {name: node for node in graph.node for name in node.output}
+    producers = producers_of(graph)
     kept = ancestors(producers, always, stop=())
     branches = list(branches)
     chosen: GraphProto | None = None
@@ -151,16 +153,3 @@ def _origin(producers: dict[str, NodeProto], name: str) -> str:
     while producers[name].op_type == "Identity":
         name = producers[name].input[0]
     return name
-
-
-def ancestors(producers: dict[str, NodeProto], outputs: Iterable[str], stop: Collection[str]) -> set[int]:
-    """Return the ids of the nodes that the outputs depend on, not searching past the values in `stop`."""
-    found: set[int] = set()
-    pending = list(outputs)
-    while pending:
-        name = pending.pop()
-        node = None if name in stop else producers.get(name)
-        if node is not None and id(node) not in found:
-            found.add(id(node))
-            pending.extend(node.input)
-    return found

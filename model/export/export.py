@@ -27,10 +27,11 @@ from model.explain.fitted import NOTHING, Fitted
 from model.explain.foreign import ExplainableModule, check_separates
 from model.explain.marks import MarkCalibration, MarkReader
 from model.explain.novelty import NoveltyFit, NoveltyScore
+from model.export.graphs import count_operators, initializers, subgraphs
 from model.export.parity import ParityReport, check_parity
 from model.export.peers import compare_with_peers
 from model.export.running import run, session
-from model.export.tracing import count_operators, initializers, subgraphs, trace
+from model.export.tracing import trace
 from model.files import write_whole
 from model.network.centres import cell_centres
 from model.network.network import Network, NetworkConfig, build_network

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from model.export.graphs import initializers, producers_of
+
 FIRST_AXIS, RANK = 2, 4
 """Rows and columns are the last two axes of a map."""
 
@@ -20,8 +22,7 @@ def fold_padding(model: ModelProto) -> None:
     Args:
         model: without branches; changed in place.
     """
-    producers = {name: node for node in model.graph.node for name in node.output}
-    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    producers, stored = producers_of(model.graph), initializers(model)
     for node in model.graph.node:
         given = next((attribute for attribute in node.attribute if attribute.name == "pads"), None)
         if node.op_type != "Conv" or given is None or len(given.ints) != RANK:

@@ -9,20 +9,18 @@ import gc
 import io
 import itertools
 import warnings
-from collections import Counter
-from collections.abc import Iterator
 
-import onnx
 import onnxscript.optimizer
 import torch
-from onnx import GraphProto, ModelProto, TensorProto, helper
+from onnx import GraphProto, ModelProto, helper
 from torch._export.verifier import SpecViolationError
 from torch.export import ExportedProgram
 
 from model.contract.graph import INPUTS, LAST_LAYER, OUTPUTS, no_class
 from model.explain.explainer import Explainer
-from model.export.branches import Branch, ancestors, branch_by_layer
+from model.export.branches import Branch, branch_by_layer
 from model.export.diagnose import describe_failure, module_stack
+from model.export.graphs import drop_unread_nodes, drop_unused_initializers, subgraphs
 from model.export.padding import fold_padding
 from model.export.recording import Example, as_program, record
 
@@ -84,57 +82,6 @@ def _trace(explainer: Explainer, input_size: int) -> ModelProto:
     drop_unused_initializers(model)
     _check_symbolic(model.graph)
     return model
-
-
-def initializers(model: ModelProto) -> dict[str, TensorProto]:
-    """Return the tensors stored in a model by name."""
-    return {tensor.name: tensor for tensor in model.graph.initializer}
-
-
-def count_operators(graph: GraphProto) -> dict[str, int]:
-    """Return operator type → number of nodes, subgraphs included, the most frequent first."""
-    counts: Counter[str] = Counter()
-    for part in subgraphs(graph):
-        counts.update(node.op_type for node in part.node)
-    return dict(counts.most_common())
-
-
-def subgraphs(graph: GraphProto) -> Iterator[GraphProto]:
-    """Yield a graph and all graphs inside its nodes."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from subgraphs(attribute.g)
-
-
-def drop_unused_initializers(model: ModelProto) -> None:
-    """Drop stored tensors that nothing reads, such as intermediate results of folding: runtimes warn of them.
-
-    Args:
-        model: changed in place, its subgraphs too.
-    """
-    parts = list(subgraphs(model.graph))
-    used = {name for part in parts for node in part.node for name in node.input}
-    used |= {value.name for part in parts for value in part.output}
-    for part in parts:
-        for index in reversed(range(len(part.initializer))):
-            if part.initializer[index].name not in used:
-                del part.initializer[index]
-
-
-def drop_unread_nodes(model: ModelProto) -> None:
-    """Drop the nodes and the stored tensors from which no output follows.
-
-    Args:
-        model: without branches; changed in place.
-    """
-    producers = {name: node for node in model.graph.node for name in node.output}
-    needed = ancestors(producers, [value.name for value in model.graph.output], stop=())
-    kept = [node for node in model.graph.node if id(node) in needed]
-    del model.graph.node[:]
-    model.graph.node.extend(kept)
-    drop_unused_initializers(model)
 
 
 def _example(explainer: Explainer, size: int) -> Example:

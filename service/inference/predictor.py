@@ -221,13 +221,14 @@ class Predictor:
         if engine.max_batch_size > 1:
             work = GpuWork(engine, pixels, question)
             return await self._workers.gpu.submit(work, lane=lane, key=work.key, deadline=deadline)
-        done: Done[Outputs] = await self._workers.cpu.submit(
-            lambda: engine.run(pixels[np.newaxis], question, alone=self._workers.cpu.is_alone),
-            lane=lane,
-            deadline=deadline,
+        return await self._workers.cpu.submit(
+            lambda: self._run_one(served, pixels, question), lane=lane, deadline=deadline
         )
+
+    def _run_one(self, served: ServedModel, pixels: npt.NDArray[np.uint8], question: Question) -> Outputs:
+        outputs = served.engine.run(pixels[np.newaxis], question, alone=self._workers.cpu.is_alone)
         self._metrics.batch_images.observe(1)
-        return done
+        return outputs
 
     def _decode(self, served: ServedModel, data: bytes, keep_image: bool) -> tuple[_Decoded, npt.NDArray[np.uint8]]:
         resize = served.manifest.resize
@@ -242,12 +243,9 @@ class Predictor:
         started = time.monotonic()
         decoded, pixels = self._decode(served, data, keep_image)
         decode_s = time.monotonic() - started
-        outputs = served.engine.run(pixels[np.newaxis], question, alone=self._workers.cpu.is_alone)
-        self._metrics.batch_images.observe(1)
+        outputs = self._run_one(served, pixels, question)
         if again is not None and (other := again(outputs)) is not None:
-            question = other
-            outputs = served.engine.run(pixels[np.newaxis], other, alone=self._workers.cpu.is_alone)
-            self._metrics.batch_images.observe(1)
+            question, outputs = other, self._run_one(served, pixels, other)
         return decoded, outputs, question, decode_s
 
     def _observed(

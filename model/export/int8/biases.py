@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, numpy_helper
 
-from model.export.int8.convolutions import ACTIVATIONS, Matrix, convolutions, observed, readers_of
-from model.export.tracing import initializers
+from model.export.graphs import initializers, readers_of
+from model.export.int8.convolutions import ACTIVATIONS, Matrix, convolutions, observed
 
 PHOTOS = 40
 """Limit of photos; each has thousands of cells."""

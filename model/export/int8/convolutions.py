@@ -9,8 +9,8 @@ import numpy.typing as npt
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from model.export.graphs import initializers
 from model.export.running import session
-from model.export.tracing import initializers
 
 Matrix = npt.NDArray[np.floating]
 ACTIVATIONS = ("Clip", "Relu")
@@ -77,15 +77,6 @@ def convolutions(model: ModelProto) -> dict[str, Convolution]:
                 tuple(given.get("pads", (0, 0, 0, 0))),
                 set(given.get("dilations", (1,))) != {1},
             )
-    return found
-
-
-def readers_of(model: ModelProto) -> dict[str, list[NodeProto]]:
-    """Return the nodes that read each value."""
-    found: dict[str, list[NodeProto]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            found.setdefault(name, []).append(node)
     return found
 
 

@@ -13,16 +13,15 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
+from model.export.graphs import initializers, readers_of
 from model.export.int8.convolutions import (
     ACTIVATIONS,
     Convolution,
     Matrix,
     convolutions,
     observed,
-    readers_of,
     rescale,
 )
-from model.export.tracing import initializers
 
 SMALLEST = 1e-3
 """Largest value of a channel that counts as none at all, as a share of the largest of all."""

@@ -17,14 +17,13 @@ from torch import nn
 
 from model.contract.graph import codes_of_best, feeds
 from model.explain.explainer import Explainer
-from model.export.branches import ancestors
 from model.export.export import ExportError, store_as_fp16
+from model.export.graphs import ancestors, drop_unread_nodes, initializers, producers_of
 from model.export.int8.biases import correct_biases
-from model.export.int8.convolutions import ACTIVATIONS, convolutions
+from model.export.int8.convolutions import ACTIVATIONS
 from model.export.int8.equalise import equalise
 from model.export.int8.rounding import round_to_outputs
 from model.export.int8.stem import can_read_bytes, mean_pixel, read_bytes, read_pixels
-from model.export.tracing import drop_unused_initializers, initializers
 
 QUANTISED = ("Conv", "Add", "MaxPool", *ACTIVATIONS)
 
@@ -41,7 +40,7 @@ def quantise(model: ModelProto, explainer: Explainer, calibration: npt.NDArray[n
     """
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-    runs, size = list(_feeds(calibration, explainer)), calibration.shape[1]
+    runs, size = _feeds(calibration, explainer), calibration.shape[1]
     with tempfile.TemporaryDirectory() as folder:
         path, quantised = Path(folder) / "fused.onnx", Path(folder) / "int8.onnx"
         fused = _fuse(model, path)
@@ -68,22 +67,22 @@ def quantise(model: ModelProto, explainer: Explainer, calibration: npt.NDArray[n
     round_to_outputs(result, fused, names, runs)
     correct_biases(result, fused, names, runs)
     if of_bytes is not None:
-        read_bytes(result, convolutions(fused)[of_bytes.node.name], mean_pixel(explainer), size)
+        read_bytes(result, of_bytes, mean_pixel(explainer), size)
     # The runtime declares operator sets that the graph does not use.
     used = {node.domain for node in result.graph.node}
     kept = [entry for entry in result.opset_import if entry.domain in used or not entry.domain]
     del result.opset_import[:]
     result.opset_import.extend(kept)
-    drop_unused_initializers(result)
+    drop_unread_nodes(result)
     store_as_fp16(result, _exact_in_half(result))
     return result
 
 
-def _feeds(images: npt.NDArray[np.uint8], explainer: Explainer) -> Iterator[dict[str, Any]]:
-    """Yield the inputs of a run on each image."""
+def _feeds(images: npt.NDArray[np.uint8], explainer: Explainer) -> list[dict[str, Any]]:
+    """Return the inputs of a run on each image."""
     codes = codes_of_best(1, explainer.num_classes)
     mark = None if explainer.marks is None else codes[0]
-    return (feeds(image[None], *codes, mark=mark) for image in images)
+    return [feeds(image[None], *codes, mark=mark) for image in images]
 
 
 def _exact_in_half(model: ModelProto) -> set[str]:
@@ -135,7 +134,7 @@ def _convolutional_part(model: ModelProto, explainer: Explainer, skipped: int) -
     """
     modules = explainer.classifier.feature_extractor.modules()
     count = sum(isinstance(module, nn.Conv2d) for module in modules)
-    producers, weights = {name: node for node in model.graph.node for name in node.output}, initializers(model)
+    producers, weights = producers_of(model.graph), initializers(model)
     needed = ancestors(producers, ["logits"], stop=())
     found = [node for node in model.graph.node if id(node) in needed and node.op_type == "Conv"]
     # The marks' readings, which may vote on the classes, are convolutions of cells in a row.
@@ -146,7 +145,5 @@ def _convolutional_part(model: ModelProto, explainer: Explainer, skipped: int) -
     inside = ancestors(producers, [node.output[0] for node in stored], stop=())
     nodes = [node for node in model.graph.node if id(node) in inside and node.op_type in QUANTISED]
     first, last = nodes.index(behind[0]), nodes.index(behind[-1])
-    bounding = [
-        node for node in model.graph.node if node.op_type in ("Clip", "Relu") and node.input[0] in behind[-1].output
-    ]
+    bounding = [node for node in model.graph.node if node.op_type in ACTIVATIONS and node.input[0] in behind[-1].output]
     return [node.name for node in (*nodes[first : last + 1], *bounding)]

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, numpy_helper
 
+from model.export.graphs import initializers
 from model.export.int8.convolutions import Convolution, Matrix, convolutions, observed
-from model.export.tracing import initializers
 
 DAMPING = 0.001
 """Added to every input's power, as a share of their mean: few photos must not decide about rare inputs."""

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from model.explain.explainer import Explainer
-from model.export.int8.convolutions import Convolution, Matrix, convolutions, readers_of
-from model.export.tracing import drop_unread_nodes, drop_unused_initializers, initializers
+from model.export.graphs import drop_unused_initializers, initializers, readers_of
+from model.export.int8.convolutions import Convolution, Matrix, convolutions
 
 PIXELS = 4
 """Neighbours in a row that are read as the channels of one cell."""
@@ -22,7 +22,7 @@ MADE = PIXELS // 2
 """Cells of the result that are made of them."""
 
 
-def first_of_image(model: ModelProto) -> tuple[Convolution | None, dict[str, NodeProto]]:
+def _first_of_image(model: ModelProto) -> tuple[Convolution | None, dict[str, NodeProto]]:
     """Return the convolution that alone reads the normalised image, and the nodes before it by their operators.
 
     None where anything else reads it, or where it is made in another way than `Explainer.normalise` does.
@@ -50,7 +50,7 @@ def read_pixels(model: ModelProto, explainer: Explainer) -> Convolution | None:
         model: with batch norms folded; changed in place, or left as it is where the result is None.
         explainer: that it was traced from.
     """
-    first, passed = first_of_image(model)
+    first, passed = _first_of_image(model)
     if first is None:
         return None
     stored, scaled, shifted = initializers(model), passed["Mul"], passed["Add"]
@@ -83,8 +83,8 @@ def read_bytes(quantised: ModelProto, first: Convolution, mean: Matrix, size: in
     """Let the first convolution, which reads pixels minus their mean, read bytes instead.
 
     Args:
-        quantised: by ONNX Runtime, this convolution included; changed in place, or left as it is where the result is
-            not rounded at once.
+        quantised: by ONNX Runtime, this convolution included; changed in place, with what nothing reads any more, or
+            left as it is where the result is not rounded at once.
         first: of the graph in float32 that it was quantised from.
         mean: of the pixels, RGB, (3,).
         size: side of the image, pixels.
@@ -128,7 +128,6 @@ def read_bytes(quantised: ModelProto, first: Convolution, mean: Matrix, size: in
     for node in reversed(new.nodes):
         graph.node.insert(0, node)
     graph.initializer.extend(new.stored)
-    drop_unread_nodes(quantised)
 
 
 def in_fours(weight: npt.NDArray[np.int8], left: int) -> tuple[npt.NDArray[np.int8], int, int]:

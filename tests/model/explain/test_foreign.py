@@ -13,8 +13,9 @@ from model.contract.geometry import Resize
 from model.contract.manifest import ManifestError, synthetic_images
 from model.explain.foreign import ExplainableModule, LayerError, check_separates
 from model.export.export import ExportError, export, load_network, read
+from model.export.graphs import count_operators, subgraphs
 from model.export.running import run, session
-from model.export.tracing import GraphError, count_operators, subgraphs
+from model.export.tracing import GraphError
 from tests.model.networks import CLASSES, SMALL_LAYERS, SmallNet, make_manifest, make_small, textbook_map
 
 SIZE = 40

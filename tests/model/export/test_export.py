@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from model.contract.manifest import Manifest, ManifestError, synthetic_images
 from model.export.export import ExportError, export, load_network, read
+from model.export.graphs import count_operators, initializers
 from model.export.running import ParityError, run
-from model.export.tracing import count_operators, initializers
 from model.network.attention import Attended
 from model.network.network import Network, NetworkConfig
 from tests.model.networks import CLASSES, SIZE, Exported, make_manifest, make_network, textbook_map

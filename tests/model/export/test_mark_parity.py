@@ -11,9 +11,10 @@ from model.contract.marks import read_table
 from model.explain.explainer import Explainer
 from model.explain.fitted import NOTHING, Fitted
 from model.export.export import ExportError, explainer_of, load_fitted, load_network, read
+from model.export.graphs import initializers
 from model.export.parity import check_parity
 from model.export.running import ParityError, run
-from model.export.tracing import initializers, trace
+from model.export.tracing import trace
 from tests.model.networks import (
     CLASSES,
     EMBEDDING,

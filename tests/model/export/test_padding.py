@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from onnx import ModelProto, helper, numpy_helper
 
+from model.export.graphs import drop_unread_nodes
 from model.export.int8.convolutions import observed
 from model.export.padding import fold_padding
-from model.export.tracing import drop_unread_nodes
 from tests.model.export.int8.graphs import Graph
 
 

@@ -8,9 +8,9 @@ import pytest
 
 from model.explain.explainer import ExplainableNetwork, Explainer
 from model.export.export import load_network, read
+from model.export.graphs import subgraphs
 from model.export.parity import ParityReport, check_parity
 from model.export.running import ParityError
-from model.export.tracing import subgraphs
 from tests.model.networks import Exported
 
 

@@ -11,10 +11,10 @@ from model.contract.geometry import Resize
 from model.contract.graph import codes_of_best
 from model.contract.manifest import Manifest, ManifestError, synthetic_images
 from model.export.export import ExportError, load_network, read
+from model.export.graphs import initializers
 from model.export.precision import export_variant
 from model.export.quality_limits import HeldOut, QualityError, check, measure
 from model.export.running import run, session
-from model.export.tracing import initializers
 from model.network.network import Network
 from tests.model.networks import CLASSES, SIZE, Exported, make_manifest, make_marked, make_small
 

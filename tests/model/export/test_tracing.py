@@ -9,9 +9,9 @@ from onnx import GraphProto, TensorProto, helper, numpy_helper
 from model.contract.geometry import Resize
 from model.contract.manifest import synthetic_images
 from model.export.export import export
+from model.export.graphs import drop_unused_initializers
 from model.export.precision import export_variant
 from model.export.quality_limits import HeldOut
-from model.export.tracing import drop_unused_initializers
 from tests.model.networks import CLASSES, SMALL_LAYERS, Exported, make_manifest, make_small, open_as_users_do
 
 SIZE = 40

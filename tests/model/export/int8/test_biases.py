@@ -7,10 +7,11 @@ from onnx import numpy_helper
 from model.contract.geometry import Resize
 from model.contract.manifest import synthetic_images
 from model.export.export import explainer_of
+from model.export.graphs import initializers
 from model.export.int8 import quantise as module
 from model.export.int8.biases import correct_biases
 from model.export.int8.convolutions import observed
-from model.export.tracing import initializers, trace
+from model.export.tracing import trace
 from tests.model.networks import make_manifest, make_small
 
 SIDE = 40

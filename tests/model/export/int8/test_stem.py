@@ -13,11 +13,12 @@ from model.contract.geometry import Resize
 from model.contract.graph import codes_of_best
 from model.contract.manifest import synthetic_images
 from model.export.export import explainer_of
+from model.export.graphs import initializers
 from model.export.int8.convolutions import convolutions
 from model.export.int8.quantise import quantise
 from model.export.int8.stem import can_read_bytes, in_fours
 from model.export.running import run, session
-from model.export.tracing import initializers, trace
+from model.export.tracing import trace
 from tests.model.export.int8.graphs import Graph
 from tests.model.networks import CLASSES, make_manifest, make_small
 
