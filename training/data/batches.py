@@ -131,9 +131,3 @@ def training_photos(samples: Sequence[Sample], recipe: Recipe, banner: int, cach
 def served_photos(samples: Sequence[Sample], data: DataRecipe, banner: int, cache: Path, *, progress: bool) -> Photos:
     """Return evaluation photos as the network sees them: S×S pixels."""
     return open_store([sample.path for sample in samples], as_served(data.resize, banner), cache, progress=progress)
-
-
-def one_thread(_: int) -> None:
-    """Set up a worker that varies or decodes images."""
-    # Workers are processes; their threads would only compete for the same cores.
-    torch.set_num_threads(1)

@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from model.files import replacing
@@ -24,6 +23,7 @@ from training.data.batches import Items, Key, prepared_photos, varied_photos
 from training.data.samples import Sample
 from training.data.store import Photos
 from training.data.transforms import Normalise, training_transform
+from training.data.workers import loader
 from training.errors import RecipeError
 from training.recipe import OptimRecipe, Recipe
 
@@ -215,7 +215,7 @@ class FeatureCache:
         )
         kept, at = None, 0
         with replacing(path) as file, bar:
-            for images, _ in DataLoader(items, batch_sampler=batches, num_workers=self._workers):
+            for images, _ in loader(items, workers=self._workers, batch_sampler=batches):
                 features = self.answer(images).cpu().half().numpy()
                 if kept is None:
                     shape = (views, len(keys) // views, *features.shape[1:])

@@ -92,16 +92,16 @@ def as_served(resize: Resize, banner: int = 0) -> Preparation:
 
 def shrink_to(side: int) -> Callable[[DecodedImage], Pixels]:
     """Return a function that scales a photo down until its shorter side is `side` pixels; never up."""
+    return partial(_shrink, side=side)  # workers are sent it, so it is no inner function
 
-    def shrink(photo: DecodedImage) -> Pixels:
-        image = photo.image
-        shorter = min(image.size)
-        if shorter > side:
-            width, height = (max(1, round(length * side / shorter)) for length in image.size)
-            image = image.resize((width, height), Image.Resampling.BILINEAR)
-        return np.asarray(image)
 
-    return shrink
+def _shrink(photo: DecodedImage, side: int) -> Pixels:
+    image = photo.image
+    shorter = min(image.size)
+    if shorter > side:
+        width, height = (max(1, round(length * side / shorter)) for length in image.size)
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(image)
 
 
 class ImageStore:

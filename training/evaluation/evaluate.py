@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from tqdm import tqdm
 
@@ -27,11 +26,12 @@ from model.explain.fitted import NOTHING, Fitted
 from model.explain.marks import MarkReader
 from model.explain.novelty import NoveltyScore
 from training.checkpoint import Selected
-from training.data.batches import Items, one_thread, served_photos
+from training.data.batches import Items, served_photos
 from training.data.features import FeatureCache, StageMaps, as_floats, cached_step
 from training.data.samples import Attributes, Dataset, Sample, hold_out
 from training.data.store import PhotoFiles, Photos, as_served
 from training.data.transforms import Normalise
+from training.data.workers import loader
 from training.errors import DatasetError, TrainingError
 from training.evaluation.maps.annotations import Annotation, annotation_of
 from training.evaluation.maps.parts import part_differences
@@ -296,8 +296,8 @@ def _predict(
     predict: Predict, photos: AnnotatedPhotos, workers: int, visible: bool, batch: int = BATCH
 ) -> Iterator[tuple[Prediction, list[Annotation]]]:
     """Yield the answers for the photos, a batch at a time, with what is known of them."""
-    loader = DataLoader(photos, batch, num_workers=workers, worker_init_fn=one_thread, collate_fn=_batch)
-    bar = tqdm(loader, desc="evaluating", unit="batch", disable=None if visible else True, leave=False)
+    batches = loader(photos, workers=workers, batch_size=batch, collate_fn=_batch)
+    bar = tqdm(batches, desc="evaluating", unit="batch", disable=None if visible else True, leave=False)
     for images, known in bar:
         yield predict(images), known
 

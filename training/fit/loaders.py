@@ -10,7 +10,6 @@ from training.data.batches import (
     EpochOrder,
     Items,
     chosen,
-    one_thread,
     prepared_photos,
     served_photos,
     training_photos,
@@ -21,6 +20,7 @@ from training.data.prepared import keep_parity_images
 from training.data.samples import Sample
 from training.data.store import Photos
 from training.data.transforms import training_transform
+from training.data.workers import loader
 from training.fit.job import Job, Parts
 from training.fit.learner import Learner
 from training.fit.processes import ProcessGroup
@@ -52,12 +52,11 @@ def open_loaders(job: Job, parts: Parts, order: EpochOrder, learner: Learner, pr
         if processes.leads:
             keep_parity_images(job.out, parts.held or parts.train, job.recipe.data.resize, job.dataset.banner)
     workers = job.workers
-    train = DataLoader(
+    train = loader(
         varied,
+        workers=workers,
         batch_sampler=order,
-        num_workers=workers,
         pin_memory=processes.device.type == "cuda",
-        worker_init_fn=one_thread,
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers else None,
     )
