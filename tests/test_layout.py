@@ -11,6 +11,7 @@ import grimp
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("model", "service", "training")
 MODULES = sorted(path.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+SCRIPTS = sorted((ROOT / "service" / "http" / "site" / "page").glob("*.js"))
 MOST_MODULES = 15
 MOST_LINES = 400
 WITHOUT_A_MODULE = {
@@ -39,7 +40,8 @@ def test_folders_hold_few_modules() -> None:
 
 def test_modules_are_short() -> None:
     """A module is read in one sitting."""
-    lines = {str(module): len((ROOT / module).read_text(encoding="utf-8").splitlines()) for module in MODULES}
+    files = [ROOT / module for module in MODULES] + SCRIPTS
+    lines = {file.relative_to(ROOT).as_posix(): len(file.read_text(encoding="utf-8").splitlines()) for file in files}
     assert {} == {module: count for module, count in lines.items() if count > MOST_LINES}
 
 
@@ -82,6 +84,14 @@ def test_imports_go_in_no_circle() -> None:
     graph = grimp.build_graph(*PACKAGES, cache_dir=None)
     assert {".".join(module.with_suffix("").parts).removesuffix(".__init__") for module in MODULES} == graph.modules
     imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    assert [] == _circle(imports)
+
+
+def test_scripts_import_in_no_circle() -> None:
+    """No script of the page reaches itself either."""
+    texts = {script.name: script.read_text(encoding="utf-8") for script in SCRIPTS}
+    imports = {name: set(re.findall(r'from "\./([^"]+)"', text)) for name, text in texts.items()}
+    assert set().union(*imports.values()) < imports.keys()
     assert [] == _circle(imports)
 
 

@@ -1,8 +1,7 @@
 // "Right" and "Wrong, it is …": what people say of an answer, for services that collect it.
 
+import { $ } from "./page.js";
 import { similar } from "./requests.js";
-
-const $ = (id) => document.getElementById(id);
 
 /**
  * Make the form work.

@@ -2,9 +2,8 @@
 
 import { evidenceWords } from "./marks.js";
 import { number, percent } from "./numbers.js";
+import { $, state } from "./page.js";
 import { inTwoColours, valueAt, valuesOf } from "./values.js";
-
-const $ = (id) => document.getElementById(id);
 
 export const view = () => document.querySelector("input[name=view]:checked").value;
 
@@ -13,8 +12,7 @@ let page;
 /**
  * Make the maps work.
  *
- * `current()` is the photo that is shown, `pointed()` the name of the mark that is pointed at, `request(photo, extra)`
- * asks the service about a photo, and `fail(error)` shows why it did not answer.
+ * `request(photo, extra)` asks the service about a photo, and `fail(error)` shows why it did not answer.
  */
 export function connect(given) {
   page = given;
@@ -22,14 +20,14 @@ export function connect(given) {
 
 // The mark whose map is shown, with its map; null for none.
 function shownMark({ result, pinned }) {
-  const name = page.pointed() ?? pinned;
+  const name = state.pointed ?? pinned;
   const index = result?.marks?.findIndex((mark) => mark.name === name) ?? -1;
   return index < 0 ? null : { ...result.marks[index], map: result.mark_maps[index] };
 }
 
 /** Show the map of the view, or of the mark that is pointed at. */
 export function drawLayer() {
-  const current = page.current();
+  const { current } = state;
   if (!current) return;
   const { result } = current;
   const versus = result?.versus;
@@ -97,7 +95,7 @@ async function later(photo, work) {
     document.querySelector("input[value=gradcam]").checked = true;
   } finally {
     photo.working = false;
-    if (photo === page.current()) {
+    if (photo === state.current) {
       $("busy").hidden = !photo.busy;
       drawLayer();
     }
@@ -119,7 +117,7 @@ let asking = 0;
 /** Show the value under the pointer in words; it is spoken only to who points by key. */
 export async function showValue(x, y, byKey) {
   const turn = (asking += 1);
-  const photo = page.current();
+  const photo = state.current;
   const { result } = photo ?? {};
   if (x === undefined || !result) {
     $("value").textContent = "";
@@ -129,7 +127,7 @@ export async function showValue(x, y, byKey) {
   const shown = view();
   const maps = mark ? [mark.map].filter(Boolean) : mapsOf(photo, shown);
   const read = await Promise.all(maps.map((map) => valuesOf(map, photo.options.colormap)));
-  if (turn !== asking || photo !== page.current()) return;
+  if (turn !== asking || photo !== state.current) return;
   const values = read.map((one) => valueAt(one, x, y));
   $("value").textContent = valueWords(values, shown, mark, result);
   if (byKey) $("live").textContent = $("value").textContent;
