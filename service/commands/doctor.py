@@ -99,10 +99,11 @@ async def _loaded(settings: Settings) -> Finding:
 
 
 def _photos(settings: Settings) -> Finding:
-    if "HEIC" in settings.formats.split(",") and find_spec("pillow_heif") is None:
-        words = f"{settings.formats.replace(',', ', ')}, but no HEIC: pip install 'fieldmark[heif]'"
-        return Finding("warning", "photos", words)
-    return Finding("ok", "photos", settings.formats.replace(",", ", "))
+    formats = settings.formats.split(",")
+    if "HEIC" in formats and find_spec("pillow_heif") is None:
+        others = ", ".join(name for name in formats if name != "HEIC")
+        return Finding("warning", "photos", f"{others}, but no HEIC: pip install 'fieldmark[heif]'")
+    return Finding("ok", "photos", ", ".join(formats))
 
 
 def _training(settings: Settings) -> Finding:

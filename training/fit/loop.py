@@ -133,7 +133,8 @@ def expect(run: Run, runs: int = 1) -> None:
     steps = (epochs - at.epoch) * len(run.order) - at.batch
     if run.job.visible and steps > 2 * STEPS and len(run.order) - at.batch > 1:
         pace_s = pace(run.learner, run.loaders.train, run.order, at, run.processes)
-        for line in expectation(pace_s, runs * steps, runs * (epochs - at.epoch) * len(run.loaders.held)):
+        evaluations, marks = runs * (epochs - at.epoch) * len(run.loaders.held), run.job.recipe.marks
+        for line in expectation(pace_s, runs * steps, evaluations, 0 if run.learner.marks is None else marks.sight):
             run.progress.say(line)
 
 

@@ -47,16 +47,19 @@ def introduction(job: Job, parts: Parts, learner: Learner, device: torch.device)
     return lines
 
 
-def expectation(pace_s: float, steps: int, evaluations: int) -> list[str]:
+def expectation(pace_s: float, steps: int, evaluations: int, sight: int = 0) -> list[str]:
     """Return how long the rest takes, and a warning where that is long.
 
     Args:
         pace_s: time of a step, seconds.
         steps: of the training left.
         evaluations: batches of held-out photos left, over all epochs.
+        sight: epochs after them in which the readers of marks learn alone, at a pace of their own.
     """
     seconds = pace_s * (steps + _EVALUATION * evaluations)
     lines = [f"about {duration(seconds)} to go, measured on a few steps that change nothing"]
+    if sight:
+        lines.append(f"then {sight} epochs of the readers of marks alone, which say their own time")
     if seconds > LONG_S:
         lines.append("warning: over an hour. A GPU, a smaller --recipe or fewer --epochs take less; "
                      "Ctrl-C and --time-budget-s keep what is done, and the same command resumes")  # fmt: skip

@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +32,15 @@ def test_a_working_installation(model: str, capsys: pytest.CaptureFixture[str]) 
     ]
     assert set() == {line.split()[0] for line in lines} - {"ok", "warning"}
     assert lines[2].startswith("ok       model:     tiny version 1 loads, answers as at its export, and runs on CPU")
+
+
+def test_without_heif_no_heic(model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The formats that are read, and how to have the one that is not."""
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    assert main(["doctor", "--model", model, "--port", "0", "--device", "cpu"]) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.split(":")[0].endswith("photos"))
+    assert line.startswith("warning")
+    assert ("AVIF, but no HEIC: pip install 'fieldmark[heif]'", 1) == (line[-48:], line.count("HEIC"))
 
 
 def test_refused_priors_are_reported(model: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

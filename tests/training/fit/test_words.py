@@ -40,6 +40,8 @@ def test_the_time_to_expect_warns_of_hours() -> None:
     """From the pace of a step and half of it a held-out batch."""
     (said,) = expectation(1.0, 60, 10)
     assert "about 65 s to go, measured on a few steps that change nothing" == said
+    said, then = expectation(1.0, 60, 10, 6)
+    assert "then 6 epochs of the readers of marks alone, which say their own time" == then
     said, warning = expectation(60.0, 60, 10)
     assert (said.partition(",")[0], warning.partition(".")[0]) == ("about 65 min to go", "warning: over an hour")
 
