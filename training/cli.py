@@ -238,7 +238,9 @@ def _export_torchvision(options: argparse.Namespace) -> dict[str, float]:
 
     if not (options.weights and options.layer and options.labels):
         raise TrainingError("--torchvision needs --weights FILE, --layer PATH and --labels FILE (one label a line)")
-    if unused := [name for name, value in _set_at_export(options).items() if value is not None]:
+    others = {"name": options.name_of_model, "data": options.data, **_set_at_export(options)}
+    others["precision"] = None if options.precision == "fp32" else options.precision
+    if unused := [name for name, value in others.items() if value is not None]:
         given = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
         raise TrainingError(f"{given}: not with --torchvision")
     try:

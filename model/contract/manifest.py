@@ -194,7 +194,7 @@ class Manifest(_Frozen):
         mean: subtracted inside the graph after scaling to [0, 1], RGB.
         std: divided by inside the graph, RGB.
         temperature: probabilities = softmax(logits / temperature).
-        network: what `model.network` needs to build the network again; empty for a foreign module.
+        network: what `model.network` needs to build the network again; empty for a foreign module and for int8.
         attention: the arm, by its name in `model.network.attention`.
         has_attention: whether the graph has an `attention` output.
         layers: explainable layers, last stage first; `layer` 0 of the graph is `layers[0]`.

@@ -177,7 +177,8 @@ def load_network(path: Path) -> tuple[Network, Manifest]:
     model = read(path)
     manifest = Manifest.from_metadata({entry.key: entry.value for entry in model.metadata_props})
     if not manifest.network:
-        raise ManifestError(f"{path.name} holds a module that was not built here: only its graph can be used")
+        what = "a module that was not built here" if manifest.precision != "int8" else "rounded weights"
+        raise ManifestError(f"{path.name} holds {what}: only its graph can be used")
     network = build_network(NetworkConfig.from_dict(manifest.network)).eval()
     stored = initializers(model)
     state = {}

@@ -46,10 +46,10 @@ def measure(reference: Runnable, variant: Runnable, held_out: HeldOut) -> dict[s
         `top1_fp32`, `top1` and `top1_drop` in percent; `same_class`, in percent, how often both name the same
         class; `spearman` over all cells of all maps in raw units, and
         `spearman_per_image` and `spearman_median`, mean and median over single maps; `zero_maps` and
-        `zero_maps_fp32`, how many maps are all zero, which are in no correlation; `contrast_median`, of the maps of
-        the first class against the second; `images`; `trained_on`, 1 or 0. Of marks, as far as there are any,
-        `marks_change`, the mean absolute change of a probability, and of the map of the mark that fp32 ranks
-        first `marks_spearman`, of its cells, and `mark_peaks` in percent; of an embedding
+        `zero_maps_fp32`, how many maps are all zero, which are in no correlation where both are, and lost, 0, where one
+        is; `contrast_median`, of the maps of the first class against the second; `images`; `trained_on`, 1 or 0.
+        Of marks, as far as there are any, `marks_change`, the mean absolute change of a probability, and of the map of
+        the mark that fp32 ranks first `marks_spearman`, of its cells, and `mark_peaks` in percent; of an embedding
         `embedding_cosine`, the mean over photos; of novelty `novelty_spearman`, and `novelty_shift` in percentage
         points.
     """
@@ -62,7 +62,7 @@ def measure(reference: Runnable, variant: Runnable, held_out: HeldOut) -> dict[s
     (full, contrast), (other, other_contrast) = (
         [maps[:, index].reshape(len(maps), -1) for index in (0, 1)] for maps in (ours["gradcam"], theirs["gradcam"])
     )
-    alive = full.any(1) & other.any(1)
+    alive = full.any(1) | other.any(1)
     top1_fp32, top1 = (100 * float((found == held_out.labels).mean()) for found in (classes, others))
     single = _of_each(full, other)
     return {
@@ -85,9 +85,12 @@ def measure(reference: Runnable, variant: Runnable, held_out: HeldOut) -> dict[s
 
 
 def _of_each(maps: Array, others: Array) -> list[float]:
-    """Return the rank correlation of every two maps, (n, cells), that are not all zero; one 0 where there are none."""
+    """Return the rank correlation of every two maps, (n, cells): 0 where one is lost; without pairs that have nothing.
+
+    One 0 where no pair has anything.
+    """
     pairs = zip(maps, others, strict=True)
-    return [_rank_correlation(a, b) for a, b in pairs if a.any() and b.any()] or [0.0]
+    return [_rank_correlation(a, b) for a, b in pairs if a.any() or b.any()] or [0.0]
 
 
 def _of_marks(ours: Row, theirs: Row) -> dict[str, float]:

@@ -44,7 +44,8 @@ def _lines(facts: dict[str, Any], manifest: Manifest) -> list[str]:
     resize, provenance = manifest.resize, manifest.provenance
     labels = ", ".join(manifest.labels[:_SHOWN_LABELS]) + (", …" if manifest.num_classes > _SHOWN_LABELS else "")
     scaling = f"shorter side to {resize.size}" if resize.mode == "shorter_side" else f"stretched to {resize.size}"
-    network = manifest.network.get("backbone", "not built by this project")
+    unknown = "not kept in int8" if manifest.precision == "int8" else "not built by this project"
+    network = manifest.network.get("backbone", unknown)
     rows = [
         ("model", f"{manifest.name}, {facts['bytes'] / 1e6:.1f} MB, {facts['file']}"),
         ("sha256", facts["sha256"]),

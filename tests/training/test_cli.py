@@ -65,6 +65,20 @@ def test_fit_neither_loads_nor_needs_onnx(tiny_options: list[str], tmp_path: Pat
             ["export", "--torchvision=a", "--weights=w", "--layer=l", "--labels=none", "--out=x.onnx", "--no-missing"],
             "--missing: not with --torchvision",
         ),
+        (
+            [
+                "export",
+                "--torchvision=a",
+                "--weights=w",
+                "--layer=l",
+                "--labels=none",
+                "--out=x.onnx",
+                "--name=n",
+                "--precision=int8",
+                "--data=d",
+            ],
+            "--name, --data, --precision: not with --torchvision",
+        ),
     ],
 )
 def test_a_bad_path_is_refused_in_one_line_before_the_work(

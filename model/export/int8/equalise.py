@@ -103,6 +103,8 @@ def _equalise_sums(model: ModelProto, feeds: Sequence[Mapping[str, Any]]) -> Non
             continue
         if not all(_is_read_once(made[value], readers) for value in group & made.keys()):
             continue
+        if len({len(largest[value]) for value in group}) > 1:  # one channel that is added to all
+            continue
         factors = _factors(np.max([largest[value] for value in group], axis=0))
         for value in group & made.keys():
             _make_with(made[value], factors)

@@ -20,25 +20,27 @@ PIXELS = 4
 """Neighbours in a row that are read as the channels of one cell."""
 MADE = PIXELS // 2
 """Cells of the result that are made of them."""
+COLOURS = 3
+_NORMALISE = ("Reshape", "Cast", "Mul", "Add", "Reshape", "Transpose")
+"""What `Explainer.normalise` does, by operators."""
 
 
 def _first_of_image(model: ModelProto) -> tuple[Convolution | None, dict[str, NodeProto]]:
     """Return the convolution that alone reads the normalised image, and the nodes before it by their operators.
 
-    None where anything else reads it, or where it is made in another way than `Explainer.normalise` does.
+    None where anything else reads it, where the network moves pixels before it, or where not all colours meet in it.
     """
-    readers, value, passed = readers_of(model), "image", dict[str, NodeProto]()
-    while behind := [node for node in readers.get(value, []) if node.op_type != "Shape"]:
-        operator = behind[0].op_type
-        if operator == "Conv":
-            first = convolutions(model).get(behind[0].name)
-            return (first if len(behind) == 1 and {"Mul", "Add"} <= passed.keys() else None), passed
-        known = operator in ("Reshape", "Cast", "Transpose") or (operator in ("Mul", "Add") and operator not in passed)
-        if len(behind) > 1 or not known:
-            break
-        passed[operator] = behind[0]
-        value = behind[0].output[0]
-    return None, passed
+    readers, value, passed = readers_of(model), "image", list[NodeProto]()
+    while len(behind := [node for node in readers.get(value, []) if node.op_type != "Shape"]) == 1:
+        (node,) = behind
+        if node.op_type == "Conv":
+            first = convolutions(model).get(node.name)
+            as_normalised = tuple(one.op_type for one in passed) == _NORMALISE
+            meet = first is not None and first.groups == 1 and first.weight.dims[1] == COLOURS
+            return (first if as_normalised and meet else None), {one.op_type: one for one in passed}
+        passed.append(node)
+        value = node.output[0]
+    return None, {}
 
 
 def read_pixels(model: ModelProto, explainer: Explainer) -> Convolution | None:

@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from torch import nn
 
@@ -97,7 +98,7 @@ def test_int8_quantises_the_convolutions_alone(tmp_path: Path) -> None:
     codes = np.full((len(held_out.images), 1), -1, dtype=np.int64)
     outputs = run(session(path.read_bytes()), held_out.images, codes, np.full_like(codes, CLASSES))
     assert outputs["gradcam"].shape == (len(held_out.images), 1, 5, 5)
-    with pytest.raises(ManifestError, match="not built here"):
+    with pytest.raises(ManifestError, match="holds rounded weights"):
         load_network(path)
 
 
@@ -127,6 +128,19 @@ def test_a_graph_equals_itself(tiny: Exported, held_out: HeldOut) -> None:
     assert figures["same_class"] == 100
     assert figures["spearman"] == pytest.approx(1)
     assert figures["zero_maps"] == figures["zero_maps_fp32"]
+
+
+def test_a_lost_map_counts(tiny: Exported, held_out: HeldOut) -> None:
+    """A variant whose maps are all zero where fp32's are not has no correlation with it."""
+    model = read(tiny.path)
+    (made,) = (node for node in model.graph.node if "gradcam" in node.output)
+    made.output[list(made.output).index("gradcam")] = "found"
+    nothing = onnx.numpy_helper.from_array(np.float32(0), "nothing")
+    model.graph.initializer.append(nothing)
+    model.graph.node.append(onnx.helper.make_node("Mul", ["found", "nothing"], ["gradcam"]))
+    figures = measure(tiny.path.read_bytes(), model.SerializeToString(), held_out)
+    assert figures["zero_maps"] == len(held_out.images) > figures["zero_maps_fp32"]
+    assert (0, 0, 0) == tuple(figures[name] for name in ("spearman", "spearman_median", "contrast_median"))
 
 
 @pytest.mark.parametrize(

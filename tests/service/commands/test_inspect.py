@@ -20,6 +20,14 @@ def test_inspect_as_json_is_the_manifest(model: str, capsys: pytest.CaptureFixtu
     assert tiny_manifest(self_check=tiny_self_check()) == Manifest.model_validate(facts)
 
 
+def test_inspect_of_int8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its rounded weights say nothing of the network, which may be this project's."""
+    path = tmp_path / "tiny.int8.onnx"
+    path.write_bytes(tiny_model(tiny_manifest(precision="int8", network={})))
+    assert main(["inspect", str(path)]) == 0
+    assert "network      not kept in int8, attention: " in capsys.readouterr().out
+
+
 def test_inspect_is_readable(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The output names classes, input, layers and precision."""
     assert main(["inspect", model]) == 0

@@ -65,6 +65,19 @@ def test_what_others_read_stays() -> None:
     np.testing.assert_allclose(after["sum"], before["sum"], rtol=1e-4, atol=1e-4)
 
 
+def test_one_channel_that_is_added_to_all_stays() -> None:
+    """A sum of four channels and one, as in spatial gates, has no range a channel in common."""
+    graph = Graph()
+    graph.convolve("x", "four", graph.uneven(4, 3, 1, 1))
+    graph.convolve("x", "one", graph.uneven(1, 3, 1, 1))
+    graph.node("Add", ["four", "one"], "sum")
+    graph.convolve("sum", "last", graph.uneven(5, 4, 1, 1))
+    model = graph.model("last")
+    before = model.SerializeToString()
+    equalise(model, graph.inputs(3))
+    assert model.SerializeToString() == before
+
+
 def test_a_channel_that_is_hardly_seen_keeps_room() -> None:
     """Its factor is limited: other photos may have more of it."""
     graph = _graph(0)

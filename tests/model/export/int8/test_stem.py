@@ -7,6 +7,7 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from torch import nn
 from torch.nn import functional
 
 from model.contract.geometry import Resize
@@ -62,6 +63,38 @@ def test_which_convolutions_can(side: int, shape: tuple[int, ...], attributes: d
     graph = Graph()
     graph.convolve("x", "y", graph.random.normal(size=shape), **attributes)
     assert can_read_bytes(convolutions(graph.model("y"))["y"], side) is can
+
+
+class _Moves(nn.Module):
+    """A network that begins with something else than a convolution of all colours."""
+
+    def __init__(self, *first: nn.Module, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Sequential(*first, nn.ReLU())
+        self.last, self.head = nn.Conv2d(channels, 6, 3, 2), nn.Linear(6, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(torch.relu(self.last(self.first(x))).mean((2, 3)))
+        return logits
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        _Moves(nn.PixelUnshuffle(2), nn.Conv2d(12, 8, 3, 1, 1), channels=8),
+        _Moves(nn.Conv2d(3, 3, 3, 2, 1, groups=3), channels=3),
+    ],
+    ids=["space to depth", "depthwise"],
+)
+def test_other_beginnings_stay_in_float(network: nn.Module) -> None:
+    """Where pixels are moved before the first convolution, or not all colours meet in it, it is not rounded."""
+    manifest = make_manifest(resize=Resize(size=SIDE, crop=SIDE))
+    explainer = explainer_of(network.eval(), manifest, "last")
+    images, plain = synthetic_images(0, 4, SIDE), trace(explainer, SIDE)
+    rounded = quantise(plain, explainer, images)
+    best, none = codes_of_best(len(images), CLASSES)
+    found, expected = (run(session(model.SerializeToString()), images, best, none) for model in (rounded, plain))
+    assert 0 < np.abs(found["logits"] - expected["logits"]).max() < 0.05
 
 
 def test_bytes_give_what_pixels_gave(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
