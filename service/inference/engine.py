@@ -236,6 +236,7 @@ class OnnxEngine:
         sizes = padded_sizes(self.max_batch_size)
         self._sessions = {sizes[0]: session} | {size: open_session(data, settings, known=True)[0] for size in sizes[1:]}
         self._alone: Any = None
+        self._is_measured = False
         threads = min(self.concurrency, MOST_THREADS)
         if all_cores and threads > 1:
             self._alone = open_session(data, settings, known=True, threads=threads)[0]
@@ -271,8 +272,23 @@ class OnnxEngine:
         question = Question.about(self.manifest)
         for count in padded_sizes(self.max_batch_size):
             self.run(image.repeat(count, axis=0), question.repeated(count))
-        if self._alone is not None:
+        if self._alone is not None and self._is_measured:
+            self.run(image, question, alone=True)
+        elif self._alone is not None:
             self._keep_if_faster(image, question, clock)
+
+    @property
+    def takes_all_cores(self) -> bool:
+        """Whether a run that is alone takes all cores."""
+        return self._alone is not None
+
+    def take_all_cores_as(self, other: Engine) -> None:
+        """Keep the session for runs that are alone where another engine keeps its own; before `warm_up`.
+
+        For the model that takes the place of another: it is loaded while requests run, and on busy cores a run on all
+        of them waits for the slowest, so that what is measured then is the load.
+        """
+        self._is_measured = isinstance(other, OnnxEngine) and other.takes_all_cores
 
     def _keep_if_faster(self, image: Images, question: Question, clock: Callable[[], float]) -> None:
         """Keep the session for runs that are alone only where it is faster on one image."""
@@ -291,6 +307,12 @@ class OnnxEngine:
             self._alone = None
         kept = "kept" if self._alone is not None else "not kept"
         logger.info("a thread on every core for a run alone: %s, %.2f times as fast", kept, speed_up)
+
+
+def may_pass(error: Exception) -> bool:
+    """Return whether a fault of loading is not the file's: of the storage or its rights, of the GPU, or of memory."""
+    faults = (error, error.__cause__)
+    return any(isinstance(one, OSError | WorkerLost | MemoryError) or _NO_MEMORY.search(str(one)) for one in faults)
 
 
 def padded_sizes(largest: int) -> list[int]:

@@ -11,7 +11,8 @@ class LoadTracker:
     """Counts requests in flight, and measures the pace at which they are answered.
 
     The pace is capacity used over requests finished: while fewer requests are worked on than the device takes in
-    parallel, only their share of it counts. So it is the pace under full load, whatever the load is.
+    parallel, only their share of it counts. So it is the pace under full load, whatever the load is, but for runs that
+    take all cores while they are alone: after many of these it is too fast by their gain, until a burst shows.
 
     Args:
         parallel: requests that the device works on at the same time.

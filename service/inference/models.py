@@ -20,7 +20,7 @@ from model.contract.variant import full_path
 from model.photo.budget import return_freed_blocks
 from service.errors import NotReady, UnknownModel
 from service.inference.batcher import WorkerLost
-from service.inference.engine import Engine, OnnxEngine
+from service.inference.engine import Engine, OnnxEngine, may_pass
 from service.inference.files.priors import NO_PRIORS, PriorsFile, PriorsRejected
 from service.inference.files.versions import Signature, by_number, is_number, scan
 from service.inference.precision import Load, choose, read_files, variant_precision
@@ -222,8 +222,8 @@ class Registry:
         except Exception as error:
             expected = isinstance(error, ModelRejected)
             slot.failed = str(error) if expected else f"{type(error).__name__} while loading"
-            if isinstance(error.__cause__, OSError):
-                slot.tried = None  # a fault of the storage or of its rights may end without a change of the file
+            if may_pass(error):
+                slot.tried = None  # without a change of the file
             if again or slot.failed != failed_before:
                 stays = "the loaded one stays" if slot.served else "it is not served"
                 logger.error("model %s is refused, %s: %s", key, stays, slot.failed, exc_info=not expected)
@@ -271,7 +271,8 @@ class Registry:
         if slot.served is not None and slot.served.files == files.sha256s:
             return slot.served
         check = verify_once if self._once else _verify
-        engine, sha256 = choose(files, self._settings, self._load, check, replaces=slot.served is not None)
+        replaces = None if slot.served is None else slot.served.engine
+        engine, sha256 = choose(files, self._settings, self._load, check, replaces)
         folder, _, number = key.rpartition("/")
         served = ServedModel(
             folder or engine.manifest.name, number, sha256, engine.manifest, engine, datetime.now(UTC),
@@ -358,8 +359,11 @@ def check_there(settings: Settings) -> None:
     found = scan(settings.model, variant_precision(settings))
     if not found:
         raise ModelRejected(*_why(ReloadReport(), settings.model))
-    if settings.precision == "int8" and not any(
-        signature.variant or full_path(path, "int8") for path, signature in found.values()
+    # A file by itself may be in int8, whatever its name; loading it tells.
+    if (
+        settings.precision == "int8"
+        and settings.model.is_dir()
+        and not any(signature.variant or full_path(path, "int8") for path, signature in found.values())
     ):
         raise ModelRejected(f"precision=int8, but no model at {settings.model} has a file VERSION.int8.onnx")
     names = {key.rpartition("/")[0] for key in found}

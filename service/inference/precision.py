@@ -14,7 +14,7 @@ from pathlib import Path
 
 from model.contract.manifest import synthetic_images
 from model.contract.variant import difference, quality_fault, variant_path
-from service.inference.engine import Engine, Question
+from service.inference.engine import Engine, OnnxEngine, Question
 from service.inference.sessions import CUDA, ModelRejected, read_file, wants_cuda
 from service.settings import Settings
 
@@ -83,8 +83,7 @@ def choose(
     settings: Settings,
     load: Load,
     check: Check,
-    *,
-    replaces: bool = False,
+    replaces: Engine | None = None,
     speed_up: Callable[[Engine, Engine], float] | None = None,
 ) -> tuple[Engine, str]:
     """Return the engine that answers, checked and warm, and the sha256 of its file.
@@ -94,7 +93,7 @@ def choose(
         settings: with the precision, and what `load` needs.
         load: makes an engine of a file's bytes.
         check: raises where an engine does not compute what was exported; given it and its file's sha256.
-        replaces: whether a model is served already, which stays where the variant is broken.
+        replaces: that is served already; it stays where the variant is broken.
         speed_up: measures how many times as fast as the first engine the second one is; by default `measured`.
 
     Raises:
@@ -103,31 +102,37 @@ def choose(
     """
     speed_up = speed_up or measured
     sha256, *of_variant = files.sha256s
-    full = load(files.full, settings)
+
+    def loaded(data: bytes) -> Engine:
+        engine = load(data, settings)
+        if replaces is not None and isinstance(engine, OnnxEngine):
+            engine.take_all_cores_as(replaces)
+        return engine
+
+    full = loaded(files.full)
     variant: Engine | None = None
     if files.variant is not None:
         try:
-            variant = _variant(files, full, sha256, settings, load)
+            variant = loaded(files.variant)
+            if fault := difference(full.manifest, sha256, variant.manifest, files.precision):
+                raise NoVariant(fault)
             check(variant, of_variant[0])
         except ModelRejected as error:
             reason = f"{files.name}: {error}"
-            if settings.precision != "auto" or (replaces and not isinstance(error, NoVariant)):
+            if settings.precision != "auto" or (replaces is not None and not isinstance(error, NoVariant)):
                 raise ModelRejected(reason) from error
             logger.error("%s is refused, %s answers: %s", files.name, full.manifest.precision, error)
             variant = None
     elif settings.precision not in ("auto", full.manifest.precision):
-        raise ModelRejected(f"precision={settings.precision}, but there is no file {files.name} beside it")
+        own = full.manifest.precision
+        raise ModelRejected(
+            f"precision=fp32, but the file itself is in {own}: set precision={own}" if settings.precision == "fp32"
+            else f"precision={settings.precision}, but there is no file {files.name} beside it"
+        )  # fmt: skip
     if variant is not None and _is_taken(files.name, full, variant, settings, speed_up):
         return variant, of_variant[0]
     check(full, sha256)
     return full, sha256
-
-
-def _variant(files: ModelFiles, full: Engine, sha256: str, settings: Settings, load: Load) -> Engine:
-    variant = load(files.variant or b"", settings)
-    if fault := difference(full.manifest, sha256, variant.manifest, files.precision):
-        raise NoVariant(fault)
-    return variant
 
 
 def _is_taken(

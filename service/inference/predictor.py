@@ -19,8 +19,9 @@ from model.photo.errors import PhotoError
 from model.photo.limits import ImageLimits
 from service.errors import of_photo
 from service.inference.batcher import Done
-from service.inference.engine import Outputs, Question
+from service.inference.engine import Engine, Outputs, Question
 from service.inference.served import ServedModel
+from service.inference.sessions import CUDA
 from service.inference.workers import GpuWork, Workers
 from service.metrics import Interval, Metrics, Timings
 
@@ -162,7 +163,7 @@ class Predictor:
             NotReady: a worker is down.
         """
         submit = self._workers.cpu.submit
-        if served.engine.max_batch_size > 1:
+        if _has_queue(served.engine):
             prepared = await submit(lambda: self._decode(served, data, keep_image), lane=lane, deadline=deadline)
             decoded, pixels = prepared.result
             done = await self._run(served, pixels, question, lane, deadline)
@@ -216,9 +217,9 @@ class Predictor:
     async def _run(
         self, served: ServedModel, pixels: npt.NDArray[np.uint8], question: Question, lane: str, deadline: float | None
     ) -> Done[Outputs]:
-        """Run the model on prepared pixels, in a batch where it has batches."""
+        """Run the model on prepared pixels, in the queue of the GPU where it runs on one."""
         engine = served.engine
-        if engine.max_batch_size > 1:
+        if _has_queue(engine):
             work = GpuWork(engine, pixels, question)
             return await self._workers.gpu.submit(work, lane=lane, key=work.key, deadline=deadline)
         return await self._workers.cpu.submit(
@@ -278,6 +279,11 @@ class Predictor:
             return decode_image(data, self._limits, min_side=min_side)
         except PhotoError as error:
             raise of_photo(error) from error
+
+
+def _has_queue(engine: Engine) -> bool:
+    """Return whether an engine's runs have a queue of their own: one at a time, and in batches where it has them."""
+    return engine.max_batch_size > 1 or engine.provider == CUDA
 
 
 def _wait(done: Done[T]) -> Interval:

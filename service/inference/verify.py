@@ -18,12 +18,17 @@ def verify(engine: Engine) -> None:
     """Warm an engine and check all that is checked before a model is served.
 
     Raises:
-        ModelRejected: it does not compute what was exported.
+        ModelRejected: it does not compute what was exported, or nothing.
         WorkerLost: the GPU is gone.
     """
-    if isinstance(engine, OnnxEngine):
-        engine.warm_up()
-    self_check(engine)
+    try:
+        if isinstance(engine, OnnxEngine):
+            engine.warm_up()
+        self_check(engine)
+    except (ModelRejected, WorkerLost):
+        raise
+    except Exception as error:
+        raise ModelRejected(f"the graph fails: {error}") from error
     check_layers(engine)
     check_marks(engine)
 

@@ -9,8 +9,8 @@ from model.contract.graph import OUTPUTS
 from model.contract.manifest import synthetic_images
 from service.inference import engine as engine_module
 from service.inference.batcher import WorkerLost
-from service.inference.engine import OnnxEngine, Outputs, Question, collect, padded_size, padded_sizes
-from service.inference.sessions import CPU, CUDA
+from service.inference.engine import OnnxEngine, Outputs, Question, collect, may_pass, padded_size, padded_sizes
+from service.inference.sessions import CPU, CUDA, ModelRejected
 from service.settings import Settings
 from tests.service.inference.conftest import ON_CPU
 from tests.service.tiny_model import (
@@ -147,6 +147,38 @@ def test_a_run_alone_gets_all_cores_where_these_are_faster(run_s: float, kept: b
     plain, alone = (engine.run(images, question, alone=each) for each in (False, True))
     assert (before[0] + 2 - kept, before[1] + kept) == (one.runs, all_cores.runs)
     np.testing.assert_allclose(plain.logits, alone.logits, atol=1e-6)
+
+
+def test_what_takes_a_place_takes_all_cores_as_before() -> None:
+    """It is loaded while requests run, and what would be measured then is these; where none did, it is measured."""
+    settings = Settings(device="cpu", cpu_runs=2)
+    for kept in (True, False):
+        before, engine = (OnnxEngine(tiny_model(), settings) for _ in range(2))
+        if not kept:
+            before._alone = None
+        one, all_cores = Recording(engine._sessions[1]), Recording(engine._alone)
+        engine._sessions[1], engine._alone = one, all_cores
+        engine.take_all_cores_as(before)
+        engine.warm_up(clock=lambda one=one, all_cores=all_cores: one.runs + 2 * all_cores.runs)
+        assert engine.takes_all_cores is kept
+        assert (all_cores.runs == 1) is kept
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (WorkerLost("the GPU failed"), True),
+        (MemoryError(), True),
+        (RuntimeError("Failed to allocate memory for requested buffer of size 4096"), True),
+        (ModelRejected("the self-check is off"), False),
+        (ValueError(), False),
+    ],
+)
+def test_which_faults_may_pass(error: Exception, passes: bool) -> None:
+    """The GPU's and memory's, also as the reason of a refusal; not the file's."""
+    refused = ModelRejected("it does not load")
+    refused.__cause__ = error
+    assert [passes] * 2 == [may_pass(each) for each in (error, refused)]
 
 
 def test_one_run_at_a_time_has_one_session() -> None:

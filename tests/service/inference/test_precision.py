@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
+import onnx
 import pytest
 
 from service.http.api.schemas import Classification, Models, Readiness
@@ -14,6 +16,7 @@ from service.inference.engine import Engine, OnnxEngine
 from service.inference.models import check_there
 from service.inference.precision import choose, measured, read_files
 from service.inference.sessions import ModelRejected
+from service.inference.verify import verify
 from service.settings import Settings
 from tests.service.inference.test_models import names, put, started_registry
 from tests.service.running import running, tiny_settings
@@ -52,13 +55,13 @@ def settings(path: Path, precision: str) -> Settings:
     return Settings(model=path, device="cpu", precision=precision)  # type: ignore[arg-type]
 
 
-def chosen(path: Path, precision: str, ratio: float = 2.0, *, replaces: bool = False) -> str:
+def chosen(path: Path, precision: str, ratio: float = 2.0) -> str:
     """Return the precision that answers where the variant is so many times as fast."""
     options = settings(path, precision)
     checked: list[str] = []
     engine, digest = choose(
         read_files(path, options), options, OnnxEngine, lambda _, found: checked.append(found),
-        replaces=replaces, speed_up=lambda *_: ratio,
+        speed_up=lambda *_: ratio,
     )  # fmt: skip
     assert digest in checked
     return engine.manifest.precision
@@ -101,7 +104,24 @@ def test_no_variant(tmp_path: Path) -> None:
     assert "fp32" == chosen(path, "auto")
     with pytest.raises(ModelRejected, match=r"^precision=int8, but there is no file exported\.int8\.onnx beside it$"):
         chosen(path, "int8")
-    assert "int8" == chosen(put(tmp_path, "2.int8", small()), "int8")
+    itself = put(tmp_path, "2.int8", small())
+    assert "int8" == chosen(itself, "int8")
+    with pytest.raises(ModelRejected, match=r"^precision=fp32, but the file itself is in int8: set precision=int8$"):
+        chosen(itself, "fp32")
+
+
+def test_a_variant_that_cannot_run_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Under `auto` a variant whose graph fails at its first run leaves the answers to fp32, with the reason."""
+    failing = onnx.load_from_string(small())
+    (first,) = (node for node in failing.graph.node if node.output[0] == "logits")
+    failing.graph.initializer.append(onnx.numpy_helper.from_array(np.int64([9]), "beyond"))
+    first.output[0] = "found"
+    failing.graph.node.append(onnx.helper.make_node("Gather", ["found", "beyond"], ["logits"], axis=0))
+    path, options = put(tmp_path, "tiny/1", FULL), settings(tmp_path, "auto")
+    put(tmp_path, "tiny/1.int8", failing.SerializeToString())
+    engine, _ = choose(read_files(path, options), options, OnnxEngine, lambda engine, _: verify(engine))
+    assert "fp32" == engine.manifest.precision
+    assert "1.int8.onnx is refused, fp32 answers: the graph fails: " in caplog.text
 
 
 def broken(engine: Engine, _: str) -> None:
@@ -122,14 +142,14 @@ def broken(engine: Engine, _: str) -> None:
 )
 def test_variants_that_are_refused(tmp_path: Path, data: bytes, replaces: bool, auto: str) -> None:
     """What is of another file is passed over; what is broken is, too, unless a good pair is served already."""
-    path = put(tmp_path, "tiny/1", FULL)
+    path, served = put(tmp_path, "tiny/1", FULL), OnnxEngine(FULL, settings(tmp_path, "fp32"))
     put(tmp_path, "tiny/1.int8", data)
 
     def found(precision: str) -> str:
         options = settings(path, precision)
         try:
             files = read_files(path, options)
-            engine, _ = choose(files, options, OnnxEngine, broken, replaces=replaces, speed_up=lambda *_: 2.0)
+            engine, _ = choose(files, options, OnnxEngine, broken, served if replaces else None, lambda *_: 2.0)
         except ModelRejected as error:
             return str(error).partition(":")[0]
         return engine.manifest.precision
@@ -161,12 +181,11 @@ def test_speed_up_is_that_of_the_shortest_runs() -> None:
 
 
 def test_int8_is_refused_before_anything_starts(tmp_path: Path) -> None:
-    """Where no version has a variant, and the file is none itself, nothing is loaded."""
+    """Where no version has a variant nothing is loaded; a file by itself may be in int8 under any name."""
     path = put(tmp_path, "tiny/1", b"not looked into")
     check_there(settings(tmp_path, "auto"))
-    for model in (tmp_path, path):
-        with pytest.raises(ModelRejected, match=r"^precision=int8, but no model at .* has a file VERSION\.int8\.onnx$"):
-            check_there(settings(model, "int8"))
+    with pytest.raises(ModelRejected, match=r"^precision=int8, but no model at .* has a file VERSION\.int8\.onnx$"):
+        check_there(settings(tmp_path, "int8"))
     variant = put(tmp_path, "tiny/1.int8", b"not looked into")
     for model in (tmp_path, path, variant):
         check_there(settings(model, "int8"))

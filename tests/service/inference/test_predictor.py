@@ -157,6 +157,18 @@ async def test_work_leaves_the_loops_thread(tmp_path: Path, load: Any, monkeypat
         assert all(name.startswith("fieldmark-") for threads in seen.values() for name in threads)
 
 
+async def test_a_gpu_runs_one_image_at_a_time(tmp_path: Path) -> None:
+    """Without batches, too, its runs have the GPU's queue and no thread of the pool."""
+    async with predicting(tmp_path, BatchingEngine, max_batch_size=1) as (predictor, runtime):
+        served = runtime.models.get()
+        await asyncio.gather(*(predictor.predict(served, encoded(), BEST) for _ in range(4)))
+        engine = served.engine
+        assert isinstance(engine, BatchingEngine)
+        assert [1] * 4 == engine.batches[-4:]
+        assert 1 == sum("gpu" in name for name in engine.threads)
+        assert 0 == sum("cpu" in name for name in engine.threads)
+
+
 async def test_batches_form_behind_a_busy_run(tmp_path: Path) -> None:
     """With a batching engine many images share few runs, and different numbers of targets never share one."""
     async with predicting(tmp_path, BatchingEngine) as (predictor, runtime):
