@@ -1,6 +1,7 @@
 """`fieldmark explain` of one photo: the service's picture without a server."""
 
 import asyncio
+import os
 import uuid
 from pathlib import Path
 
@@ -28,6 +29,8 @@ async def _explain(photo: str, out: Path, options: ExplainOptions, settings: Set
     if options.view == "marks" and options.marks is None:
         options = options.model_copy(update={"marks": DRAWN_MARKS})
     check_target(out)
+    if out.exists() and os.path.exists(photo) and out.samefile(photo):
+        raise InvalidOption(f"{out}: that is the photo itself; name another picture.")
     if not out.parent.is_dir():
         raise WriteError(out, OSError("No such file or directory: its folder"))
     try:

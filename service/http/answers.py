@@ -105,6 +105,9 @@ def individual_answer(
         belief: likewise, of what may be there.
     """
     answer = decision(together(photos, belief), options, belief)
+    judged = [result["known"] for result in results if "known" in result]
+    if judged:
+        answer["known"] = any(judged)
     answer["photos"] = len(photos)
     answer["results"] = results
     answer["model"] = model_id(photos[0].served)

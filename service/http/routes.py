@@ -136,10 +136,13 @@ async def explain(request: Request, options: Annotated[ExplainOptions, Query()])
 
 @ROUTES.get("/models", key="client", tags=["models"], **openapi.MODELS)
 async def models(request: Request) -> Response:
-    """List the loaded models: labels, layers, provenance."""
+    """List the loaded models, the one that answers by default first: labels, layers, provenance."""
     choose(accept_of(request), [JSON])
     context = context_of(request)
-    found: Answer = {"models": [model_info(served) for served in context.runtime.models.served()]}
+    registry = context.runtime.models
+    first = registry.get() if registry.loaded else None
+    served = sorted(registry.served(), key=lambda one: one is not first)
+    found: Answer = {"models": [model_info(one) for one in served]}
     if context.feedback is not None:
         found["feedback"] = True
     return Response(to_json(found), media_type=JSON)

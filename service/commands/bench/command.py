@@ -8,6 +8,7 @@ prepare and model on every core without HTTP. The ratio of the two is the cost o
 import argparse
 import contextlib
 import json
+import math
 import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,8 +22,10 @@ from service.commands.bench.loadgen import Outcome, Plan
 from service.commands.bench.measure import Load, run_ceiling, summarise, take
 from service.commands.bench.photos import find_photos, write_photos
 from service.commands.bench.servers import Server, started_server
+from service.errors import InvalidOption
 from service.settings import BUNDLED_MODEL
 
+_CODES = {"-1": "connection refused", "0": "connection broken"}
 ACCEPT = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp", "json": "application/json"}
 
 
@@ -45,12 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--concurrency", type=counts, default="1,8,32", help="comma-separated connections of the closed loop"
     )
-    parser.add_argument("--seconds", type=float, default=10.0, help="of every measurement, all rounds together")
-    parser.add_argument("--rounds", type=int, default=3, help="in which ceiling and loads are measured, interleaved")
-    parser.add_argument("--warmup-s", type=float, default=2.0, help="before every measurement, all rounds together")
+    parser.add_argument("--seconds", type=positive, default=10.0, help="of every measurement, all rounds together")
+    parser.add_argument("--rounds", type=count, default=3, help="in which ceiling and loads are measured, interleaved")
+    parser.add_argument("--warmup-s", type=seconds, default=2.0, help="before every measurement, all rounds together")
     parser.add_argument("--endpoint", choices=("classify", "explain"), default="classify", help="of the server")
     parser.add_argument("--accept", choices=tuple(ACCEPT), help="type of the answer")
-    parser.add_argument("--rate", type=float, default=0.0, help="of the open loop, per second; 0: half of the best")
+    parser.add_argument("--rate", type=seconds, default=0.0, help="of the open loop, per second; 0: half of the best")
     parser.add_argument("--no-open-loop", action="store_true", help="closed loop only")
     parser.add_argument("--no-ceiling", action="store_true", help="do not measure the ceiling")
     parser.add_argument("--header", action="append", default=[], help="further header field, `Name: value`")
@@ -73,9 +76,32 @@ def counts(text: str) -> str:
     return text
 
 
+def count(text: str) -> int:
+    """Return a whole number from 1."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    """Return a number from 0."""
+    if not 0 <= float(text) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not 0 or more")
+    return float(text)
+
+
+def positive(text: str) -> float:
+    """Return a number above 0."""
+    if not seconds(text):
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return float(text)
+
+
 def run(options: argparse.Namespace) -> int:
     """Run `fieldmark bench`; returns the exit code."""
     sources = find_photos(options.photos, 8)
+    if options.photos and not sources:
+        raise InvalidOption(f"{' '.join(map(str, options.photos))}: no photos.")
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         url = options.url
         try:
@@ -141,6 +167,10 @@ def _rounds(
                 around = (ceilings[-1].images_per_s + ceilings[-2].images_per_s) / 2
                 ratios[name].append(summarise(name, found).per_s / around)
     loads = [summarise(name, *found) for name, found in taken.items()]
+    for load in loads:
+        if not load.per_s:
+            codes = ", ".join(f"{_CODES.get(code, code)} ({count})" for code, count in load.codes.items())
+            raise OSError(f"nothing to measure: of {load.name} no request was answered: {codes or 'none was sent'}")
     if ceilings:
         loads = [replace(load, ratio=float(np.median(ratios[load.name]))) for load in loads]
     return loads, ceilings

@@ -36,7 +36,7 @@ class ModelChoice(BaseModel):
     model_config = ConfigDict(extra="forbid", protected_namespaces=(), frozen=True)
 
     model: str | None = Field(
-        None, min_length=1, max_length=64, description="Name of a loaded model; by default the first."
+        None, min_length=1, max_length=64, description="Name of a loaded model; by default the first of `/models`."
     )
     version: str | None = Field(None, min_length=1, max_length=64, description="Its version; by default the newest.")
 
@@ -287,6 +287,9 @@ class Classifications(BaseModel):
 class Individual(Decision):
     """The classes that several images of one individual give together; their order does not matter."""
 
+    known: bool | None = Field(
+        None, description="Whether one of the images at least is like those of some class.", examples=[True]
+    )
     photos: int = Field(ge=1, description="Images that count; those with a problem do not.", examples=[2])
     results: list[Classification | Problem] = Field(description="Each image's own answer, in their order.")
     model: ModelId

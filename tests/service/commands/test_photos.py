@@ -156,6 +156,25 @@ def test_explain_checks_its_target_before_the_model(
     assert f"{tmp_path / out} could not be written" in line
 
 
+def test_explain_does_not_overwrite_the_photo(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Under whatever name; nor are pictures of a folder put among its photos, nor into a folder named `-`."""
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (40, 20), "red").save("photo.png")
+    before = Path("photo.png").read_bytes()
+    for out, said in (
+        ("photo.png", "the photo itself"),
+        (f"{tmp_path}/./photo.png", "the photo itself"),
+        ("-", "no folder"),
+    ):
+        assert main(["explain", "photo.png", "-o", out, "--model", model]) != 0
+        assert f"{out}: that is {said}" in capsys.readouterr().err.replace(str(Path(out)), out)
+    assert main(["explain", ".", "-o", str(tmp_path), "--model", model]) != 0
+    assert "that is the folder of the photos; name another" in capsys.readouterr().err
+    assert ([Path("photo.png")], before) == ([*Path().iterdir()], Path("photo.png").read_bytes())
+
+
 def test_classify_prints_the_marks(marked_model: str, photo: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Under the classes: each mark with how surely it is seen, how typical it is, and its place or that it has none."""
     assert main(["classify", photo, "--model", marked_model, "--top-k", "1", "--marks", "2"]) == 0

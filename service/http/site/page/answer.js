@@ -124,7 +124,7 @@ function bar(one, result) {
   button.setAttribute("aria-pressed", String(!result.versus && result.target.index === one.index));
   button.addEventListener("click", () => {
     if (view() !== "gradcam") document.querySelector("input[value=gradcam]").checked = true;
-    acts.ask({ target: `class:${one.index}`, versus: "" });
+    acts.ask({ target: one.label, versus: "" }); // its number may be another class of the next model
     // The bars are drawn anew; keep the keyboard where it was.
     requestAnimationFrame(() => $("bars").children[result.predictions.indexOf(one)]?.firstChild.focus());
   });

@@ -43,8 +43,10 @@ for (const name of ["dragenter", "dragover", "dragleave", "drop"]) {
 
 // What the controls say.
 $("views").addEventListener("change", () => {
-  if (state.current) state.current.pinned = null;
-  if (state.current) layers.drawLayer();
+  if (!state.current) return;
+  state.current.pinned = null;
+  layers.drawLayer();
+  layers.showValue(); // none: what was read is of another map
 });
 $("opacity").addEventListener("input", () => {
   $("opacity-value").textContent = `${$("opacity").value}%`;
@@ -75,18 +77,18 @@ $("individual").addEventListener("click", async () => {
   for (const name of ["colormap", "layer"]) query.delete(name);
   $("individual").disabled = true;
   try {
-    for (const photo of photos.filter((one) => one.file.size)) {
-      photo.sent ??= prepared(photo.file, photo.url);
-      body.append("file", (await photo.sent).file, photo.file.name || "pasted");
+    for (const photo of photos.filter((one) => one.file.size && !one.problem)) {
+      const { file } = await prepared(photo.file, photo.url, true);
+      body.append("file", file, photo.file.name || "pasted");
     }
     const answer = await (await call(`classify?${query}`, { method: "POST", body }, "application/json")).json();
     const [{ label, probability }] = answer.predictions;
     const unlike = answer.known === false ? `like none of the ${known.labels.length} classes; nearest: ` : "";
     $("together").textContent = `As one individual, ${answer.photos} photos together: ${unlike}${label}, ${percent(probability)}.`;
-    $("together").hidden = false;
   } catch (error) {
-    if (error instanceof Problem) showProblem(error);
+    $("together").textContent = error.message; // beside the button: the problem's own place is far above it
   } finally {
+    $("together").hidden = false;
     $("individual").disabled = false;
   }
 });
@@ -143,7 +145,7 @@ function download(blob, name) {
 }
 
 async function save(button, extra) {
-  const photo = state.current;
+  const photo = { ...state.current, controller: new AbortController() }; // what is asked next does not stop it
   button.disabled = true;
   try {
     const response = await explainRequest(photo, extra, "image/png");
@@ -187,6 +189,10 @@ $("again").addEventListener("click", () => {
 });
 $("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
+  if (!/^[\x21-\x7e]+$/.test($("key").value)) {
+    $("problem-detail").textContent = "That is no key: keys are of plain Latin letters, digits and signs.";
+    return;
+  }
   sessionStorage.setItem("fieldmark-key", $("key").value);
   $("problem").hidden = true;
   known.loaded = loadModel();

@@ -105,8 +105,8 @@ async function later(photo, work) {
 // Each class's own map: what speaks for both of two is in neither contrast.
 async function ownMaps(photo, { target, versus }) {
   const maps = [];
-  for (const { index } of [target, versus]) {
-    const asked = { ...photo, question: { target: `class:${index}`, versus: "" } };
+  for (const { label } of [target, versus]) {
+    const asked = { ...photo, question: { target: label, versus: "" } };
     const response = await page.request(asked, { top_k: 1 });
     maps.push((await response.json()).gradcam);
   }

@@ -3,6 +3,8 @@
 import { $, showProblem } from "./page.js";
 import { call, Problem } from "./requests.js";
 
+const LOADING = 1000; // milliseconds until a service without a model is asked again
+
 /**
  * What is known of the service: its `models`, as it lists them, the `model` that answers (the one picked, else the
  * service's choice) with its `labels`, whether it names field marks and can give a short list of classes, the only
@@ -41,9 +43,14 @@ export function queryOf(question, extra) {
   return query;
 }
 
+/** Ask what the service can do, again and again while it has no model yet. */
 export async function loadModel() {
   try {
     const answer = await (await call("models", {}, "application/json")).json();
+    if (!answer.models.length) {
+      setTimeout(loadModel, LOADING);
+      return;
+    }
     known.models = answer.models;
     known.collectsFeedback = answer.feedback === true;
     const names = known.models.map((one) => new Option(`${one.name}, version ${one.version}`, JSON.stringify([one.name, one.version])));
@@ -60,7 +67,7 @@ export async function loadModel() {
 // Another model than the one that was listed first may answer: one is the operator's default, or was put in since.
 export async function adoptAnswering({ name, version }) {
   const isIt = (one) => one.name === name && String(one.version) === String(version);
-  if (!known.model || isIt(known.model)) return;
+  if (known.model && isIt(known.model)) return;
   if (!known.models.some(isIt)) await loadModel();
   const found = known.models.find(isIt);
   if (found && !isIt(known.model)) adopt(found);
@@ -70,7 +77,10 @@ export async function adoptAnswering({ name, version }) {
 export function adopt(model) {
   const { labels } = model;
   Object.assign(known, { model, labels, hasMarks: Boolean(model.marks?.length), hasSets: model.sets === true });
-  known.among = known.among.filter((word) => isKnown(word));
+  if (!known.among.every(isKnown)) {
+    known.among = known.among.filter(isKnown);
+    $("among").value = known.among.join("\n");
+  }
   $("labels").replaceChildren(...labels.map((label) => new Option(label, label)));
   $("model").textContent = `${model.name} version ${model.version} · ${labels.length} classes`;
   $("knows").textContent =

@@ -13,7 +13,8 @@ export function element(tag, properties = {}, ...children) {
 /**
  * All photos: {file, url, question, result, problem, controller, pinned: name of the mark whose map stays, sent: what is
  * sent of it with a word on it, answered: the question of the result, options: what the controls said then, typed and
- * refused: of the last question, retry: seconds until a busy service is asked again}
+ * refused: of the last question, retry: seconds until a busy service is asked again, shown: address of the service's own
+ * picture, where isForeign: the browser cannot show the file}
  */
 export const photos = [];
 

@@ -109,6 +109,7 @@ export async function run(photo) {
     photo.answered = asked;
     photo.options = said;
     photo.typed = null;
+    if (photo.isForeign) showServersView(photo);
     await adoptAnswering(photo.result.model);
   } catch (error) {
     if (error.name !== "AbortError") fail(photo, error, controller);
@@ -176,7 +177,10 @@ async function showPhoto(photo) {
   const image = $("photo");
   image.alt = photo.file.name ? `Your photo ${photo.file.name}` : "Your photo";
   image.onload = () => fitStage(image.naturalWidth, image.naturalHeight);
-  image.onerror = () => showServersView(photo);
+  image.onerror = () => {
+    photo.isForeign = true;
+    showServersView(photo);
+  };
   image.src = $("photo-beside").src = photo.shown || photo.url;
   zoom.reset();
 }
@@ -197,6 +201,6 @@ export async function showServersView(photo) {
     if (photo === state.current) $("photo").src = $("photo-beside").src = photo.shown;
     drawStrip();
   } catch {
-    // The answer describes the error.
+    photo.shown = null; // the answer describes the error; the next one asks again
   }
 }

@@ -3,14 +3,15 @@
 const LARGE_SIDE = 4096; // pixels
 const LARGE_BYTES = 4 * 1024 * 1024;
 const SENT_SIDE = 2048; // pixels: beyond it no model gains, and a map lies as well
+const SMALL_BYTES = 1024 * 1024;
 const QUALITY = 0.92;
 
 /**
- * Return the file to send, with a word on it: `{file, words}`.
+ * Return the file to send, with a word on it: `{file, words}`; where it is sent with many others, a small one.
  *
  * A file that the browser cannot read is sent as it is. The sides keep their ratio, so the maps fit the whole photo.
  */
-export async function prepared(file, url) {
+export async function prepared(file, url, isOneOfMany = false) {
   const image = new Image();
   image.src = url;
   const shown = await new Promise((done) => {
@@ -20,7 +21,8 @@ export async function prepared(file, url) {
   if (!shown) return { file, words: "Your browser cannot show this file, so it is sent as it is." };
   const { naturalWidth: width, naturalHeight: height } = image; // upright
   const longer = Math.max(width, height);
-  if (longer <= LARGE_SIDE && (file.size <= LARGE_BYTES || longer <= SENT_SIDE)) return { file, words: "" };
+  const [most, bytes] = isOneOfMany ? [SENT_SIDE, SMALL_BYTES] : [LARGE_SIDE, LARGE_BYTES];
+  if (longer <= most && (file.size <= bytes || longer <= SENT_SIDE)) return { file, words: "" };
   const factor = SENT_SIDE / longer;
   const canvas = document.createElement("canvas");
   [canvas.width, canvas.height] = [width, height].map((side) => Math.max(1, Math.round(side * factor)));

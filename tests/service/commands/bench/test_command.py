@@ -2,13 +2,34 @@
 
 import argparse
 import json
+import socket
 from pathlib import Path
 
 import pytest
 
+from service.cli import main
 from service.commands.bench import command as bench
 from tests.service.running import Running
 from tests.service.tiny_model import tiny_model
+
+
+def test_nothing_to_measure_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody listens, no photo is there, no time is given: a line, and an exit code."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        nobody = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    quick = ["bench", "--url", nobody, "--seconds", "0.1", "--warmup-s", "0", "--rounds", "1", "--no-ceiling"]
+    for arguments, said in (
+        ([*quick, "--concurrency", "1"], "of closed, C = 1 no request was answered: connection refused ("),
+        ([*quick, "--photos", str(tmp_path)], f"{tmp_path}: no photos."),
+    ):
+        assert main(arguments) != 0
+        (line,) = capsys.readouterr().err.splitlines()
+        assert said in line
+    for option, value, said in (("--seconds", "-1", "-1 is not 0 or more"), ("--seconds", "0", "0 is not above 0"),
+                                ("--rounds", "0", "0 is not 1 or more")):  # fmt: skip
+        with pytest.raises(SystemExit):
+            main([*quick, option, value])
+        assert f"argument {option}: {said}" in capsys.readouterr().err
 
 
 def test_command_prints_a_report(tiny_server: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -421,6 +421,9 @@ def test_key_is_asked_for_behind_a_prefix(
     with running(tiny_settings(tmp_path_factory.mktemp("models"), api_keys_file=keys)) as server:
         browser.open(f"{server.url}/")
         browser.until("!problem.hidden")
+        browser.run("key.value = 'ключ'; document.getElementById('key-form').requestSubmit()")
+        assert "That is no key" in text(browser, "problem-detail")
+        assert browser.run("!document.getElementById('key-form').hidden && !sessionStorage.length")
         browser.run("key.value = 'correct-horse-battery-staple'; document.getElementById('key-form').requestSubmit()")
         browser.until("document.getElementById('model').textContent")
         browser.choose_files("#files", [photos["red"]])

@@ -56,6 +56,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             image, exif[0x0112] = image.transpose(Image.Transpose.ROTATE_90), 6
         image.save(folder / f"{name}.jpg", quality=95, exif=exif)
     Image.new("RGB", (40, 60), (20, 20, 250)).save(folder / "blue.tif")
+    Image.new("RGB", (40, 60), "white").save(folder / "white.png")
     (folder / "empty.jpg").write_bytes(b"")
     return {path.stem: path for path in folder.iterdir()}
 
@@ -304,13 +305,60 @@ def test_what_is_said_before(page: Page, photos: dict[str, Path]) -> None:
     )
 
 
+def test_a_page_that_is_opened_while_models_load(page: Page, server: Running) -> None:
+    """It asks again until there is one; only the order of events is made, the second answer is the server's."""
+    script = """
+      const real = window.fetch;
+      let asked = 0;
+      window.fetch = (path, ...rest) =>
+        path === 'models' && !asked++ ? Promise.resolve(new Response('{"models": []}')) : real(path, ...rest);
+    """
+    added = page.call("Page.addScriptToEvaluateOnNewDocument", source=script)["identifier"]
+    try:
+        page.open(f"{server.url}/")
+        page.until("model.textContent === 'tiny version 2 · 4 classes'")
+    finally:
+        page.call("Page.removeScriptToEvaluateOnNewDocument", identifier=added)
+
+
+def test_a_value_is_of_the_map_that_is_shown(page: Page, photos: dict[str, Path]) -> None:
+    """After a finger has pointed, another view clears it."""
+    page.choose_files("#files", [photos["spotted"]])
+    answered(page)
+    point_at(page, *SPOT)
+    page.until("value.textContent.startsWith('Here: ')")
+    page.run("document.querySelector('input[value=photo]').click()")
+    page.until("!value.textContent")
+
+
+def test_the_name_is_above_the_photo_on_a_phone(page: Page, photos: dict[str, Path]) -> None:
+    """What it is stands before what shows it; what else can be asked, below."""
+    page.call("Emulation.setDeviceMetricsOverride", width=360, height=740, deviceScaleFactor=2, mobile=True)
+    page.choose_files("#files", [photos["spotted"]])
+    answered(page)
+    tops = page.run(
+        "['label', 'sure', 'stage', 'bars', 'target'].map((id) => "
+        "document.getElementById(id).getBoundingClientRect().top)"
+    )
+    assert tops == sorted(tops)
+
+
 def test_photos_of_one_individual(page: Page, photos: dict[str, Path]) -> None:
-    """They get one answer together, in words; the empty file is not sent."""
+    """They get one answer together, in words, or are like none together; the empty file is not sent."""
     page.choose_files("#files", [photos["spotted"], photos["blue"], photos["empty"]])
     page.until("[...document.querySelectorAll('#strip span')].every((one) => one.textContent !== '…')")
     page.run("individual.click()")
     page.until("!together.hidden")
     assert text(page, "together").startswith("As one individual, 2 photos together: ")
+    page.run("together.hidden = true; document.getElementById('remove').click()")
+    page.until("document.querySelectorAll('#strip li').length === 2")
+    page.choose_files("#files", [photos["white"]])
+    answered(page)
+    page.run("document.querySelector('#strip button').click()")
+    page.run("document.getElementById('remove').click(); individual.click()")
+    page.until("!together.hidden")
+    nearest = "1 photos together: like none of the 4 classes; nearest: "
+    assert nearest in text(page, "together")
 
 
 def test_results_to_keep(page: Page, photos: dict[str, Path]) -> None:
