@@ -23,6 +23,7 @@ from training.options import (
     build_parser,
     cache_of,
     completion_command,
+    data_words,
     dataset_of,
     project_commit,
     recipe_of,
@@ -61,6 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (TrainingError, URLError, ValueError) as error:
             return refuse(str(error))
         except RuntimeError as error:
+            if str(error).startswith("DataLoader worker"):  # torch has no class for it
+                return refuse("a process that loads photos was killed, mostly for want of memory: --workers N starts "
+                              "fewer; the same command goes on from what was saved last")  # fmt: skip
             if not type(error).__module__.startswith("model."):
                 raise
             return refuse(str(error))  # parity, limits or graph: the file is not written
@@ -77,7 +81,7 @@ def fit_command(options: argparse.Namespace) -> int:
     if outcome.leads:
         print_result(result_of(outcome, job, as_json=options.json), options.json)
         if not (options.quiet and outcome.finished):
-            say(next_words(outcome, job, options.data, options.folds))
+            say(next_words(outcome, job, data_words(options), options.folds))
     if outcome.finished:
         return 0
     return INTERRUPTED if outcome.interrupted else UNFINISHED
@@ -176,7 +180,8 @@ def _export_network(options: argparse.Namespace) -> dict[str, float]:
     if source.manifest.sets is None:
         say("note: without the answers of folds the file makes no sets; export a run of fit --folds K")
     if source.fitted.novelty is None:
-        say("note: without answers for held-out photos, which a run keeps, the file has no novelty")
+        say("note: without a run's answers for held-out photos, 20 at least, the file has no novelty; "
+            "fit --folds K answers for all photos")  # fmt: skip
     report = export(
         source.network,
         source.manifest,
@@ -287,7 +292,11 @@ def compare_command(options: argparse.Namespace) -> int:
 
     processes = options.jobs or max(1, len(gpus_of(options.device)))
     runs = runs_of(wanted, [one for _, one in numbered], job_of, processes, options.keep_weights)
-    done = do(runs)
+    try:
+        done = do(runs)
+    except KeyboardInterrupt:
+        say("stopped; the same command resumes")
+        raise
     print_tables([one.comparison.job.out for one in runs], options, finished=done)
     if not done:
         say("not all runs are done; the same command resumes")

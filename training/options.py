@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -314,6 +315,15 @@ def workers_of(options: argparse.Namespace) -> int:
     if options.workers is not None:
         return max(0, int(options.workers))
     return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def data_words(options: argparse.Namespace) -> str:
+    """Return the options that name the data set and say how it is read, as they are typed, without `--data`."""
+    given = [str(options.data)]
+    for name in ("dataset", "layout"):
+        if (value := getattr(options, name)) not in (None, "auto"):
+            given += [f"--{name}", str(value)]
+    return shlex.join([*given, *(["--skip-damaged"] if options.skip_damaged else [])])
 
 
 def dataset_of(options: argparse.Namespace) -> Dataset:

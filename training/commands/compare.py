@@ -195,6 +195,8 @@ def run_one(comparison: Comparison, arm: str, seed: int, ends: float | None) -> 
         # A result of the arm, not a failure of the comparison: it is part of the table, and the other arms continue.
         write_result(folder, {"arm": arm, "seed": seed, "diverged": str(error)})
         return True
+    if outcome.interrupted:
+        raise KeyboardInterrupt
     if not outcome.finished:
         return False
     device = pick_device(job.device)

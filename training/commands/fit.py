@@ -2,7 +2,6 @@
 
 import shlex
 import sys
-from pathlib import Path
 from typing import Any
 
 from training.checkpoint import LAST
@@ -39,10 +38,17 @@ def result_of(outcome: Outcome, job: Job, *, as_json: bool) -> dict[str, Any]:
     return result
 
 
-def next_words(outcome: Outcome, job: Job, data: Path, folds: int | None) -> str:
-    """Return what to do next."""
+def next_words(outcome: Outcome, job: Job, photos: str, folds: int | None) -> str:
+    """Return what to do next.
+
+    Args:
+        outcome: of the run.
+        job: that was done.
+        photos: the data set, as an option names it, with what it needs to be read.
+        folds: their number; None for a plain run.
+    """
     if outcome.finished:
-        run, photos = shlex.quote(str(job.out)), shlex.quote(str(data))
+        run = shlex.quote(str(job.out))
         there = f"fieldmark-train evaluate {run} --data {photos}" if job.dataset.test else ""
         file = shlex.quote(f"{job.out.resolve().name}.onnx")
         export = f"fieldmark-train export {run} --data {photos} --out {file}"

@@ -28,7 +28,7 @@ from training.fit.loaders import served_batches
 from training.fit.loop import expect, introduce, set_up, train
 from training.fit.outputs import MOST_TRAINED, keep_outputs, outputs_of
 from training.fit.processes import ProcessGroup, StopRequest, process_group
-from training.fit.state import ADVICE, read_checkpoint, removed_unless_begun
+from training.fit.state import ADVICE, held_alone, read_checkpoint
 from training.fit.words import few
 
 FACT = "folds"
@@ -53,7 +53,7 @@ def fit_folds(job: Job, folds: int) -> Outcome:
     with (
         process_group(job.device) as processes,
         StopRequest(job.time_budget_s, announced=job.visible and processes.leads) as stop,
-        removed_unless_begun(job.out),
+        held_alone(job.out, processes.leads),
     ):
         if job.fresh:
             _discard(job.out, processes)

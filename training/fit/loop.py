@@ -26,7 +26,7 @@ from training.fit.processes import AGREE_EVERY, ProcessGroup, StopRequest, proce
 from training.fit.rehearsal import STEPS, pace
 from training.fit.selection import measure, select
 from training.fit.sight import learn_to_see
-from training.fit.state import TrainingState, read_checkpoint, removed_unless_begun, starting_weights
+from training.fit.state import TrainingState, held_alone, read_checkpoint, starting_weights
 from training.fit.words import duration, expectation, introduction, kept
 
 SAVE_EVERY_S = 30.0
@@ -73,7 +73,7 @@ def fit(job: Job) -> Outcome:
     with (
         process_group(job.device) as processes,
         StopRequest(job.time_budget_s, announced=job.visible and processes.leads) as stop,
-        removed_unless_begun(job.out),
+        held_alone(job.out, processes.leads),
     ):
         run = set_up(job, processes, stop)
         introduce(run)

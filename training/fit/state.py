@@ -1,6 +1,8 @@
 """The state of a run between two steps: saved into its checkpoint, and resumed from it."""
 
+import fcntl
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -104,21 +106,45 @@ class TrainingState:
 
 
 @contextmanager
-def removed_unless_begun(out: Path) -> Iterator[None]:
-    """Remove a run's folder that the body made where it raises before an epoch or a checkpoint is kept in it.
+def held_alone(out: Path, leads: bool) -> Iterator[None]:
+    """Make a run's folder and keep other runs out of it; remove it again where nothing is kept in it.
 
-    That of a run that diverged stays: a comparison writes this result into it.
+    It is removed where the body raises before an epoch or a checkpoint is kept, and was not there before. That of a run
+    that diverged stays: a comparison writes this result into it.
+
+    Args:
+        out: the folder.
+        leads: whether this process writes into it, of those that train together.
+
+    Raises:
+        CheckpointError: another run trains in it now.
     """
     there = out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(out, os.O_RDONLY)
     try:
-        yield
-    except Diverged:
-        raise
-    except BaseException:
-        kept = (path.stat().st_size for name in (LAST, METRICS) for path in out.rglob(name))
-        if not there and not any(kept):
-            shutil.rmtree(out, ignore_errors=True)
-        raise
+        if leads:
+            _lock(descriptor, out)
+        try:
+            yield
+        except Diverged:
+            raise
+        except BaseException:
+            kept = (path.stat().st_size for name in (LAST, METRICS) for path in out.rglob(name))
+            if not there and not any(kept):
+                shutil.rmtree(out, ignore_errors=True)
+            raise
+    finally:
+        if leads:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # workers that have not ended hold copies of it
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, out: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with this process, however it ends
+    except BlockingIOError as error:
+        raise CheckpointError(f"{out}: another run trains in this folder now") from error
 
 
 def starting_weights(job: Job) -> Weights:

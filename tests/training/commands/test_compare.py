@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +16,7 @@ import pytest
 from training.cli import main
 from training.commands.compare import Comparison, compare, gpus_of, run_one, take_gpu
 from training.errors import CheckpointError, RecipeError
+from training.fit import loop
 from training.fit.job import Job
 from training.predictions import read_predictions
 from training.results import number, read_results, run_folder
@@ -147,6 +149,22 @@ def test_what_is_no_number_of_jobs_or_machines_is_refused(
     with pytest.raises(SystemExit):
         main(["compare", "--out", "x", *options])
     assert said in capsys.readouterr().err
+
+
+def test_a_comparison_that_is_stopped_says_so(
+    tiny_options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C ends it as any command, not as an end of the time budget after which it should be called again."""
+    finish = loop.finish_epoch
+
+    def interrupted(*arguments: Any) -> None:
+        finish(*arguments)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(loop, "finish_epoch", interrupted)
+    command = ["compare", *tiny_options, "--arms=plain", "--seeds=0,1", "--out", str(tmp_path / "table")]
+    assert main(command) == 130
+    assert "stopped; the same command resumes" in capsys.readouterr().err
 
 
 def test_a_comparison_needs_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

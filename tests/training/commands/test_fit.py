@@ -1,5 +1,9 @@
 """`fieldmark-train fit`: what it says, keeps, and starts from."""
 
+import os
+import shlex
+import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -7,6 +11,7 @@ import torch
 
 from training.checkpoint import load_selected
 from training.cli import main
+from training.data import batches
 from training.fit import loop
 
 
@@ -56,3 +61,38 @@ def test_a_run_that_does_not_begin_leaves_no_folder(
     out.mkdir()  # a folder that was there before is left alone
     assert main(["fit", *tiny_options, "--out", str(out)]) == 130
     assert out.is_dir()
+
+
+def test_a_worker_that_is_killed_is_one_line(
+    tiny_options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the system does where memory is short; the line says what takes less."""
+
+    def killed(*_: object) -> torch.Tensor:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+    monkeypatch.setattr(batches, "_varied", killed)  # a worker is a copy of this process
+    assert main(["fit", *tiny_options, "--workers=1", "--out", str(tmp_path / "run")]) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("fieldmark-train fit: a process that loads photos was killed, mostly for want of memory")
+
+
+def test_the_next_commands_read_the_same_data(
+    tiny_options: list[str], cub_like: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """With the options that say how; evaluating as it is printed works."""
+    how = ["--layout=train=a,test=b", "--skip-damaged"]
+    data = tmp_path / "two words"
+    for photo in (cub_like / "images").glob("*/*.png"):
+        part = "b" if photo.stem in ("1", "2") else "a"
+        (data / part / photo.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(photo, data / part / photo.parent.name)
+    run = str(tmp_path / "run")
+    assert main(["fit", *tiny_options, "--data", str(data), *how, "--epochs=1", "--out", run]) == 0
+    there = capsys.readouterr().err.partition("next: fieldmark-train ")[2].splitlines()[0]
+    assert there.startswith("evaluate ")
+    assert there.endswith(" --layout train=a,test=b --skip-damaged")
+    monkeypatch.setenv("FIELDMARK_CACHE", tiny_options[tiny_options.index("--cache") + 1])
+    assert main([*shlex.split(there), "--workers=0", "--device=cpu"]) == 0

@@ -204,6 +204,14 @@ def test_labels_csv_is_a_data_set(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("path,label\n")
     with pytest.raises(DatasetError, match="columns file and class_name"):
         load_dataset(tmp_path)
+    for row, said in (
+        ("q.jpg,3,yak,training,,,,", r"labels\.csv, row 5: column split has 'training'"),
+        ("q.jpg,3,yak,train,3,2,1,4", r"labels\.csv, row 5: the box x1,y1,x2,y2 = 3,2,1,4 has no area"),
+        ("q.jpg,3,yak,train,1,2,nan,4", r"labels\.csv, row 5: the box .* has no area"),
+    ):
+        (tmp_path / "labels.csv").write_text(f"{head}p.jpg,9,zebra,train,1,2,3,4\n\n\n{row}\n")
+        with pytest.raises(DatasetError, match=said):
+            load_dataset(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["nothing", "one"])

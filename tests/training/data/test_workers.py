@@ -47,7 +47,7 @@ def orphan(marked: Exported) -> Iterator[None]:
 @pytest.mark.timeout(120)
 @pytest.mark.usefixtures("orphan")
 def test_garbage_of_this_process_is_not_theirs() -> None:
-    """A copy of this process would free the session, and wait forever for the threads that it has not."""
+    """A worker would free the session, and wait for ever for the threads that a copy of this process has not."""
     rows = np.concatenate([batch.numpy() for batch in loader(Numbers(), workers=2, batch_size=2)])
     assert rows[:, 0].tolist() == list(range(8))
     assert len({*rows[:, 1]}) == 2

@@ -24,7 +24,7 @@ from training.fit.journal import CURVES, METRICS, read_metrics
 from training.fit.learner import Learner
 from training.fit.loop import fit
 from training.fit.processes import ProcessGroup
-from training.fit.state import TrainingState
+from training.fit.state import TrainingState, held_alone
 
 MakeJob = Callable[..., Job]
 
@@ -108,6 +108,16 @@ def test_seeds_differ(make_job: MakeJob) -> None:
         fit(job)
     assert_same_weights(one, same)
     assert not torch.equal(weights(one)["head.1.weight"], weights(other)["head.1.weight"])
+
+
+def test_two_runs_do_not_share_a_folder(make_job: MakeJob) -> None:
+    """The second one is refused, and takes nothing away; when the first has ended it may go on."""
+    job = make_job(optim__epochs=1, workers=1)
+    with held_alone(job.out, leads=True), pytest.raises(CheckpointError, match="another run trains in this folder now"):
+        fit(job)
+    assert job.out.is_dir()
+    assert fit(job).finished
+    assert fit(job).finished
 
 
 def test_a_finished_run_is_left_alone(make_job: MakeJob) -> None:

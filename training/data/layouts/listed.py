@@ -1,5 +1,6 @@
 """Photos listed in tables: a user's `labels.csv`, or `train.csv`, `val.csv` and `test.csv` as Kaggle has them."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def load_csv(folder: Path) -> Dataset:
     """
     path = must_exist(folder / "labels.csv")
     rows = read_csv(path)
-    if not rows or not {"file", "class_name"} <= set(rows[0]):
+    if not {"file", "class_name"} <= set(next(iter(rows.values()), ())):
         raise DatasetError(f"{path}: expected a header with the columns file and class_name, and rows below")
     listed = _entries(path, rows, "file", "class_name")
     entries, notices = without_doubles([entry._replace(part=_part(entry)) for entry in listed])
@@ -46,7 +47,7 @@ def load_tables(folder: Path) -> Dataset:
         if part == "val" and not path.is_file():
             continue
         rows = read_csv(must_exist(path))
-        header = list(rows[0]) if rows else []
+        header = list(next(iter(rows.values()), ()))
         file, name = column(header, FILE_COLUMNS), column(header, CLASS_COLUMNS)
         if file is None or name is None:
             raise DatasetError(f"{path}: expected a header with a column of files and one of classes, and rows below")
@@ -91,10 +92,10 @@ def _dataset(
     )
 
 
-def _entries(path: Path, rows: Sequence[Mapping[str, str]], file: str, name: str) -> list[Entry]:
+def _entries(path: Path, rows: Mapping[int, Mapping[str, str]], file: str, name: str) -> list[Entry]:
     """Return the rows of a table, given its columns of files and classes."""
     entries = []
-    for number, row in enumerate(rows, 2):
+    for number, row in rows.items():
         place = f"{path}, row {number}"
         for title in (file, name):
             if not row[title].strip():
@@ -133,6 +134,8 @@ def _box(entry: Entry) -> Box | None:
         left, top, right, bottom = map(float, sides)
     except ValueError as error:
         raise DatasetError(f"{entry.place}: a side of the box is no number ({error})") from error
+    if not (-math.inf < left < right < math.inf and -math.inf < top < bottom < math.inf):
+        raise DatasetError(f"{entry.place}: the box x1,y1,x2,y2 = {','.join(sides)} has no area")
     return left, top, right, bottom
 
 

@@ -101,14 +101,18 @@ class Entry(NamedTuple):
     row: Mapping[str, str] = {}
 
 
-def read_csv(path: Path) -> list[dict[str, str]]:
+def read_csv(path: Path) -> dict[int, dict[str, str]]:
     """Read a table with a header, separated by commas, semicolons or tabs; a missing cell is empty.
+
+    Returns:
+        The rows by their number in the file, from 1, the header's and empty ones left out.
 
     Raises:
         DatasetError: the file cannot be read as such a table.
     """
-    header, *rows = [row for row in read_rows(path)[0] if row] or [[]]
-    return [dict(zip_longest(header, row[: len(header)], fillvalue="")) for row in rows]
+    rows = {number: row for number, row in enumerate(read_rows(path)[0], 1) if row}
+    header = rows.pop(next(iter(rows), 0), [])
+    return {number: dict(zip_longest(header, row[: len(header)], fillvalue="")) for number, row in rows.items()}
 
 
 def read_rows(path: Path) -> tuple[list[list[str]], str]:
