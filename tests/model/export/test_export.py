@@ -269,7 +269,7 @@ def test_a_graph_that_disagrees_is_not_written(tmp_path: Path) -> None:
     """The parity check refuses, leaves no file, no temporary one, and an old file as it was."""
     path = tmp_path / "model.onnx"
     path.write_bytes(b"the old model")
-    with pytest.raises(ParityError, match="disagrees with the network"):
+    with pytest.raises(ParityError, match=r"disagrees with the network in [a-z]"):
         export(_fickle_network(), make_manifest(), path, images=synthetic_images(0, 2, SIZE))
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
     assert path.read_bytes() == b"the old model"

@@ -4,6 +4,7 @@ import { $, showProblem } from "./page.js";
 import { call, Problem } from "./requests.js";
 
 const LOADING = 1000; // milliseconds until a service without a model is asked again
+const MOST_ASKED = 60; // times
 
 /**
  * What is known of the service: its `models`, as it lists them, the `model` that answers (the one picked, else the
@@ -43,14 +44,15 @@ export function queryOf(question, extra) {
   return query;
 }
 
-/** Ask what the service can do, again and again while it has no model yet. */
+/** Ask what the service can do, again and again while it has no model yet; the next answer about a photo asks anew. */
 export async function loadModel() {
   try {
-    const answer = await (await call("models", {}, "application/json")).json();
-    if (!answer.models.length) {
-      setTimeout(loadModel, LOADING);
-      return;
+    let answer = { models: [] };
+    for (let asked = 0; !answer.models.length && asked < MOST_ASKED; asked += 1) {
+      if (asked) await new Promise((done) => setTimeout(done, LOADING));
+      answer = await (await call("models", {}, "application/json")).json();
     }
+    if (!answer.models.length) return;
     known.models = answer.models;
     known.collectsFeedback = answer.feedback === true;
     const names = known.models.map((one) => new Option(`${one.name}, version ${one.version}`, JSON.stringify([one.name, one.version])));

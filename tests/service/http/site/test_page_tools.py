@@ -305,8 +305,11 @@ def test_what_is_said_before(page: Page, photos: dict[str, Path]) -> None:
     )
 
 
-def test_a_page_that_is_opened_while_models_load(page: Page, server: Running) -> None:
-    """It asks again until there is one; only the order of events is made, the second answer is the server's."""
+def test_a_page_that_is_opened_while_models_load(page: Page, server: Running, photos: dict[str, Path]) -> None:
+    """It asks again until there is one, and a photo waits for it.
+
+    Only the order of events is made: the second answer is the server's.
+    """
     script = """
       const real = window.fetch;
       let asked = 0;
@@ -316,7 +319,9 @@ def test_a_page_that_is_opened_while_models_load(page: Page, server: Running) ->
     added = page.call("Page.addScriptToEvaluateOnNewDocument", source=script)["identifier"]
     try:
         page.open(f"{server.url}/")
-        page.until("model.textContent === 'tiny version 2 · 4 classes'")
+        page.choose_files("#files", [photos["spotted"]])
+        answered(page)
+        assert page.run("[model.textContent, marks.children.length > 0]") == ["tiny version 2 · 4 classes", True]
     finally:
         page.call("Page.removeScriptToEvaluateOnNewDocument", identifier=added)
 
