@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import sys
 from typing import Any, TypeVar
 
@@ -27,4 +28,10 @@ def loader(items: Dataset[Item], *, workers: int, **options: Any) -> DataLoader[
         workers: processes that load them, each on one thread; 0: this process does.
         options: of `torch.utils.data.DataLoader`.
     """
-    return DataLoader(items, num_workers=workers, multiprocessing_context=START if workers else None, **options)
+    start = START if workers else None
+    return DataLoader(items, num_workers=workers, worker_init_fn=_begin, multiprocessing_context=start, **options)
+
+
+def _begin(_: int) -> None:
+    # Ctrl-C reaches all processes of a terminal: the one that trains ends these, after its last step.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 from collections.abc import Iterator
 
 import numpy as np
@@ -53,6 +54,20 @@ def test_garbage_of_this_process_is_not_theirs() -> None:
     assert len({*rows[:, 1]}) == 2
     assert os.getpid() not in rows[:, 1]
     assert {*rows[:, 2]} == {1}
+
+
+class Interrupted(Numbers):
+    """Every access is interrupted."""
+
+    def __getitem__(self, index: int) -> Tensor:
+        os.kill(os.getpid(), signal.SIGINT)
+        return super().__getitem__(index)
+
+
+def test_they_leave_interrupts_to_the_process_that_trains() -> None:
+    """In a terminal Ctrl-C reaches them, too: what it asks for must still be loaded for its last step."""
+    rows = np.concatenate([batch.numpy() for batch in loader(Interrupted(), workers=1, batch_size=4)])
+    assert rows[:, 0].tolist() == list(range(8))
 
 
 def test_none_are_started_for_nought() -> None:
