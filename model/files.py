@@ -1,5 +1,6 @@
-"""Write files whole or not at all: under a temporary name first, then renamed over the old file."""
+"""Write files whole or not at all, under a temporary name first, then renamed over the old file; hold them alone."""
 
+import fcntl
 import os
 import secrets
 import tempfile
@@ -44,6 +45,24 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         if isinstance(error, OSError) and not isinstance(error, WriteError):
             raise WriteError(path, error) from error
         raise
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a folder, or a file, which is made where there is none, against other processes.
+
+    Raises:
+        BlockingIOError: another process holds it.
+        OSError: it cannot be opened.
+    """
+    flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with this process, however it ends
+        yield
+    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # processes that were forked meanwhile hold copies of it
+        os.close(descriptor)
 
 
 def check_target(path: Path) -> None:

@@ -139,11 +139,10 @@ def check_parity(
         for name, error in _rounding(explainer, exact, of_earlier, errors, always).items():
             limits[name] = max(limits[name], KINKS * error)
     report = ParityReport(len(images), errors, tolerance, limits=limits)
-    if not report.passed:
-        why = ""
-        if {*report.beyond} <= {"embedding", "novelty"}:
+    if beyond := report.beyond:
+        why, where = "", ", ".join(beyond)
+        if {*beyond} <= {"embedding", "novelty"}:
             why = " (of a network that has hardly learnt, both may be too near to nothing for float32)"
-        where = ", ".join(report.beyond)
         raise ParityError(f"the graph disagrees with the network in {where}{why}; nothing was written\n{report}")
     return report
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from model.files import WriteError, check_folder, check_target, replacing, write_whole
+from model.files import WriteError, check_folder, check_target, locked, replacing, write_whole
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
@@ -111,3 +111,12 @@ def test_what_takes_no_file_is_found_before_the_work(folder: str) -> None:
     """A file system that cannot be written to is reported."""
     with pytest.raises(WriteError):
         check_folder(Path(folder))
+
+
+def test_a_folder_or_a_file_is_held_by_one(tmp_path: Path) -> None:
+    """A second hold is refused until the first ends; a file is made for it."""
+    for path in (tmp_path, tmp_path / "table.json"):
+        with locked(path), pytest.raises(BlockingIOError), locked(path):
+            pass
+        with locked(path):
+            assert path.exists()

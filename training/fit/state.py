@@ -1,11 +1,9 @@
 """The state of a run between two steps: saved into its checkpoint, and resumed from it."""
 
-import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from model.files import locked
 from model.network.backbone import Weights
 from training.checkpoint import LAST, SELECTED, Selected, load_selected, read, write
 from training.data.marks import Marks
@@ -121,10 +120,11 @@ def held_alone(out: Path, leads: bool) -> Iterator[None]:
     """
     there = out.exists()
     out.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(out, os.O_RDONLY)
-    try:
-        if leads:
-            _lock(descriptor, out)
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(out) if leads else nullcontext())
+        except BlockingIOError as error:
+            raise CheckpointError(f"{out}: another run trains in this folder now") from error
         try:
             yield
         except Diverged:
@@ -134,17 +134,6 @@ def held_alone(out: Path, leads: bool) -> Iterator[None]:
             if not there and not any(kept):
                 shutil.rmtree(out, ignore_errors=True)
             raise
-    finally:
-        if leads:
-            fcntl.flock(descriptor, fcntl.LOCK_UN)  # workers that have not ended hold copies of it
-        os.close(descriptor)
-
-
-def _lock(descriptor: int, out: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with this process, however it ends
-    except BlockingIOError as error:
-        raise CheckpointError(f"{out}: another run trains in this folder now") from error
 
 
 def starting_weights(job: Job) -> Weights:

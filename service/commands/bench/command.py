@@ -48,12 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--concurrency", type=counts, default="1,8,32", help="comma-separated connections of the closed loop"
     )
-    parser.add_argument("--seconds", type=positive, default=10.0, help="of every measurement, all rounds together")
+    parser.add_argument("--seconds", type=above_zero, default=10.0, help="of every measurement, all rounds together")
     parser.add_argument("--rounds", type=count, default=3, help="in which ceiling and loads are measured, interleaved")
-    parser.add_argument("--warmup-s", type=seconds, default=2.0, help="before every measurement, all rounds together")
+    parser.add_argument("--warmup-s", type=from_zero, default=2.0, help="before every measurement, all rounds together")
     parser.add_argument("--endpoint", choices=("classify", "explain"), default="classify", help="of the server")
     parser.add_argument("--accept", choices=tuple(ACCEPT), help="type of the answer")
-    parser.add_argument("--rate", type=seconds, default=0.0, help="of the open loop, per second; 0: half of the best")
+    parser.add_argument("--rate", type=from_zero, default=0.0, help="of the open loop, per second; 0: half of the best")
     parser.add_argument("--no-open-loop", action="store_true", help="closed loop only")
     parser.add_argument("--no-ceiling", action="store_true", help="do not measure the ceiling")
     parser.add_argument("--header", action="append", default=[], help="further header field, `Name: value`")
@@ -83,16 +83,16 @@ def count(text: str) -> int:
     return int(text)
 
 
-def seconds(text: str) -> float:
+def from_zero(text: str) -> float:
     """Return a number from 0."""
     if not 0 <= float(text) < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is not 0 or more")
     return float(text)
 
 
-def positive(text: str) -> float:
+def above_zero(text: str) -> float:
     """Return a number above 0."""
-    if not seconds(text):
+    if not from_zero(text):
         raise argparse.ArgumentTypeError(f"{text} is not above 0")
     return float(text)
 
@@ -169,7 +169,7 @@ def _rounds(
     loads = [summarise(name, *found) for name, found in taken.items()]
     for load in loads:
         if not load.per_s:
-            codes = ", ".join(f"{_CODES.get(code, code)} ({count})" for code, count in load.codes.items())
+            codes = ", ".join(f"{_CODES.get(code, code)} ({number})" for code, number in load.codes.items())
             raise OSError(f"nothing to measure: of {load.name} no request was answered: {codes or 'none was sent'}")
     if ceilings:
         loads = [replace(load, ratio=float(np.median(ratios[load.name]))) for load in loads]

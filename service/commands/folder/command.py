@@ -153,11 +153,10 @@ async def _explain(given: Given, out: str, options: ExplainOptions, settings: Se
     if is_address(out) or os.path.splitext(out)[1].lower() in PICTURE_TYPES:
         raise InvalidOption(f"{out}: the pictures of many photos go into a folder of this machine.")
     check_folder(Path(out))
-    if out == "-" or any(
-        os.path.isdir(path) and os.path.realpath(path) == os.path.realpath(out) for path in given.paths
-    ):
-        what = "no folder: `-` is the standard input" if out == "-" else "the folder of the photos; name another"
-        raise InvalidOption(f"{out}: that is {what}.")
+    if out == "-":
+        raise InvalidOption("-: that is no folder: `-` is the standard input.")
+    if places([out]) & places(given.paths):
+        raise InvalidOption(f"{out}: that is the folder of the photos; name another.")
     if options.view == "marks" and options.marks is None:
         options = options.model_copy(update={"marks": DRAWN_MARKS})
     table_name = os.path.join(out, ROWS)

@@ -3,14 +3,13 @@
 Beside it and not in it, so that a CSV opens in a spreadsheet. It also holds the lock: one command a table.
 """
 
-import fcntl
 import json
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from model import files
 from service.errors import InvalidOption
 
 Header = dict[str, Any]
@@ -30,15 +29,12 @@ def locked(sidecar: Path) -> Iterator[None]:
         InvalidOption: another command holds it.
         OSError: it cannot be written.
     """
-    descriptor = os.open(sidecar, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
+    with ExitStack() as held:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held.enter_context(files.locked(sidecar))
         except BlockingIOError as error:
             raise InvalidOption(f"{sidecar.with_suffix('')} is being written by another command.") from error
         yield
-    finally:
-        os.close(descriptor)
 
 
 def encode(header: Header) -> bytes:
